@@ -1,0 +1,327 @@
+# shellcheck shell=bash
+# What all tests of keylock share. A test file begins with
+#
+#	load helper
+#
+# and has from then on:
+#
+# The binary under test, $KEYLOCK (default: the keylock beside tests/), an empty
+# $KEYLOCK_DIR of the test's own (not made yet), umask 022, standard input /dev/null.
+#
+#	run_keylock ARG…	runs "$KEYLOCK" ARG…; run_it COMMAND… runs anything. Sets
+#				status, output and stderr (without trailing newlines), leaves
+#				the bytes in $out and $err, prints all of it, so that a failed
+#				test can be read. Returns 0. Does not wait for daemons.
+#	expect STATUS		fails unless the last run had STATUS.
+#	expect_message STATUS [TEXT…]
+#				and unless it wrote nothing on standard output and exactly one
+#				line, "keylock: …", that contains each TEXT, on standard error.
+#	wait_for SECONDS COMMAND…
+#				runs COMMAND each 10 ms until it succeeds; fails after SECONDS.
+#	started PID…		teardown ends these and their descendants. Needed only for what
+#				has another environment (env -i) or is a subshell of the test;
+#				whatever else the test started, daemons included, teardown finds
+#				by $BATS_TEST_TMPDIR in its environment, and ends it by its pid.
+#	left_over		prints the pids of what the test started and what still runs; to
+#				be used as pids=$(left_over), since in a pipe it would see the
+#				pipe's other end.
+#	hold [OPTION…] KEY	starts a keylock in the background, returns when its command
+#				runs. Sets holder (keylock's pid) and held (the command's pid).
+#	let_go [PID]		ends the command of that holder (default: the last one) by
+#				itself, waits for keylock, sets status to keylock's.
+#	files [DIR]		prints the number of entries of DIR (default: $KEYLOCK_DIR),
+#				hidden ones included; 0 when there is no DIR.
+#	probe NAME		prints the path of the compiled tests/NAME.c; compiles it once a
+#				run of bats.
+#	ended FILE COMMAND…	runs COMMAND, writes "exit N" or "signal N" to FILE ("signal N
+#				core" with a core): what a shell's $? cannot tell apart.
+#	need TOOL…, need_root	skip the test, saying why.
+#	public_folder		sets public to a new empty folder that every user may enter, for
+#				tests of several users; removed by teardown.
+#	as_user UID[:GID[,GID…]] COMMAND…
+#				runs COMMAND as that user (needs root). The user needs no entry
+#				in passwd. The repo may be closed to the user: copy the binary
+#				into $public.
+#	milliseconds		prints the time, for differences.
+#
+# A test file with a setup or teardown of its own calls keylock_setup and keylock_teardown there.
+#
+# A test that takes longer than $KEYLOCK_TEST_LIMIT seconds (default 60) has all that it started
+# killed, and so fails instead of hanging. KEYLOCK_LONG=1 asks for the long forms of tests.
+
+bats_require_minimum_version 1.5.0
+
+KEYLOCK=${KEYLOCK:-$BATS_TEST_DIRNAME/../keylock}
+case $KEYLOCK in
+/*) ;;
+*) KEYLOCK=$PWD/$KEYLOCK ;;
+esac
+export KEYLOCK
+
+keylock_setup() {
+	umask 022
+	unset KEYLOCK_KEY KEYLOCK_ABANDONED
+	export LC_ALL=C
+	export KEYLOCK_DIR=$BATS_TEST_TMPDIR/dir
+	out=$BATS_TEST_TMPDIR/out err=$BATS_TEST_TMPDIR/err
+	status='' output='' stderr='' holder='' held='' public=''
+	test_started=() test_folders=()
+	exec </dev/null
+	[ -x "$KEYLOCK" ] || {
+		echo "no binary $KEYLOCK: run make first"
+		return 1
+	}
+	start_watchdog "${KEYLOCK_TEST_LIMIT:-60}"
+}
+
+keylock_teardown() {
+	kill -KILL "$watchdog" 2>/dev/null || :
+	end_left_over
+	local folder
+	for folder in ${test_folders[@]+"${test_folders[@]}"}; do
+		rm -rf -- "$folder"
+	done
+}
+
+setup() {
+	keylock_setup
+}
+
+teardown() {
+	keylock_teardown
+}
+
+# --- running ---
+
+run_keylock() {
+	run_it "$KEYLOCK" "$@"
+}
+
+run_it() {
+	status=0
+	# 3 and 4 are bats's own: a daemon that kept them would keep bats from ending.
+	"$@" >"$out" 2>"$err" 3>&- 4>&- || status=$?
+	output=$(tr -d '\0' <"$out")
+	stderr=$(tr -d '\0' <"$err")
+	local words
+	printf -v words ' %q' "$@"
+	printf '$%s\nstatus: %s\n' "$(shorten "$words")" "$status"
+	[ -z "$output" ] || printf 'output: %s\n' "$(shorten "$output")"
+	[ -z "$stderr" ] || printf 'stderr: %s\n' "$(shorten "$stderr")"
+}
+
+shorten() {
+	if [ ${#1} -gt 2000 ]; then
+		printf '%s…(%d bytes)…%s' "${1:0:900}" "${#1}" "${1: -900}"
+	else
+		printf '%s' "$1"
+	fi
+}
+
+expect() {
+	[ "$status" = "$1" ] || {
+		echo "status $status, not $1"
+		return 1
+	}
+}
+
+expect_message() {
+	expect "$1"
+	shift
+	[ ! -s "$out" ] || {
+		echo 'standard output is not empty'
+		return 1
+	}
+	[[ $(wc -l <"$err") -eq 1 && $stderr != *$'\n'* && $stderr == 'keylock: '?* ]] || {
+		echo 'not exactly one line "keylock: …"'
+		return 1
+	}
+	local text
+	for text; do
+		[[ $stderr == *"$text"* ]] || {
+			printf 'the message does not name %s\n' "$text"
+			return 1
+		}
+	done
+}
+
+wait_for() {
+	local end=$(($(milliseconds) + $1 * 1000)) seconds=$1
+	shift
+	until "$@"; do
+		[ "$(milliseconds)" -lt "$end" ] || {
+			echo "not within $seconds s: $*"
+			return 1
+		}
+		sleep 0.01
+	done
+}
+
+milliseconds() {
+	echo $((${EPOCHREALTIME/[.,]/} / 1000))
+}
+
+hold() {
+	local base
+	base=$(mktemp -u "$BATS_TEST_TMPDIR/hold.XXXXXX")
+	mkfifo "$base.fifo"
+	# The fifo is opened for both, so that neither side ever waits in open().
+	# shellcheck disable=SC2016
+	"$KEYLOCK" "$@" sh -c \
+		'exec 8<>"$0.fifo"; echo $$ >"$0.new"; mv "$0.new" "$0.pid"; read -r _ <&8' \
+		"$base" 3>&- 4>&- &
+	holder=$!
+	started "$holder"
+	wait_for 20 test -e "$base.pid"
+	# shellcheck disable=SC2034
+	held=$(cat "$base.pid")
+	ln -s "$base.fifo" "$BATS_TEST_TMPDIR/holder.$holder"
+}
+
+let_go() {
+	local who=${1:-$holder}
+	echo 1<>"$BATS_TEST_TMPDIR/holder.$who"
+	status=0
+	wait "$who" || status=$?
+}
+
+files() {
+	local dir=${1:-$KEYLOCK_DIR}
+	if [ -d "$dir/" ]; then
+		find "$dir/" -mindepth 1 -maxdepth 1 -printf . | wc -c
+	else
+		echo 0
+	fi
+}
+
+probe() {
+	local binary=$BATS_RUN_TMPDIR/probes/$1
+	if [ ! -x "$binary" ]; then
+		mkdir -p "$BATS_RUN_TMPDIR/probes"
+		# bats -j runs tests side by side: whoever comes second must not see half a file.
+		"${CC:-cc}" -std=c11 -D_GNU_SOURCE -O1 -Wall -Wextra -pthread \
+			-o "$binary.$BASHPID" "$BATS_TEST_DIRNAME/$1.c" >&2 || return
+		mv "$binary.$BASHPID" "$binary"
+	fi
+	printf '%s\n' "$binary"
+}
+
+ended() {
+	local program
+	program=$(probe ended)
+	"$program" "$@"
+}
+
+# --- what a test needs ---
+
+need() {
+	local tool
+	for tool; do
+		command -v "$tool" >/dev/null || skip "needs $tool"
+	done
+}
+
+need_root() {
+	[ "$(id -u)" = 0 ] || skip 'needs root'
+}
+
+public_folder() {
+	public=$(mktemp -d /tmp/keylock-test.XXXXXX)
+	test_folders+=("$public")
+	chmod 755 "$public"
+}
+
+as_user() {
+	local uid=${1%%:*} gids=${1#*:} groups
+	shift
+	groups=--clear-groups
+	[[ $gids != *,* ]] || groups=--groups=${gids#*,}
+	setpriv --reuid="$uid" --regid="${gids%%,*}" "$groups" -- "$@"
+}
+
+# --- ending what the test started, and nothing else ---
+
+# The start time makes sure that a pid still is the process that it was.
+start_time() {
+	local stat
+	read -r stat <"/proc/$1/stat" || return
+	stat=${stat##*) }
+	cut -d ' ' -f 20 <<<"$stat"
+} 2>/dev/null
+
+started() {
+	local pid
+	for pid; do
+		test_started+=("$pid $(start_time "$pid")")
+	done
+}
+
+marked() (
+	# What looks must not have in its own environment what it looks for.
+	export -n BATS_TEST_TMPDIR
+	grep -lzxsF -- "BATS_TEST_TMPDIR=$BATS_TEST_TMPDIR" /proc/[0-9]*/environ | cut -d / -f 3
+)
+
+descendants() {
+	local -A children=()
+	local file stat pid rest todo=("$@")
+	for file in /proc/[0-9]*/stat; do
+		{ read -r stat <"$file"; } 2>/dev/null || continue
+		rest=${stat##*) }
+		rest=${rest#* }
+		children[${rest%% *}]+=" ${stat%% *}"
+	done
+	while [ ${#todo[@]} -gt 0 ]; do
+		pid=${todo[0]}
+		echo "$pid"
+		# shellcheck disable=SC2206
+		todo=(${todo[@]:1} ${children[$pid]-})
+	done
+}
+
+left_over() (
+	export -n BATS_TEST_TMPDIR
+	for entry in ${test_started[@]+"${test_started[@]}"}; do
+		pid=${entry% *}
+		[[ -n ${entry#* } && $(start_time "$pid") == "${entry#* }" ]] && descendants "$pid"
+	done >"$BATS_TEST_TMPDIR/descendants"
+	marked | sort -un - "$BATS_TEST_TMPDIR/descendants" | while read -r pid; do
+		is_dead "$pid" || echo "$pid"
+	done
+)
+
+# A killed keylock may let a waiter begin, which makes new processes: look again until none is left.
+end_left_over() {
+	local pids round
+	for round in {1..200}; do
+		pids=$(left_over)
+		[ -n "$pids" ] || return 0
+		# shellcheck disable=SC2086
+		kill -KILL $pids 2>/dev/null || :
+		[ "$round" -lt 3 ] || sleep 0.02
+	done
+	echo "still there: $pids"
+	return 1
+}
+
+is_dead() {
+	local stat
+	{ read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
+	[[ ${stat##*) } == [ZX]* ]]
+}
+
+start_watchdog() {
+	local fifo=$BATS_TEST_TMPDIR/watchdog
+	mkfifo "$fifo"
+	(
+		# read with a time-out needs no process of its own that would have to be ended, too.
+		read -rt "$1" _ <>"$fifo" || :
+		echo "the test took longer than $1 s: ending what it started"
+		for pid in $(marked); do
+			kill -KILL "$pid" 2>/dev/null || :
+		done
+	) 3>&- 4>&- &
+	watchdog=$!
+	# Not a job: neither a bare wait nor the jobs table of a test is to see it.
+	disown "$watchdog"
+}
