@@ -35,9 +35,12 @@
 #				run of bats.
 #	ended FILE COMMAND…	runs COMMAND, writes "exit N" or "signal N" to FILE ("signal N
 #				core" with a core): what a shell's $? cannot tell apart.
-#	need TOOL…, need_root	skip the test, saying why.
+#	need TOOL…, need_root, need_long
+#				skip the test, saying why; need_long unless KEYLOCK_LONG is set.
 #	public_folder		sets public to a new empty folder that every user may enter, for
 #				tests of several users; removed by teardown.
+#	private_root COMMAND…	runs COMMAND as root of an own mount namespace, an ordinary user
+#				as root of an own user namespace; skips where neither may be.
 #	as_user UID[:GID[,GID…]] COMMAND…
 #				runs COMMAND as that user (needs root). The user needs no entry
 #				in passwd. The repo may be closed to the user: copy the binary
@@ -138,7 +141,7 @@ expect_message() {
 	}
 	local text
 	for text; do
-		[[ $stderr == *"$text"* ]] || {
+		[[ ${stderr#keylock: } == *"$text"* ]] || {
 			printf 'the message does not name %s\n' "$text"
 			return 1
 		}
@@ -223,6 +226,19 @@ need() {
 
 need_root() {
 	[ "$(id -u)" = 0 ] || skip 'needs root'
+}
+
+need_long() {
+	[ -n "${KEYLOCK_LONG-}" ] || skip 'takes long: set KEYLOCK_LONG=1'
+}
+
+private_root() {
+	local how=(unshare --mount)
+	[ "$(id -u)" = 0 ] || how+=(--map-root-user)
+	need unshare
+	# One try more, so that only a missing permission skips, and not a fault of the test.
+	"${how[@]}" mount -t tmpfs none /mnt 2>/dev/null || skip 'may not mount here'
+	"${how[@]}" -- "$@"
 }
 
 public_folder() {
