@@ -1,0 +1,158 @@
+/*
+ * alone FILE SECONDS WORKERS KEYLOCK KEY: does anybody ever run beside another, whoever is killed?
+ *
+ * For SECONDS, each of WORKERS runs "KEYLOCK [OPTION...] KEY alone -p FILE MODE" again and again, in
+ * all kinds: exclusive, shared, -n, with a time-out, -F, -l, in a third of the runs with a daemon
+ * left behind. A third of the keylocks is killed by SIGKILL after up to 3 ms, so that every step of
+ * theirs is hit, while their commands go on. The command asks for a lock of its own on FILE, which
+ * dies with it (POSIX's, that children do not get): refused means an overlap. Prints
+ *
+ *	runs, kills, overlaps	what it says
+ *	stuck			what had not ended 20 s after the last was started
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MOST 64
+
+struct counts {
+	int runs;
+	int overlaps;
+};
+
+struct worker {
+	pid_t pid;
+	int64_t kill_at; /* 0: not to be killed */
+};
+
+static int64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+static void sleep_us(long us)
+{
+	struct timespec t = { us / 1000000, us % 1000000 * 1000 };
+
+	nanosleep(&t, NULL);
+}
+
+static struct counts *open_counts(const char *name, int *file)
+{
+	void *at;
+
+	*file = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (*file == -1 || ftruncate(*file, 4096) == -1)
+		exit(2);
+	at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, *file, 0);
+	if (at == MAP_FAILED)
+		exit(2);
+	return at;
+}
+
+/* The command. mode: x or s, and d for a daemon. */
+static int hold(const char *name, const char *mode)
+{
+	int file;
+	struct counts *counts = open_counts(name, &file);
+	struct flock lock = { .l_type = mode[0] == 's' ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
+
+	__atomic_fetch_add(&counts->runs, 1, __ATOMIC_RELAXED);
+	if (fcntl(file, F_SETLK, &lock) == -1)
+		__atomic_fetch_add(&counts->overlaps, 1, __ATOMIC_RELAXED);
+	sleep_us(getpid() % 4 * 250);
+	if (mode[1] == 'd' && fork() == 0) {
+		sleep_us(2000);
+		_exit(0);
+	}
+	return 0;
+}
+
+static pid_t start(char *self, char *file, char *keylock, char *key)
+{
+	static const char *const kinds[][3] = {
+		{ "-x", "-x", "x" }, { "-x", "-x", "xd" },  { "-x", "-n", "x" },
+		{ "-x", "-l", "x" }, { "-x", "-l", "xd" },  { "-x", "-F", "x" },
+		{ "-s", "-s", "s" }, { "-s", "-s", "sd" },  { "-s", "-n", "s" },
+		{ "-s", "-F", "s" }, { "-s", "-w0.003", "s" }, { "-x", "-w0.003", "x" },
+	};
+	const char *const *kind = kinds[rand() % (int)(sizeof kinds / sizeof *kinds)];
+	char words[3][16];
+	char *argv[] = { keylock, words[0], words[1], key, self, "-p", file, words[2], NULL };
+	pid_t pid;
+
+	for (int i = 0; i < 3; i++)
+		snprintf(words[i], sizeof words[i], "%s", kind[i]);
+	pid = vfork();
+	if (pid == 0) {
+		execv(keylock, argv);
+		_exit(127);
+	}
+	if (pid == -1)
+		exit(2);
+	return pid;
+}
+
+int main(int argc, char **argv)
+{
+	struct worker workers[MOST] = { { 0, 0 } };
+	struct counts *counts;
+	int64_t end;
+	int file, count, kills = 0, stuck = 0;
+
+	if (argc == 4 && strcmp(argv[1], "-p") == 0)
+		return hold(argv[2], argv[3]);
+	if (argc != 6 || (count = atoi(argv[3])) < 1 || count > MOST)
+		return 2;
+	/* The commands of killed keylocks become children of this process, to be waited for. */
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	counts = open_counts(argv[1], &file);
+	srand((unsigned)getpid());
+	end = now() + atol(argv[2]) * 1000000;
+	for (;;) {
+		int64_t t = now();
+		pid_t pid;
+
+		while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+			for (int i = 0; i < count; i++)
+				if (workers[i].pid == pid)
+					workers[i].pid = 0;
+		if (pid == -1 && errno == ECHILD && t >= end)
+			break;
+		if (t >= end + 20000000) {
+			for (int i = 0; i < count; i++)
+				stuck += workers[i].pid != 0;
+			stuck += stuck == 0;
+			break;
+		}
+		for (int i = 0; i < count; i++) {
+			struct worker *w = &workers[i];
+
+			if (w->pid == 0 && t < end) {
+				w->pid = start(argv[0], argv[1], argv[4], argv[5]);
+				w->kill_at = rand() % 3 == 0 ? now() + rand() % 3000 : 0;
+			} else if (w->pid != 0 && w->kill_at != 0 && t >= w->kill_at) {
+				kill(w->pid, SIGKILL);
+				w->kill_at = 0;
+				kills++;
+			}
+		}
+		sleep_us(100);
+	}
+	printf("runs=%d kills=%d overlaps=%d stuck=%d\n", counts->runs, kills, counts->overlaps,
+	       stuck);
+	return 0;
+}

@@ -1,0 +1,118 @@
+/*
+ * What a process hands on to what it executes: signals and the like.
+ *
+ *	inherit [-dg] [-b SIGNAL]... [-i SIGNAL]... [-a MILLISECONDS] [-u UMASK] COMMAND [ARGUMENT]...
+ *		-g: begin a process group; -d: all signals by default and unblocked (a shell starts its background
+ *		processes with INT and QUIT ignored); -b: block, -i: ignore SIGNAL, a number
+ *		or "all"; -a: set an alarm; -u: set the umask (octal); then execute COMMAND.
+ *	inherit
+ *		prints what this process was given, but for the alarm, which never
+ *		reads the same twice.
+ *	inherit -A
+ *		prints the milliseconds to the alarm, 0 where there is none.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+static void show(void)
+{
+	sigset_t mask;
+	struct sigaction action;
+
+	sigprocmask(SIG_SETMASK, NULL, &mask);
+	printf("blocked");
+	for (int s = 1; s <= SIGRTMAX; s++)
+		if (sigismember(&mask, s) == 1)
+			printf(" %d", s);
+	printf("\nignored");
+	for (int s = 1; s <= SIGRTMAX; s++)
+		if (sigaction(s, NULL, &action) == 0 && action.sa_handler == SIG_IGN)
+			printf(" %d", s);
+	printf("\numask %04o\n", (unsigned)umask(0));
+}
+
+/* Calls change for the signal, or for each that can be changed, where name is "all". */
+static void each(const char *name, void (*change)(int))
+{
+	if (strcmp(name, "all") != 0) {
+		change(atoi(name));
+		return;
+	}
+	for (int s = 1; s <= SIGRTMAX; s++)
+		if (s != SIGKILL && s != SIGSTOP)
+			change(s);
+}
+
+static void reset(int s)
+{
+	sigset_t one;
+
+	sigemptyset(&one);
+	if (sigaddset(&one, s) == 0)
+		sigprocmask(SIG_UNBLOCK, &one, NULL);
+	signal(s, SIG_DFL);
+}
+
+static void block(int s)
+{
+	sigset_t one;
+
+	sigemptyset(&one);
+	if (sigaddset(&one, s) == 0)
+		sigprocmask(SIG_BLOCK, &one, NULL);
+}
+
+static void ignore(int s)
+{
+	signal(s, SIG_IGN);
+}
+
+int main(int argc, char **argv)
+{
+	struct itimerval alarm_at = { { 0, 0 }, { 0, 0 } };
+	int option;
+
+	while ((option = getopt(argc, argv, "+Adgb:i:a:u:")) != -1)
+		switch (option) {
+		case 'A':
+			getitimer(ITIMER_REAL, &alarm_at);
+			printf("%ld\n", (long)alarm_at.it_value.tv_sec * 1000 +
+			                    (long)alarm_at.it_value.tv_usec / 1000);
+			return 0;
+		case 'd':
+			each("all", reset);
+			break;
+		case 'g':
+			setpgid(0, 0);
+			break;
+		case 'b':
+			each(optarg, block);
+			break;
+		case 'i':
+			each(optarg, ignore);
+			break;
+		case 'a':
+			alarm_at.it_value.tv_sec = atol(optarg) / 1000;
+			alarm_at.it_value.tv_usec = atol(optarg) % 1000 * 1000;
+			setitimer(ITIMER_REAL, &alarm_at, NULL);
+			break;
+		case 'u':
+			umask((mode_t)strtoul(optarg, NULL, 8));
+			break;
+		default:
+			return 2;
+		}
+	if (optind == argc) {
+		show();
+		return 0;
+	}
+	execvp(argv[optind], argv + optind);
+	fprintf(stderr, "inherit: %s: %s\n", argv[optind], strerror(errno));
+	return 127;
+}

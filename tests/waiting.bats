@@ -1,0 +1,378 @@
+#!/usr/bin/env bats
+# Waiting: in turn, asleep, and no longer than -w says.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154 # inner shells' and the helper's variables
+
+load helper
+load tty
+
+# Starts a keylock with these options whose command adds NAME to the file "order" and then, when
+# there is a file "slow", waits until there is a file NAME.end. Returns at once; sets waiter.
+contend() {
+	local name=$1
+	shift
+	"$KEYLOCK" "$@" key sh -c 'cd "$1" && echo "$0" >>order
+		[ ! -e slow ] || until [ -e "$0.end" ]; do sleep 0.01; done' \
+		"$name" "$BATS_TEST_TMPDIR" 3>&- 4>&- &
+	waiter=$!
+}
+
+# The same, but returns when it has its place in the line.
+queue() {
+	contend "$@"
+	wait_for 20 has_ticket "$waiter"
+}
+
+order() {
+	[ ! -e "$BATS_TEST_TMPDIR/order" ] || paste -sd ' ' "$BATS_TEST_TMPDIR/order"
+}
+
+order_is() {
+	[ "$(order)" = "$1" ]
+}
+
+last_is() {
+	[ "$(tail -n 1 "$BATS_TEST_TMPDIR/order" 2>/dev/null)" = "$1" ]
+}
+
+ended_with() {
+	status=0
+	wait "$1" || status=$?
+	expect "$2"
+}
+
+# How often the process has been put on a processor.
+switches() {
+	local name value sum=0
+	while read -r name value; do
+		case $name in
+		*voluntary_ctxt_switches:) sum=$((sum + value)) ;;
+		esac
+	done <"/proc/$1/status"
+	echo "$sum"
+}
+
+# Runs COMMAND, which is to be a keylock that gives up after MILLISECONDS: not before, and not much
+# later, although the machine may be busy.
+gives_up_after() {
+	local wait=$1 begin took
+	shift
+	begin=$(milliseconds)
+	run_it "$@" touch "$BATS_TEST_TMPDIR/ran"
+	took=$(($(milliseconds) - begin))
+	echo "took $took ms"
+	expect 75
+	[ ! -e "$BATS_TEST_TMPDIR/ran" ]
+	[ "$took" -ge "$wait" ]
+	[ "$took" -lt $((wait + 2000)) ]
+}
+
+@test "200 waiters run in the order in which they came" {
+	local i expected='' waiters=()
+	hold key
+	for i in {1..200}; do
+		case $i in
+		# Long enough for this one to have its place, which is not what is tested.
+		150) queue "$i" -w 1 ;;
+		*) queue "$i" ;;
+		esac
+		waiters[i]=$waiter
+		case $i in
+		50 | 150) ;;
+		*) expected+=${expected:+ }$i ;;
+		esac
+		case $i in
+		60)
+			kill -KILL "${waiters[50]}"
+			;;
+		110)
+			kill -STOP "${waiters[100]}"
+			wait_for 20 in_state "${waiters[100]}" T
+			;;
+		130)
+			kill -CONT "${waiters[100]}"
+			;;
+		180)
+			for signal in WINCH CONT URG CHLD; do
+				kill -"$signal" "${waiters[175]}"
+			done
+			;;
+		esac
+	done
+	ended_with "${waiters[50]}" 137
+	ended_with "${waiters[150]}" 75
+	# This one sleeps through its turn. The others have to wait for it.
+	kill -STOP "${waiters[120]}"
+	wait_for 20 in_state "${waiters[120]}" T
+	order_is ''
+	let_go
+	wait_for 20 last_is 119
+	run_keylock -n key true
+	expect 75
+	last_is 119
+	kill -CONT "${waiters[120]}"
+	for i in "${!waiters[@]}"; do
+		case $i in
+		50 | 150) ;;
+		*) ended_with "${waiters[i]}" 0 ;;
+		esac
+	done
+	order
+	order_is "$expected"
+	[ "$(files)" = 0 ]
+}
+
+@test "in a stream of arrivals nobody is served before one that came earlier" {
+	local arrivals count=1500
+	arrivals=$(probe arrivals)
+	# Holding takes 1 ms and beginning and ending about half a millisecond, so that a hand-over
+	# is going on when the next one comes.
+	run_it "$arrivals" "$BATS_TEST_TMPDIR/served" "$count" 2000 1000 "$KEYLOCK" key
+	expect 0
+	[[ $output =~ ^served=$count\ waited=([0-9]+)\ barged=([0-9]+)\ late=([0-9]+)$ ]]
+	[ "${BASH_REMATCH[2]}" = 0 ]
+	[ "${BASH_REMATCH[1]}" -ge 50 ]
+	[ "$(files)" = 0 ]
+	local keylock=$output
+	if command -v flock >/dev/null; then
+		run_it "$arrivals" "$BATS_TEST_TMPDIR/served" "$count" 2000 1000 \
+			flock "$BATS_TEST_TMPDIR/lock"
+		echo "# keylock: $keylock; flock(1): $output" >&3
+	fi
+}
+
+@test "an exclusive waiter is served though shared holders keep coming" {
+	local name first others=()
+	touch "$BATS_TEST_TMPDIR/slow"
+	contend s0 -s
+	first=$waiter
+	wait_for 20 order_is s0
+	queue x
+	local exclusive=$waiter
+	for name in s1 s2 s3; do
+		queue "$name" -s
+		others+=("$waiter")
+	done
+	# With -n, too, nobody passes one that waits.
+	run_keylock -n -s key true
+	expect 75
+	order_is s0
+	touch "$BATS_TEST_TMPDIR/s0.end"
+	ended_with "$first" 0
+	wait_for 20 order_is 's0 x'
+	run_keylock -n -s key true
+	expect 75
+	order_is 's0 x'
+	touch "$BATS_TEST_TMPDIR/x.end"
+	ended_with "$exclusive" 0
+	# And then all of them at the same time: none has been told to end.
+	wait_for 20 has_lines 5 "$BATS_TEST_TMPDIR/order"
+	touch "$BATS_TEST_TMPDIR"/s{1,2,3}.end
+	for waiter in "${others[@]}"; do
+		ended_with "$waiter" 0
+	done
+	[ "$(files)" = 0 ]
+}
+
+@test "shared holders hold together, with no exclusive one" {
+	touch "$BATS_TEST_TMPDIR/slow"
+	local name holders=()
+	for name in s1 s2 s3; do
+		contend "$name" -s
+		holders+=("$waiter")
+	done
+	wait_for 20 has_lines 3 "$BATS_TEST_TMPDIR/order"
+	run_keylock -n key true
+	expect 75
+	queue x
+	touch "$BATS_TEST_TMPDIR"/s{1,2}.end
+	ended_with "${holders[0]}" 0
+	ended_with "${holders[1]}" 0
+	# One is left.
+	run_keylock -n key true
+	expect 75
+	has_ticket "$waiter"
+	touch "$BATS_TEST_TMPDIR"/{s3,x}.end
+	ended_with "${holders[2]}" 0
+	ended_with "$waiter" 0
+	last_is x
+	[ "$(files)" = 0 ]
+}
+
+@test "a waiter sleeps: no context switch in two seconds" {
+	local i waiters=() before=() after=()
+	hold key
+	queue first
+	waiters+=("$waiter")
+	queue second -w 100
+	waiters+=("$waiter")
+	queue third -s
+	waiters+=("$waiter")
+	queue fourth -s -w 1h
+	waiters+=("$waiter")
+	# First in line with a time-out, under a key of its own.
+	KEYLOCK_DIR=$BATS_TEST_TMPDIR/dir2 hold key2
+	KEYLOCK_DIR=$BATS_TEST_TMPDIR/dir2 "$KEYLOCK" -w 100 key2 true 3>&- 4>&- &
+	wait_for 20 has_ticket $!
+	waiters+=("$!")
+	# After a second of waiting keylock may take its one look at who is before it.
+	sleep 1.2
+	for i in "${!waiters[@]}"; do
+		before[i]=$(switches "${waiters[i]}")
+	done
+	sleep 2
+	for i in "${!waiters[@]}"; do
+		after[i]=$(switches "${waiters[i]}")
+	done
+	echo "before: ${before[*]}, after: ${after[*]}"
+	[ "${before[0]}" -gt 0 ]
+	[ "${before[*]}" = "${after[*]}" ]
+	for i in "${!waiters[@]}"; do
+		in_state "${waiters[i]}" S
+	done
+}
+
+@test "-n -s beside 1,000 others never fails on a key that only shared holders have" {
+	local crowd
+	crowd=$(probe crowd)
+	hold -s key
+	run_it "$crowd" 1000 "$KEYLOCK" -n -s key true
+	expect 0
+	[ "$output" = '0 1000' ]
+	let_go
+	expect 0
+	[ "$(files)" = 0 ]
+	# And where the file comes and goes beside them.
+	run_it "$crowd" 300 "$KEYLOCK" -n -s key true
+	[ "$output" = '0 300' ]
+	[ "$(files)" = 0 ]
+}
+
+@test "-w 0.2 ends after 0.2 s at each place where acquiring can wait" {
+	local what
+	for what in flock ticket=1000 'ticket=1000 flock presence' gate 'gate flock' \
+		'gate ticket=5000 flock presence'; do
+		echo "kept: $what"
+		# shellcheck disable=SC2086
+		keep $what
+		gives_up_after 200 "$KEYLOCK" -w 0.2 key
+		stop_keeping
+	done
+	for what in flock ticket=1000 gate; do
+		echo "shared, kept: $what"
+		keep "$what"
+		gives_up_after 200 "$KEYLOCK" -s -w 200ms key
+		stop_keeping
+	done
+	# What was kept has left its file; the next run takes it away.
+	run_keylock key true
+	expect 0
+	[ "$(files)" = 0 ]
+}
+
+@test "-w 0.2 ends after 0.2 s behind holders and waiters" {
+	hold key
+	gives_up_after 200 "$KEYLOCK" -w 0.2 key
+	gives_up_after 200 "$KEYLOCK" -s -w 0.2 key
+	queue first
+	gives_up_after 200 "$KEYLOCK" -w 0.2 key
+	# One that was stopped in its turn is no reason to wait longer.
+	kill -STOP "$waiter"
+	let_go
+	gives_up_after 200 "$KEYLOCK" -w 0.2 key
+	kill -CONT "$waiter"
+	ended_with "$waiter" 0
+	[ "$(files)" = 0 ]
+}
+
+@test "-w 0.2 ends after 0.2 s with SIGALRM, or every signal, blocked and ignored by the caller" {
+	local inherit alarm options what
+	inherit=$(probe inherit)
+	alarm=$(kill -l ALRM)
+	for what in flock ticket=1000 gate; do
+		keep "$what"
+		for options in "-b $alarm -i $alarm" '-b all -i all'; do
+			echo "kept: $what, caller: $options"
+			# shellcheck disable=SC2086
+			gives_up_after 200 "$inherit" $options "$KEYLOCK" -w 0.2 key
+		done
+		stop_keeping
+	done
+}
+
+@test "-w 0.2 ends after 0.2 s while the lockfile is replaced under it" {
+	local every
+	for every in 1 30; do
+		keep "replace=$every"
+		gives_up_after 200 "$KEYLOCK" -w 0.2 key
+		gives_up_after 200 "$KEYLOCK" -s -w 0.2 key
+		stop_keeping
+	done
+}
+
+@test "-w: a signal that keylock need not die of does not make the wait longer or shorter" {
+	local begin took
+	keep flock
+	begin=$(milliseconds)
+	"$KEYLOCK" -w 0.5 key touch "$BATS_TEST_TMPDIR/ran" 3>&- 4>&- &
+	waiter=$!
+	while ! is_dead "$waiter"; do
+		kill -WINCH "$waiter" 2>/dev/null || :
+		kill -CONT "$waiter" 2>/dev/null || :
+		sleep 0.02
+	done
+	took=$(($(milliseconds) - begin))
+	ended_with "$waiter" 75
+	[ ! -e "$BATS_TEST_TMPDIR/ran" ]
+	echo "took $took ms"
+	[ "$took" -ge 500 ]
+	[ "$took" -lt 2500 ]
+}
+
+@test "-w: what is left of the time does not disturb the command" {
+	local i waiters=()
+	hold key
+	for i in plain -F; do
+		# shellcheck disable=SC2046
+		"$KEYLOCK" -w 1.5 $([ "$i" = plain ] || echo "$i") -s key sh -c \
+			'sleep 1.6; echo undisturbed >"$0"' "$BATS_TEST_TMPDIR/$i" 3>&- 4>&- &
+		waiters+=("$!")
+		wait_for 20 has_ticket "$!"
+	done
+	let_go
+	for waiter in "${waiters[@]}"; do
+		ended_with "$waiter" 0
+	done
+	[ -s "$BATS_TEST_TMPDIR/plain" ]
+	[ -s "$BATS_TEST_TMPDIR/-F" ]
+}
+
+@test "-n does not wait, for the gate a moment at most" {
+	local what
+	for what in flock ticket=1000 'ticket=1000 flock presence' gate; do
+		echo "kept: $what"
+		# shellcheck disable=SC2086
+		keep $what
+		gives_up_after 0 "$KEYLOCK" -n key
+		gives_up_after 0 "$KEYLOCK" -w 0 key
+		gives_up_after 0 "$KEYLOCK" -n -s key
+		stop_keeping
+	done
+}
+
+@test "a waiter whose time is up while the key becomes free leaves no file" {
+	local i begun=0
+	for i in {1..40}; do
+		"$KEYLOCK" key sleep 0.02 3>&- 4>&- &
+		local first=$!
+		status=0
+		"$KEYLOCK" -w "0.0$((15 + i % 10))" key true 3>&- 4>&- || status=$?
+		case $status in
+		0) begun=$((begun + 1)) ;;
+		75) ;;
+		*) false ;;
+		esac
+		ended_with "$first" 0
+		[ "$(files)" = 0 ]
+	done
+	echo "$begun of 40 were served"
+}
