@@ -13,7 +13,7 @@ setup() {
 	unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR MANDIR
 	tree=$BATS_TEST_TMPDIR/tree
 	copy
-	cd "$tree"
+	cd "$tree" || return
 }
 
 # copy: the sources as a packager gets them, without what a build or an editor left.

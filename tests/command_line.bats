@@ -126,18 +126,18 @@ refused() {
 		start=$(milliseconds)
 		run_keylock -w "$time" job7 touch "$ran"
 		took=$(($(milliseconds) - start))
-		expect_message 75 job7
+		expect_taken 75
 		[ "$took" -ge 200 ]
 		# The machine may be busy; a wrong unit would be 1000 times off.
 		[ "$took" -lt 10000 ]
 	done
 	start=$(milliseconds)
 	run_keylock -w 1m -n job7 touch "$ran"
-	expect_message 75 job7
+	expect_taken 75
 	run_keylock -w 0 job7 touch "$ran"
-	expect_message 75 job7
+	expect_taken 75
 	run_keylock --wait=0ms job7 touch "$ran"
-	expect_message 75 job7
+	expect_taken 75
 	[ $(($(milliseconds) - start)) -lt 10000 ]
 	[ ! -e "$ran" ]
 }
@@ -149,7 +149,7 @@ waits() {
 	waiter=$!
 	started "$waiter"
 	# Where it gave up instead, it is gone before it could wait.
-	wait_for 20 is_waiting "$waiter"
+	wait_for 20 blocked "$KEYLOCK_DIR/job7"
 	[ ! -e "$ran" ]
 	let_go
 	wait "$waiter"
@@ -157,17 +157,12 @@ waits() {
 	rm "$ran"
 }
 
-is_waiting() {
-	grep -q -- "-> .*[[:space:]]$1[[:space:]]" /proc/locks || # a blocked flock
-		grep -q '[0-9]: -> OFDLCK' /proc/locks        # or a blocked byte
-}
-
 @test "the last of -n and -w wins" {
 	hold job7
 	run_keylock -w 60 -n job7 touch "$ran"
-	expect_message 75 job7
+	expect_taken 75
 	run_keylock -n -w 0.1 -n job7 touch "$ran"
-	expect_message 75 job7
+	expect_taken 75
 	waits -n -w 60
 }
 
@@ -176,7 +171,7 @@ is_waiting() {
 	local option
 	for option in -n --nb --nonblock --nonblocking; do
 		run_keylock "$option" job7 touch "$ran"
-		expect_message 75 job7
+		expect_taken 75
 	done
 	[ ! -e "$ran" ]
 }
@@ -197,12 +192,12 @@ is_waiting() {
 	run_keylock -n -xs job7 true
 	expect 0
 	run_keylock -n -s -x job7 touch "$ran"
-	expect_message 75 job7
+	expect_taken 75
 	[ ! -e "$ran" ]
 	let_go
 	hold -s -x job7
 	run_keylock -n -s job7 touch "$ran"
-	expect_message 75 job7
+	expect_taken 75
 	[ ! -e "$ran" ]
 }
 
@@ -231,7 +226,7 @@ is_waiting() {
 	for option in '-E 9' -E9 '--conflict-exit-code 9' --conflict-exit-code=9; do
 		# shellcheck disable=SC2086
 		run_keylock -n $option job7 touch "$ran"
-		expect_message 9 job7
+		expect_taken 9
 	done
 }
 
@@ -323,56 +318,64 @@ is_waiting() {
 	[ -z "$stderr" ]
 }
 
-@test "-q: a taken key is told by the status alone" {
+@test "a taken key is told by the status alone, with -q too" {
 	hold job7
 	local option
-	for option in -q --quiet; do
+	for option in -x -q --quiet; do
 		run_keylock "$option" -n job7 touch "$ran"
-		expect 75
-		[ -z "$output$stderr" ]
+		expect_taken 75
 		run_keylock "$option" -w 0.05 job7 touch "$ran"
-		expect 75
-		[ -z "$output$stderr" ]
+		expect_taken 75
 	done
 	[ ! -e "$ran" ]
-	# Errors of usage and of the system are still told.
+}
+
+@test "-q: errors of usage and of the system are still told" {
 	run_keylock -q -d "$BATS_TEST_TMPDIR/none/none" job7 true
-	expect_message 73
+	expect_message 73 "$BATS_TEST_TMPDIR/none/none"
 	run_keylock -q job7 no-such-command-here
 	expect_message 127 no-such-command-here
+	run_keylock -q -w x job7 true
+	expect_message 64
 }
 
-@test "-v: says on standard error that it waits and for whom, all of it before the command starts" {
-	local option waiter
+@test "-v: says why not, in one line on standard error that names the key" {
+	hold job7
+	local option
 	for option in -v --verbose; do
-		hold job7
-		: >"$err"
-		"$KEYLOCK" "$option" -w 60 job7 cp "$err" "$ran" >"$out" 2>"$err" 3>&- 4>&- &
-		waiter=$!
-		started "$waiter"
-		wait_for 20 grep -q . "$err"
-		[[ $(head -n 1 "$err") == 'keylock: '*job7* ]]
-		# It names the holder, or its command, by pid.
-		grep -qw -e "$holder" -e "$held" "$err"
-		let_go
-		wait "$waiter"
+		run_keylock "$option" -n job7 touch "$ran"
+		expect_message 75 job7
+		run_keylock "$option" -w 0.05 job7 touch "$ran"
+		[ "$status" = 75 ]
 		[ ! -s "$out" ]
-		cat "$err"
-		[ -s "$ran" ]
+		# What it says while it waits comes before; all of it is keylock's.
+		[[ $stderr == *job7* ]]
 		run_it grep -v '^keylock: ' "$err"
 		expect 1
-		: >"$err"
 	done
+	[ ! -e "$ran" ]
 }
 
-@test "-v: says why not" {
+@test "-v: whatever it says is said before the command starts" {
+	local waiter
 	hold job7
-	run_keylock -v -n job7 touch "$ran"
-	expect 75
+	: >"$err"
+	"$KEYLOCK" -v -w 60 job7 cp "$err" "$ran" >"$out" 2>"$err" 3>&- 4>&- &
+	waiter=$!
+	started "$waiter"
+	wait_for 20 blocked "$KEYLOCK_DIR/job7"
+	let_go
+	wait "$waiter"
 	[ ! -s "$out" ]
-	[[ $stderr == *job7* ]]
-	run_it grep -v '^keylock: ' "$err"
-	expect 1
+	cmp "$err" "$ran"
+}
+
+@test "the last of -v and -q wins" {
+	hold job7
+	run_keylock -v -q -n job7 true
+	expect_taken 75
+	run_keylock -q -v -n job7 true
+	expect_message 75 job7
 }
 
 @test "-h and -V: on standard output, 0, nothing made" {
@@ -435,9 +438,11 @@ is_waiting() {
 @test "descriptors that the caller has at 10 and above stay the caller's" {
 	local probe
 	probe=$(probe descriptors)
-	run_it bash -c 'exec 10</dev/zero 11</dev/full 12</dev/null 13</dev/zero
+	# One redirection an exec: with several, bash drops those above the first.
+	run_it bash -c 'exec 10</dev/zero; exec 11</dev/full; exec 12</dev/null; exec 13</dev/zero
 		exec "$KEYLOCK" job7 "$0" "$1"' "$probe" "$BATS_TEST_TMPDIR/with"
 	expect 0
+	cat "$BATS_TEST_TMPDIR/with"
 	grep -qx '10 /dev/zero' "$BATS_TEST_TMPDIR/with"
 	grep -qx '11 /dev/full' "$BATS_TEST_TMPDIR/with"
 	grep -qx '12 /dev/null' "$BATS_TEST_TMPDIR/with"

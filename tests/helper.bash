@@ -16,6 +16,8 @@
 #	expect_message STATUS [TEXT…]
 #				and unless it wrote nothing on standard output and exactly one
 #				line, "keylock: …", that contains each TEXT, on standard error.
+#	expect_taken STATUS	and unless it wrote nothing at all: a taken key is told by the status
+#				alone, as a job that cron starts each minute needs it.
 #	wait_for SECONDS COMMAND…
 #				runs COMMAND each 10 ms until it succeeds; fails after SECONDS.
 #	started PID…		teardown ends these and their descendants. Needed only for what
@@ -29,6 +31,8 @@
 #				runs. Sets holder (keylock's pid) and held (the command's pid).
 #	let_go [PID]		ends the command of that holder (default: the last one) by
 #				itself, waits for keylock, sets status to keylock's.
+#	blocked FILE [NUMBER]	succeeds when NUMBER (default: 1) requests or more sleep in the kernel
+#				for a lock of FILE; for wait_for.
 #	files [DIR]		prints the number of entries of DIR (default: $KEYLOCK_DIR),
 #				hidden ones included; 0 when there is no DIR.
 #	probe NAME		prints the path of the compiled tests/NAME.c; compiles it once a
@@ -148,6 +152,14 @@ expect_message() {
 	done
 }
 
+expect_taken() {
+	expect "$1"
+	[[ ! -s $out && ! -s $err ]] || {
+		echo 'something was written'
+		return 1
+	}
+}
+
 wait_for() {
 	local end=$(($(milliseconds) + $1 * 1000)) seconds=$1
 	shift
@@ -186,6 +198,13 @@ let_go() {
 	echo 1<>"$BATS_TEST_TMPDIR/holder.$who"
 	status=0
 	wait "$who" || status=$?
+}
+
+blocked() {
+	local inode
+	inode=$(stat -c %i "$1" 2>/dev/null) || return
+	# By inode alone: on btrfs the device there is not stat's.
+	[ "$(grep -c -- "-> .*:$inode " /proc/locks)" -ge "${2:-1}" ]
 }
 
 files() {

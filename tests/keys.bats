@@ -56,6 +56,7 @@ odd_keys() {
 		'grün' $'gr\xfcn' $'\xff\xfe' '日本' con nul lost+found
 		"${long:0:199}" "${long:0:200}" "${long:0:201}" "${long:0:254}" "${long:0:255}" "${long:0:256}"
 		"${long:0:4096}" "$long" "${long}1" "1$long" "$long${long:0:31000}")
+	mapfile -d '' -t keys < <(printf '%s\0' "${keys[@]}" | sort -zu)
 }
 
 # The keys of the chain are all held at once, each by a keylock that was started under the one
@@ -83,9 +84,10 @@ beside() {
 	"${command_line[@]}" sh -c 'echo $$ >"$0.new"; mv "$0.new" "$0"; exec sleep 600' \
 		"$BATS_TEST_TMPDIR/held" 3>&- 4>&- 2>"$err" &
 	started $!
-	wait_for 30 eval '[ -s "$BATS_TEST_TMPDIR/held" ] || [ -s "$err" ]'
+	# It is gone when a key of it was not free.
+	wait_for 30 eval '[ -s "$BATS_TEST_TMPDIR/held" ] || is_dead $!'
 	cat "$err"
-	[ ! -s "$err" ]
+	[ -s "$BATS_TEST_TMPDIR/held" ]
 	[ "$(files)" = "${#keys[@]}" ]
 	# Each of them is taken, by whoever asks.
 	for key in "${keys[@]}"; do
@@ -305,17 +307,17 @@ same_path() {
 	wait_for 20 test -s "$BATS_TEST_TMPDIR/flocked"
 	inode=$(stat -c %i "$path")
 	run_keylock -n key echo ran
-	expect_message 75 key
+	expect_taken 75
 	run_keylock -n -s key echo ran
-	expect_message 75 key
+	expect_taken 75
 	run_keylock -w 0.1 key echo ran
-	expect_message 75 key
+	expect_taken 75
 	[ "$(stat -c %i "$path")" = "$inode" ]
 	# It waits for flock, runs after it, and then tidies.
 	"$KEYLOCK" key sh -c 'echo ran >"$0"' "$BATS_TEST_TMPDIR/ran" 3>&- 4>&- &
 	waiter=$!
 	started "$waiter"
-	wait_for 20 grep -Eq -- "-> FLOCK .* $waiter " /proc/locks
+	wait_for 20 blocked "$path"
 	[ ! -e "$BATS_TEST_TMPDIR/ran" ]
 	kill "$(cat "$BATS_TEST_TMPDIR/flocked")"
 	wait "$flock" || :
@@ -337,6 +339,6 @@ same_path() {
 	expect 0
 	[ "$output" = ran ]
 	run_keylock -n key echo ran
-	expect_message 75 key
+	expect_taken 75
 	[ "$(stat -c %i "$path")" = "$inode" ]
 }
