@@ -21,8 +21,9 @@
  *       all sides, lets them settle for SETTLE ms and looks at the waiters for
  *       WINDOW ms. Prints a line for each side: the context switches of all its
  *       waiters in that time, a waiter's own memory (Private in smaps) in KiB,
- *       the median over the waiters, and how many of them were served once the
- *       holders had ended. Those that poll too seldom for that are killed.
+ *       the median over the waiters (-1: not readable), and how many of them
+ *       were served once the holders had ended. Those that poll too seldom for
+ *       that are killed.
  *
  *   hold    (a command under test) says when it was started, waits for the end of
  *           standard input, says when that was, ends
@@ -115,7 +116,8 @@ static void
 pause_for(double milliseconds)
 {
 	double until = now() + milliseconds;
-	for (double left = milliseconds; left > 0; left = until - now()) {
+	double left;
+	while ((left = until - now()) > 0) {
 		struct timespec t = {.tv_sec = (time_t)(left / 1e3)};
 		t.tv_nsec = (long)((left - (double)t.tv_sec * 1e3) * 1e6);
 		nanosleep(&t, NULL);
@@ -447,7 +449,10 @@ look(struct queue *queues, int count)
 		if (read_proc(pid, "status", text, sizeof text))
 			w->switches += field(text, "\nvoluntary_ctxt_switches:") +
 			               field(text, "\nnonvoluntary_ctxt_switches:");
-		if (read_proc(pid, "smaps_rollup", text, sizeof text))
+		/* Of a process that gained rights it is not to be read. */
+		if (w->memory < 0 || !read_proc(pid, "smaps_rollup", text, sizeof text))
+			w->memory = -1;
+		else
 			w->memory += (double)(field(text, "\nPrivate_Clean:") +
 			                      field(text, "\nPrivate_Dirty:"));
 	}

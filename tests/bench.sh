@@ -71,12 +71,18 @@ echo 'int main(void) { return 0; }' >"$build/true.c"
 compile "$here/bench.c" bench
 compile "$here/floor.c" floor
 compile "$build/true.c" true
+# A copy, so that a build meanwhile does not end in half a measure.
+cp "$keylock" "$build/keylock" || exit 1
+keylock=$build/keylock
 true=$build/true
 floor=$build/floor
 
 # Runs tests/bench.c; after LIMIT seconds it and what it started are ended.
 drive() { # LIMIT MODE...
 	timeout -k 1 "$1" "$build/bench" "${@:2}" 2>"$build/error"
+	local status=$?
+	[ "$status" -ne 124 ] || echo "not through after $1 s" >"$build/error"
+	return "$status"
 }
 
 has() { # ARGUMENT...: does this keylock know these options?
@@ -412,6 +418,7 @@ tool_row() { # TOOL PACKAGE RUNS-THE-COMMAND-AS
 		handover=$(tool_ratio 30 handover "$turns" :: "${mine[@]}" key :: "${command[@]}")
 
 	read -r wakeups own _ <<<"$(sed -n "s/^$program //p" "$build/waits")"
+	[ "${own:--}" != -1 ] || own=-
 	tool_line "$tool" "$one" "$in_place" "$crowd_ratio" "$handover" "${own:--}" \
 		"${wakeups:--}" "$left" "$how"
 	rm -rf "$dir"
