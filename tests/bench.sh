@@ -31,14 +31,14 @@ keylock=${KEYLOCK:-$top/keylock}
 
 case ${BENCH_SIZE:-full} in
 quick)
-	single=150 crowds=2 crowd=200 slot_crowd=30 handovers=30 window=2000
+	single=150 crowds=2 queues=1 crowd=200 slot_crowd=30 handovers=30 window=2000
 	files=10000 keys=1000 lists=5 tool_runs=20 tool_crowd=20 tool_turns=10
 	slow_turns=0 patience=2
 	;;
 full)
-	single=1000 crowds=10 crowd=500 slot_crowd=500 handovers=200 window=10000
+	single=1000 crowds=10 queues=3 crowd=500 slot_crowd=500 handovers=200 window=10000
 	files=100000 keys=10000 lists=20 tool_runs=300 tool_crowd=50 tool_turns=50
-	slow_turns=1 patience=10
+	slow_turns=1 patience=6
 	;;
 *)
 	echo "bench: BENCH_SIZE is quick or not set" >&2
@@ -207,8 +207,8 @@ core() { # DIRECTORY GOALS?
 	compare "$crowd contenders at once on one key : flock" "${crowds}x$crowd" "$(goal 0.28 "$2")" \
 		120 crowd "$crowds" "$crowd" :: "${mine[@]}" key "$true" :: flock "$file" "$true" \
 		:: "$floor" "$file" "$true"
-	compare "$crowd waiters let go at once, until all have run : flock" "${crowds}x$crowd" '' \
-		120 queue "$crowds" "$crowd" :: "${mine[@]}" key :: flock "$file" :: "$floor" "$file"
+	compare "$crowd waiters let go at once, until all have run : flock" "${queues}x$crowd" '' \
+		120 queue "$queues" "$crowd" :: "${mine[@]}" key :: flock "$file" :: "$floor" "$file"
 	compare "end of a holder to start of the next command : flock" "$handovers" "$(goal 0.50 "$2")" \
 		120 handover "$handovers" :: "${mine[@]}" key :: flock "$file" :: "$floor" "$file"
 }
