@@ -31,7 +31,7 @@ keylock=${KEYLOCK:-$top/keylock}
 
 case ${BENCH_SIZE:-full} in
 quick)
-	single=150 crowds=2 queues=1 crowd=200 slot_crowd=30 handovers=30 window=2000
+	single=150 crowds=2 queues=1 crowd=200 slot_crowd=10 handovers=30 window=2000
 	files=10000 keys=1000 lists=5 tool_runs=20 tool_crowd=20 tool_turns=10
 	slow_turns=0 patience=2
 	;;

@@ -69,7 +69,7 @@ calls() { # parent|child
 			sub(/\(.*/, "", name)
 			if (name == "fcntl") {
 				match($0, /F_[A-Z_]+/)
-				name = name " " substr($0, RSTART, RLENGTH)
+				name = name ":" substr($0, RSTART, RLENGTH)
 			}
 			print name
 			done = side == "child" && name == "execve"
