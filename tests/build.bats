@@ -20,7 +20,13 @@ setup() {
 copy() {
 	local top=$BATS_TEST_DIRNAME/..
 	mkdir "$tree"
-	cp -pR "$top/keylock.c" "$top/keylock.1" "$top/Makefile" "$top/README" "$top/tests" "$tree"
+	cp -R "$top/keylock.c" "$top/keylock.1" "$top/Makefile" "$top/README" "$top/tests" "$tree"
+}
+
+# built: puts the binary that is there already into the tree, where building is not the point.
+built() {
+	cp "$KEYLOCK" keylock
+	touch keylock
 }
 
 # installed DIR: the names of all files under DIR, in order.
@@ -42,12 +48,8 @@ works() {
 	# A second make has nothing to do.
 	run_it make -q
 	expect 0
-}
-
-@test "with musl it is static and under 100 KiB" {
-	need musl-gcc
-	run_it make
-	expect 0
+	command -v musl-gcc || return 0
+	# With musl it is static and small.
 	[ "$(stat -c %s keylock)" -lt 102400 ]
 	run_it grep -c INTERP <(readelf -lW keylock)
 	[ "$output" = 0 ]
@@ -62,6 +64,7 @@ works() {
 }
 
 @test "make CFLAGS= and CFLAGS from the environment build, too" {
+	need_long
 	run_it make CFLAGS=
 	expect 0
 	works
@@ -82,6 +85,7 @@ works() {
 }
 
 @test "make CC=clang builds without a warning" {
+	need_long
 	need clang
 	run_it make CC=clang
 	expect 0
@@ -97,6 +101,7 @@ works() {
 }
 
 @test "with the hardening flags of Debian and dynamic it builds and works" {
+	need_long
 	need gcc
 	run_it make CC=gcc CFLAGS='-g -O2 -fstack-protector-strong -Wformat -Werror=format-security' \
 		CPPFLAGS='-Wdate-time -D_FORTIFY_SOURCE=2' LDFLAGS='-Wl,-z,relro -Wl,-z,now'
@@ -107,7 +112,7 @@ works() {
 
 @test "make install and uninstall: two files under DESTDIR and PREFIX, nothing left" {
 	local dest=$BATS_TEST_TMPDIR/dest
-	run_it make
+	built
 	run_it make install DESTDIR="$dest" PREFIX=/usr
 	expect 0
 	[ "$(installed "$dest" | grep -v '^./usr/share/doc/')" = './usr/bin/keylock
@@ -125,6 +130,7 @@ works() {
 }
 
 @test "make install builds what is missing; the default PREFIX is /usr/local; a umask does no harm" {
+	need_long
 	local dest=$BATS_TEST_TMPDIR/dest
 	run_it sh -c 'umask 077; exec make install DESTDIR="$0"' "$dest"
 	expect 0
@@ -136,7 +142,9 @@ works() {
 }
 
 @test "MANDIR is the packager's" {
+	need_long
 	local dest=$BATS_TEST_TMPDIR/dest
+	built
 	run_it make install DESTDIR="$dest" PREFIX=/opt/x MANDIR=/opt/x/man
 	expect 0
 	[ "$(find "$dest/opt/x/man" -name 'keylock.1' | wc -l)" = 1 ]
@@ -147,10 +155,12 @@ works() {
 }
 
 @test "install and uninstall touch no other file there" {
+	need_long
 	local dest=$BATS_TEST_TMPDIR/dest
 	mkdir -p "$dest/usr/bin" "$dest/usr/share/man/man1"
 	: >"$dest/usr/bin/keylock2"
 	: >"$dest/usr/share/man/man1/other.1"
+	built
 	run_it make install DESTDIR="$dest" PREFIX=/usr
 	run_it make uninstall DESTDIR="$dest" PREFIX=/usr
 	expect 0
@@ -164,8 +174,7 @@ works() {
 	run_it make clean
 	expect 0
 	before=$(find . | sort)
-	run_it make
-	expect 0
+	built
 	[ "$(find . | sort)" != "$before" ]
 	run_it make clean
 	expect 0
@@ -197,6 +206,7 @@ works() {
 }
 
 @test "a failed test fails make check" {
+	built
 	rm -f tests/*.bats
 	printf '@test "fine" { true; }\n' >tests/status.bats
 	run_it env -u BATS_TEST_TMPDIR -u BATS_RUN_TMPDIR make check

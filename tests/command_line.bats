@@ -398,29 +398,43 @@ waits() {
 }
 
 @test "no descriptor of keylock's is in the way, whichever of 0, 1, 2 are closed" {
-	local closed mode probe new
+	local closed mode probe
 	probe=$(probe descriptors)
 	for closed in '' '<&-' '>&-' '2>&-' '<&- >&-' '<&- 2>&-' '>&- 2>&-' '<&- >&- 2>&-'; do
 		# What the command has without keylock is what it must have with it.
 		run_it bash -c "exec \"\$@\" $closed" - "$probe" "$BATS_TEST_TMPDIR/without"
 		expect 0
-		for mode in -x -s -F -l -v; do
+		for mode in -x -F -v; do
 			run_it bash -c "exec \"\$@\" $closed" - "$KEYLOCK" "$mode" job7 "$probe" "$BATS_TEST_TMPDIR/with"
 			expect 0
 			# Exactly one more: the lock, at 10 or above.
-			new=$(comm -23 <(sort "$BATS_TEST_TMPDIR/with") <(sort "$BATS_TEST_TMPDIR/without"))
-			[ -z "$(comm -13 <(sort "$BATS_TEST_TMPDIR/with") <(sort "$BATS_TEST_TMPDIR/without"))" ]
-			echo "closed: $closed, with $mode: $new"
-			[[ $new =~ ^[0-9]+\ $KEYLOCK_DIR/job7$ ]]
-			[ "${new%% *}" -ge 10 ]
+			run_it diff "$BATS_TEST_TMPDIR/without" "$BATS_TEST_TMPDIR/with"
+			[[ $output =~ ^[0-9]+a[0-9]+$'\n'\>\ ([0-9]+)\ $KEYLOCK_DIR/job7$ ]]
+			[ "${BASH_REMATCH[1]}" -ge 10 ]
 		done
-		for mode in -o --close; do
+		for mode in -o -os; do
 			run_it bash -c "exec \"\$@\" $closed" - "$KEYLOCK" "$mode" job7 "$probe" "$BATS_TEST_TMPDIR/with"
 			expect 0
 			diff "$BATS_TEST_TMPDIR/with" "$BATS_TEST_TMPDIR/without"
 		done
 	done
 	rm -f "$KEYLOCK_DIR/job7"
+}
+
+@test "the command gets one descriptor of keylock's with -s and -l, none with --close" {
+	local mode probe
+	probe=$(probe descriptors)
+	run_it "$probe" "$BATS_TEST_TMPDIR/without"
+	for mode in -s -l -n -w9; do
+		run_keylock "$mode" job7 "$probe" "$BATS_TEST_TMPDIR/with"
+		expect 0
+		run_it diff "$BATS_TEST_TMPDIR/without" "$BATS_TEST_TMPDIR/with"
+		[[ $output =~ ^[0-9]+a[0-9]+$'\n'\>\ ([0-9]+)\ $KEYLOCK_DIR/job7$ ]]
+		[ "${BASH_REMATCH[1]}" -ge 10 ]
+	done
+	run_keylock --close job7 "$probe" "$BATS_TEST_TMPDIR/with"
+	diff "$BATS_TEST_TMPDIR/without" "$BATS_TEST_TMPDIR/with"
+	[ "$(files)" = 0 ]
 }
 
 @test "keylock's own lock is none of 0, 1, 2 when they came in closed" {
