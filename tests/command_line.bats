@@ -333,6 +333,7 @@ waits() {
 @test "-q: errors of usage and of the system are still told" {
 	run_keylock -q -d "$BATS_TEST_TMPDIR/none/none" job7 true
 	expect_message 73 "$BATS_TEST_TMPDIR/none/none"
+	PATH=/usr/bin:/bin
 	run_keylock -q job7 no-such-command-here
 	expect_message 127 no-such-command-here
 	run_keylock -q -w x job7 true

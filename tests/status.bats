@@ -212,6 +212,8 @@ not_run() {
 }
 
 @test "127: the command is not found" {
+	# A folder of the PATH that may not be searched would make it 126, as execvp(3) says.
+	PATH=/usr/bin:/bin
 	local command option
 	for command in no-such-command-here ./no-such-command "$BATS_TEST_TMPDIR/none"; do
 		for option in -x -F -o; do
