@@ -234,10 +234,26 @@ slots() {
 	elif ! command -v sem >/dev/null; then
 		missing "$measure" "$goal" 'not installed: sem'
 	else
-		compare "$measure" "1x$slot_crowd" "$goal" 300 crowd 1 "$slot_crowd" \
-			:: "$keylock" -d "$shm/keys" -j 4 key "$true" \
-			:: sem --id slots -j 4 --fg "$true"
+		compare_with_sem "$measure" "$goal"
 	fi
+}
+
+# On a busy machine sem takes minutes: then the time it was given stands for it.
+compare_with_sem() { # MEASURE GOAL
+	local mine other limit=90 ratio more=''
+	local crowd=(crowd 1 "$slot_crowd" ::)
+	if ! mine=$(drive 60 "${crowd[@]}" "$keylock" -d "$shm/keys" -j 4 key "$true"); then
+		broken "$1" "$2"
+		return
+	fi
+	if ! other=$(drive "$limit" "${crowd[@]}" sem --id slots -j 4 --fg "$true"); then
+		other=${limit}000
+		more='>'
+	fi
+	ratio=$(awk -v a="${mine%% *}" -v b="${other%% *}" 'BEGIN { printf "%.3f", a / b }')
+	judge "$ratio" "$2"
+	row "$1" "1x$slot_crowd" "$(ms "${mine%% *}")" "$more$(printf '%.0f' "${other%% *}") ms" - \
+		"${more:+<}$ratio" "<= $2" "$verdict"
 }
 
 # One window for all kinds of waiters; flock's stand beside them.
