@@ -34,11 +34,14 @@
  * Exit statuses (the same in --help and in the manual page): COMMAND's own; a
  * death by signal is passed on as one. Otherwise:
  *
+ *   1    --who: nobody holds KEY
  *   64   usage: bad option, value or combination; no KEY; no COMMAND
  *   71   the system refused something
  *   73   the directory or lockfile cannot be made, opened or written
  *   75   KEY is taken (-n) or was not had in time (-w); see -E
+ *   76   the last holder died in the middle (-A)
  *   77   the directory or lockfile is not safe to use
+ *   78   waiting might never end: an ancestor holds KEY, or a cycle of waiters
  *   126  COMMAND cannot be executed
  *   127  COMMAND is not found
  *
@@ -50,11 +53,12 @@
 #define _FILE_OFFSET_BITS 64
 #define _TIME_BITS 64
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
-#include <inttypes.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -63,8 +67,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -74,19 +80,26 @@
 
 /* Results that leave keylock as its exit status. */
 enum {
+	NOBODY = 1,
 	USAGE = 64,
 	REFUSED = 71,
 	NO_FILE = 73,
 	TAKEN = 75,
+	IN_DOUBT = 76,
 	UNSAFE = 77,
+	ENDLESS = 78,
 	CANNOT_EXECUTE = 126,
 	NOT_FOUND = 127,
 };
 
-/* Results that stay inside: the wait was ended by the signal in `caught`. */
-enum { CAUGHT = -1 };
+/* Results that stay inside. */
+enum {
+	CAUGHT = 256, /* the wait was ended by the signal in signals.caught */
+	COVERED,      /* the lock of an ancestor covers this run */
+};
 
 enum {
+	SLOTS_MAX = 1000,
 	KEY_MAX_BYTES = 131000,
 	NAME_MAX_BYTES = 200,
 	NAME_SIZE = NAME_MAX_BYTES + sizeof("%s1000"),
@@ -102,6 +115,127 @@ enum {
  * lines of several keylocks do not mix.
  */
 
+/* Where compose() writes: at most `room` bytes, counting all that there were. */
+struct sink {
+	char *bytes;
+	size_t room;
+	size_t count;
+};
+
+static void
+sink_add(struct sink *sink, const char *bytes, size_t length)
+{
+	for (size_t i = 0; i < length; i++, sink->count++)
+		if (sink->count < sink->room)
+			sink->bytes[sink->count] = bytes[i];
+}
+
+static void
+sink_pad(struct sink *sink, char with, size_t width, size_t length)
+{
+	for (; length < width; length++)
+		sink_add(sink, &with, 1);
+}
+
+/* Add a number in `base`, 10 or 16, with zeros in front of it up to `width`. */
+static void
+sink_number(struct sink *sink, uint64_t number, unsigned base, bool negative, size_t width)
+{
+	char digits[24];
+	size_t at = sizeof(digits);
+
+	do
+		digits[--at] = "0123456789abcdef"[number % base];
+	while (number /= base);
+	if (negative)
+		digits[--at] = '-';
+	sink_pad(sink, '0', width, sizeof(digits) - at);
+	sink_add(sink, digits + at, sizeof(digits) - at);
+}
+
+/*
+ * vcompose(3), as far as it is needed here: %s, %.*s, %*s, %c, %d, %ld, %lld,
+ * %zu, %x, %0Nx, %0Nlld and %%. libc's own, with its floating point and its wide
+ * characters, would be a third of the program.
+ */
+__attribute__((format(printf, 3, 0))) static size_t
+vcompose(char *bytes, size_t size, const char *format, va_list arguments)
+{
+	struct sink sink = {bytes, size ? size - 1 : 0, 0};
+
+	for (; *format; format++) {
+		size_t plain = strcspn(format, "%"), width = 0, precision = SIZE_MAX;
+		int longs = 0;
+		const char *text;
+
+		sink_add(&sink, format, plain);
+		format += plain;
+		if (!*format++)
+			break;
+		if (strncmp(format, ".*", 2) == 0) {
+			precision = (size_t)va_arg(arguments, int);
+			format += 2;
+		}
+		if (*format == '*') {
+			width = (size_t)va_arg(arguments, int);
+			format++;
+		}
+		for (; *format >= '0' && *format <= '9'; format++)
+			width = width * 10 + (size_t)(*format - '0');
+		for (; *format == 'l' || *format == 'z'; format++)
+			longs++;
+		switch (*format) {
+		case 's':
+			text = va_arg(arguments, const char *);
+			sink_add(&sink, text, strnlen(text, precision));
+			sink_pad(&sink, ' ', width, strnlen(text, precision));
+			break;
+		case 'd': {
+			long long number = longs == 0   ? va_arg(arguments, int)
+			                   : longs == 1 ? va_arg(arguments, long)
+			                                : va_arg(arguments, long long);
+			uint64_t size_of_it = number < 0 ? -(uint64_t)number : (uint64_t)number;
+
+			sink_number(&sink, size_of_it, 10, number < 0, width);
+			break;
+		}
+		case 'u':
+			sink_number(&sink, va_arg(arguments, size_t), 10, false, width);
+			break;
+		case 'x':
+			sink_number(&sink, va_arg(arguments, unsigned), 16, false, width);
+			break;
+		case 'c': {
+			char character = (char)va_arg(arguments, int);
+
+			sink_add(&sink, &character, 1);
+			break;
+		}
+		default:
+			sink_add(&sink, format, 1);
+		}
+	}
+	if (size)
+		bytes[sink.count < sink.room ? sink.count : sink.room] = '\0';
+	return sink.count;
+}
+
+/*
+ * Write formatted text to `bytes`, of `size`, cut where it does not fit. Returns
+ * the length that the whole of it has.
+ */
+__attribute__((format(printf, 3, 4))) static size_t
+compose(char *bytes, size_t size, const char *format, ...)
+{
+	va_list arguments;
+	size_t length;
+
+	va_start(arguments, format);
+	length = vcompose(bytes, size, format, arguments);
+	va_end(arguments);
+	return length;
+}
+
 /*
  * Write `keylock: ` and the line to standard error; keeps errno. Signals are
  * blocked, so a reader that is gone is a pending SIGPIPE; it is not the
@@ -110,17 +244,18 @@ enum {
 __attribute__((format(printf, 1, 2))) static void
 say(const char *format, ...)
 {
+	static const char prefix[] = "keylock: ";
 	int kept = errno;
-	char line[MESSAGE_SIZE] = "keylock: ";
-	size_t used = strlen(line);
+	char line[MESSAGE_SIZE];
+	size_t used = sizeof(prefix) - 1;
 	va_list arguments;
 
+	memcpy(line, prefix, used);
 	va_start(arguments, format);
-	int wanted = vsnprintf(line + used, sizeof(line) - used - 1, format, arguments);
+	used += vcompose(line + used, sizeof(line) - used, format, arguments);
 	va_end(arguments);
-	used = strlen(line);
-	if (wanted < 0)
-		used = sizeof("keylock: ") - 1;
+	if (used > sizeof(line) - 1)
+		used = sizeof(line) - 1;
 	line[used++] = '\n';
 	if (write(STDERR_FILENO, line, used) < 0 && errno == EPIPE) {
 		static const struct timespec at_once;
@@ -163,6 +298,61 @@ show(const char *text, char shown[SHOWN_SIZE])
 	}
 	shown[used] = '\0';
 	return shown;
+}
+
+/* A text that grows; where there is no memory, `failed` is set. */
+struct text {
+	char *bytes;
+	size_t used;
+	size_t room;
+	bool failed;
+};
+
+__attribute__((format(printf, 2, 3))) static void
+text_add(struct text *text, const char *format, ...)
+{
+	va_list arguments;
+	size_t length;
+
+	va_start(arguments, format);
+	length = vcompose(NULL, 0, format, arguments);
+	va_end(arguments);
+	if (text->failed)
+		return;
+	if (text->used + length + 1 > text->room) {
+		size_t room = 2 * text->room + length + 1;
+		char *bytes = realloc(text->bytes, room);
+
+		if (!bytes) {
+			text->failed = true;
+			return;
+		}
+		text->bytes = bytes;
+		text->room = room;
+	}
+	va_start(arguments, format);
+	vcompose(text->bytes + text->used, text->room - text->used, format, arguments);
+	va_end(arguments);
+	text->used += length;
+}
+
+/* Read a whole number from `low` to `high`: digits and nothing else. */
+static bool
+parse_number(const char *text, int low, int high, int *number)
+{
+	int sum = 0;
+
+	if (!*text)
+		return false;
+	for (; *text; text++) {
+		if (*text < '0' || *text > '9')
+			return false;
+		sum = sum * 10 + (*text - '0');
+		if (sum > high)
+			return false;
+	}
+	*number = sum;
+	return sum >= low;
 }
 
 /* ---- Time ---------------------------------------------------------------
@@ -295,6 +485,7 @@ parse_time(const char *text, nanoseconds *time)
 
 static struct {
 	sigset_t came_mask;           /* the mask that keylock came with */
+	sigset_t open_mask;           /* that of waiting, valid while handling */
 	bool handling;                /* handlers and timer are in place */
 	bool armed;                   /* the timer runs, valid while handling */
 	timer_t timer;                /* valid while handling */
@@ -303,6 +494,7 @@ static struct {
 } signals;
 
 struct lock;
+struct directory;
 
 /* What an acquisition is bounded by, and who looks around meanwhile. */
 struct wait {
@@ -310,10 +502,19 @@ struct wait {
 	bool deaf;            /* let no signal in: for tidying */
 	nanoseconds deadline; /* of the whole acquisition */
 	nanoseconds look_at;  /* when `look` is due */
-	/* Called at look_at, which it sets anew, while waiting for the lock.
-	 * Returns 0 to wait on, else the exit status to give up with. */
-	int (*look)(struct wait *, struct lock *);
-	void *looker; /* belongs to `look` */
+	/* Called at look_at, which it sets anew, while the lock, or every one of
+	 * the slots, is taken. Returns 0 to wait on, else the result to leave
+	 * with; COVERED with *covered set to the one that an ancestor holds. */
+	int (*look)(struct wait *, struct lock *locks, size_t count, size_t *covered);
+	bool reentrant;      /* for `look`: -r */
+	bool aloud;          /* for `look`: say what is waited for at once */
+	bool terminal;       /* for `look`: say it after a second */
+	bool holding;        /* for `look`: this process holds other keys */
+	bool related;        /* of `look`: an ancestor may hold other keys */
+	nanoseconds started; /* of `look`: when the wait began; 0: it did not */
+	const struct directory *directory;
+	int turn; /* of `look`: what is kept until all is given back */
+	char turn_name[NAME_SIZE];
 };
 
 /* Stop signals, whose default is to stop the process (signal(7)). */
@@ -330,13 +531,53 @@ is_idle_signal(int signo)
 	return signo == SIGCHLD || signo == SIGCONT || signo == SIGURG || signo == SIGWINCH;
 }
 
+/*
+ * sigprocmask(2) as the kernel has it: libc's keeps off the real-time signals
+ * that are its own, which are as good as any to the command (nptl(7)).
+ */
 static void
-signals_block(void)
+mask_change(int how, const sigset_t *set, sigset_t *old)
+{
+	syscall(SYS_rt_sigprocmask, how, set, old, _NSIG / 8);
+}
+
+/* Every signal, libc's own too. */
+static sigset_t
+mask_all(void)
 {
 	sigset_t all;
 
-	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, &signals.came_mask);
+	memset(&all, 0xff, sizeof(all));
+	return all;
+}
+
+/* sigaddset(3) for any signal. */
+static void
+mask_add(sigset_t *set, int signo)
+{
+	enum { BITS = 8 * sizeof(unsigned long) };
+	unsigned long words[sizeof(*set) / sizeof(unsigned long)];
+
+	memcpy(words, set, sizeof(*set));
+	words[(signo - 1) / BITS] |= 1UL << (signo - 1) % BITS;
+	memcpy(set, words, sizeof(*set));
+}
+
+static sigset_t
+mask_of(int signo)
+{
+	sigset_t only = {0};
+
+	mask_add(&only, signo);
+	return only;
+}
+
+static void
+signals_block(void)
+{
+	sigset_t all = mask_all();
+
+	mask_change(SIG_SETMASK, &all, &signals.came_mask);
 }
 
 /* Async-signal-safe: timer_settime(2) is (signal-safety(7)). */
@@ -373,16 +614,20 @@ waiting_begin(void)
 		return 0;
 	if (timer_create(CLOCK_MONOTONIC, &event, &signals.timer) < 0)
 		return errno;
-	sigfillset(&handler.sa_mask);
+	handler.sa_mask = mask_all();
+	signals.open_mask = signals.came_mask;
+	sigdelset(&signals.open_mask, WAKER);
 	for (int signo = 1; signo < _NSIG; signo++) {
 		struct sigaction *came = &signals.came[signo];
 
 		came->sa_handler = SIG_ERR; /* nothing to give back */
 		if (is_idle_signal(signo) || signo == SIGKILL || signo == SIGSTOP)
 			continue;
-		if (sigaction(signo, &handler, came) < 0)
-			came->sa_handler = SIG_ERR; /* one of libc's own */
-		else if (came->sa_handler == SIG_IGN && signo != WAKER)
+		if (sigaction(signo, &handler, came) < 0) {
+			/* One of libc's own: it has to wait for the command. */
+			came->sa_handler = SIG_ERR;
+			mask_add(&signals.open_mask, signo);
+		} else if (came->sa_handler == SIG_IGN && signo != WAKER)
 			sigaction(signo, came, NULL);
 	}
 	signals.handling = true;
@@ -394,17 +639,14 @@ waiting_begin(void)
 static void
 waiting_end(void)
 {
-	sigset_t all, waker;
+	sigset_t all = mask_all(), waker = mask_of(WAKER);
 
 	if (!signals.handling)
 		return;
 	timer_delete(signals.timer);
 	/* One expiry may still be pending; the default action would kill. */
-	sigfillset(&all);
-	sigemptyset(&waker);
-	sigaddset(&waker, WAKER);
-	sigprocmask(SIG_UNBLOCK, &waker, NULL);
-	sigprocmask(SIG_SETMASK, &all, NULL);
+	mask_change(SIG_UNBLOCK, &waker, NULL);
+	mask_change(SIG_SETMASK, &all, NULL);
 	for (int signo = 1; signo < _NSIG; signo++)
 		if (signals.came[signo].sa_handler != SIG_ERR)
 			sigaction(signo, &signals.came[signo], NULL);
@@ -425,15 +667,13 @@ signal_came(void)
 		return signals.caught != 0;
 	for (int signo = 1; signo < _NSIG && !signals.caught; signo++) {
 		struct sigaction action;
-		sigset_t only;
+		sigset_t only = mask_of(signo);
 
 		if (sigismember(&pending, signo) != 1 || is_idle_signal(signo) ||
 		    sigismember(&signals.came_mask, signo) == 1)
 			continue;
 		if (sigaction(signo, NULL, &action) < 0 || action.sa_handler == SIG_IGN)
 			continue;
-		sigemptyset(&only);
-		sigaddset(&only, signo);
 		sigwaitinfo(&only, NULL);
 		signals.caught = signo;
 	}
@@ -448,16 +688,26 @@ static void
 stop_by(int signo)
 {
 	struct sigaction action;
-	sigset_t all_but, all;
+	sigset_t only, all = mask_all();
 
 	if (signo != SIGSTOP && sigaction(signo, NULL, &action) == 0 &&
 	    action.sa_handler == SIG_IGN)
 		signo = SIGSTOP;
-	sigfillset(&all_but);
-	sigdelset(&all_but, signo);
+	only = mask_of(signo);
 	kill(getpid(), signo);
-	sigprocmask(SIG_SETMASK, &all_but, &all);
-	sigprocmask(SIG_SETMASK, &all, NULL);
+	mask_change(SIG_UNBLOCK, &only, NULL);
+	mask_change(SIG_SETMASK, &all, NULL);
+}
+
+/* Stop by the stop signal that was caught, and forget it. */
+static void
+stop_caught(void)
+{
+	int signo = signals.caught;
+
+	waiting_end();
+	signals.caught = 0;
+	stop_by(signo);
 }
 
 /*
@@ -469,14 +719,12 @@ static int
 die_by(int signo)
 {
 	struct sigaction by_default = {.sa_handler = SIG_DFL};
-	sigset_t only;
+	sigset_t only = mask_of(signo);
 
 	prctl(PR_SET_DUMPABLE, 0);
 	sigaction(signo, &by_default, NULL);
 	kill(getpid(), signo);
-	sigemptyset(&only);
-	sigaddset(&only, signo);
-	sigprocmask(SIG_UNBLOCK, &only, NULL);
+	mask_change(SIG_UNBLOCK, &only, NULL);
 	return 128 + signo;
 }
 
@@ -518,13 +766,12 @@ wait_for(const struct request *wish, const struct wait *wait)
 {
 	nanoseconds until = wait->look_at < wait->deadline ? wait->look_at : wait->deadline;
 	struct itimerspec alarm = {.it_interval.tv_nsec = 5 * MILLISECOND};
-	sigset_t open_to = signals.came_mask, all;
+	sigset_t open_to, all = mask_all();
 	int error = waiting_begin();
 
 	if (error)
 		return error;
-	if (wait->deaf)
-		sigfillset(&open_to);
+	open_to = wait->deaf ? all : signals.open_mask;
 	sigdelset(&open_to, WAKER);
 	if (until != FOREVER)
 		alarm.it_value = to_timespec(until);
@@ -536,9 +783,9 @@ wait_for(const struct request *wish, const struct wait *wait)
 			return EINTR;
 		if (until != FOREVER && now() >= until)
 			return until == wait->deadline ? ETIMEDOUT : EBUSY;
-		sigprocmask(SIG_SETMASK, &open_to, &all);
+		mask_change(SIG_SETMASK, &open_to, NULL);
 		error = request(wish, true);
-		sigprocmask(SIG_SETMASK, &all, NULL);
+		mask_change(SIG_SETMASK, &all, NULL);
 	} while (error == EINTR);
 	return error;
 }
@@ -623,7 +870,7 @@ sha256_hex(const char *bytes, size_t length, char hex[65])
 	for (size_t done = 0; done < tail_length; done += 64)
 		sha256_block(state, tail + done);
 	for (int i = 0; i < 8; i++)
-		snprintf(hex + 8 * i, 9, "%08" PRIx32, state[i]);
+		compose(hex + 8 * i, 9, "%08x", state[i]);
 }
 
 /* Write the file name of `key`, of 1 to KEY_MAX_BYTES bytes, to `name`. */
@@ -659,6 +906,67 @@ name_of_key(const char *key, char name[NAME_SIZE])
 	name[used] = '\0';
 }
 
+/* The value of an upper-case hex digit; false for another character. */
+static bool
+hex_value(char digit, unsigned int *value)
+{
+	if (digit >= '0' && digit <= '9')
+		*value = (unsigned int)(digit - '0');
+	else if (digit >= 'A' && digit <= 'F')
+		*value = (unsigned int)(digit - 'A' + 10);
+	else
+		return false;
+	return true;
+}
+
+/*
+ * Read a file name back: the key to `key`, which has room for NAME_SIZE bytes,
+ * and the number of the slot. A name with a hash stands for itself, and *hashed
+ * tells so. Returns false for a name that name_of_key() and slot_name() do not
+ * make.
+ */
+static bool
+key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
+{
+	char again[NAME_SIZE], base[NAME_SIZE];
+	const char *mark = strstr(name, "%s");
+	size_t length = mark ? (size_t)(mark - name) : strlen(name);
+	size_t used = 0;
+
+	if (!length || length > NAME_MAX_BYTES || strlen(name) >= NAME_SIZE)
+		return false;
+	memcpy(base, name, length);
+	base[length] = '\0';
+	*slot = 1;
+	if (mark && (!parse_number(mark + 2, 2, SLOTS_MAX, slot) || mark[2] == '0'))
+		return false;
+	*hashed = strstr(base, "%h") != NULL;
+	if (*hashed) {
+		compose(key, NAME_SIZE, "%s", base);
+		return true;
+	}
+	for (const char *byte = base; *byte; byte++) {
+		unsigned int value;
+
+		if (*byte != '%') {
+			key[used++] = *byte;
+			continue;
+		}
+		if (!hex_value(byte[1], &value))
+			return false;
+		key[used] = (char)(value << 4);
+		if (!hex_value(byte[2], &value))
+			return false;
+		key[used] = (char)((unsigned char)key[used] | value);
+		if (!key[used++])
+			return false;
+		byte += 2;
+	}
+	key[used] = '\0';
+	name_of_key(key, again);
+	return strcmp(again, base) == 0;
+}
+
 /* ---- Directory ----------------------------------------------------------
  *
  * Where the lockfiles are. The rules that it MUST keep:
@@ -678,8 +986,10 @@ name_of_key(const char *key, char name[NAME_SIZE])
 
 struct directory {
 	const char *path;
-	bool named; /* by --dir or KEYLOCK_DIR, not the default */
-	int fd;     /* -1: not open */
+	bool named;     /* by --dir or KEYLOCK_DIR, not the default */
+	bool look_only; /* where it is missing it stays so */
+	bool made;      /* by this process */
+	int fd;         /* -1: not open */
 	mode_t mode;
 	gid_t group;
 };
@@ -708,7 +1018,7 @@ default_directory(char *path, size_t size)
 		return "/run/keylock";
 	bool shared = stat("/run/lock", &lock) == 0 && S_ISDIR(lock.st_mode) &&
 	              (lock.st_mode & S_ISVTX) && (lock.st_mode & S_IWOTH);
-	snprintf(path, size, "%s/keylock-%lu", shared ? "/run/lock" : "/tmp", (unsigned long)user);
+	compose(path, size, "%s/keylock-%lu", shared ? "/run/lock" : "/tmp", (unsigned long)user);
 	return path;
 }
 
@@ -782,7 +1092,8 @@ directory_check(struct directory *directory)
 
 /*
  * Open the directory and check it; make it, but not what it is in, where it is
- * missing. Returns 0, NO_FILE, UNSAFE or REFUSED, and says why.
+ * missing (with look_only, leave it so and fd -1). Returns 0, NO_FILE, UNSAFE or REFUSED, and says
+ * why.
  */
 static int
 directory_open(struct directory *directory)
@@ -799,7 +1110,10 @@ directory_open(struct directory *directory)
 		directory->fd = openat(AT_FDCWD, directory->path, flags);
 		if (directory->fd >= 0 || errno != ENOENT)
 			break;
-		if (mkdir(directory->path, S_IRWXU) < 0 && errno != EEXIST) {
+		if (directory->look_only)
+			return 0;
+		directory->made = mkdir(directory->path, S_IRWXU) == 0;
+		if (!directory->made && errno != EEXIST) {
 			doing = "cannot be made";
 			break;
 		}
@@ -813,6 +1127,18 @@ directory_open(struct directory *directory)
 	return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? REFUSED : NO_FILE;
 }
 
+/* The directory's entries to read, or NULL; they are closed by closedir(3). */
+static DIR *
+directory_entries(const struct directory *directory)
+{
+	int fd = openat(directory->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *entries = fd < 0 ? NULL : fdopendir(fd);
+
+	if (!entries && fd >= 0)
+		close(fd);
+	return entries;
+}
+
 /* ---- Lockfile -----------------------------------------------------------
  *
  * The lock of one key. All state is in kernel locks on one file, owned by the
@@ -823,10 +1149,15 @@ directory_open(struct directory *directory)
  *   gate      byte 0, a write lock, held for microseconds by whoever looks at
  *             or changes the state of this file.
  *   presence  byte 1, a read lock, held by every holder until it releases.
+ *   guests    byte 2, a read lock for each run that is covered by an ancestor's
+ *             exclusive lock; the holder takes it for writing before it leaves.
+ *   others    byte 3, a read lock of each who waits for slots; byte 4, a write
+ *             lock of who looks whether waiters wait for each other in a circle.
  *   tickets   bytes TICKETS and up, a write lock each, held by who waits. The
  *             next is one above the highest held; an empty queue starts anew.
- *   marks     byte MARKS + pid, a read lock held by a holder beside presence:
- *             tells at the cost of one call whether some process is the taker.
+ *   marks     byte MARKS + pid, or SHARED_MARKS + pid, a read lock, held by a
+ *             holder beside presence: says which process took the lock, and
+ *             answers whether a certain one did at the cost of one call.
  *
  * F_OFD_GETLK sees these bytes without disturbing anybody.
  *
@@ -856,23 +1187,33 @@ directory_open(struct directory *directory)
 
 static const off_t GATE = 0;
 static const off_t PRESENCE = 1;
+static const off_t GUESTS = 2;
+static const off_t SLOT_WAITER = 3;
+static const off_t CYCLE = 4;
 static const off_t TICKETS = 1000;
-static const off_t MARKS = (off_t)1 << 62;
+static const off_t MARKS = (off_t)1 << 61;
+static const off_t SHARED_MARKS = (off_t)1 << 62;
 static const off_t ALL_BYTES = 0; /* a length: up to the last */
 
 static const nanoseconds GATE_PATIENCE = 100 * MILLISECOND;
+
+enum { PINNED = S_IXUSR }; /* the mode bit of a file that is never removed */
 
 enum { LOCKFILE_FLAGS = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY };
 
 struct lock {
 	const char *key;
-	char name[NAME_SIZE];
+	char name[NAME_SIZE]; /* of its file */
 	bool shared;
-	int fd;    /* -1: not open */
-	bool made; /* by this process, so that its times are right */
+	int slots;    /* how many may hold it at once */
+	int fd;       /* -1: not open */
+	bool made;    /* by this process, so that its times are right */
+	bool watched; /* by a waiter for slots */
 	dev_t device;
 	ino_t inode;
 	off_t ticket; /* 0: none */
+	bool nested;  /* an ancestor's lock covers this run */
+	bool guest;   /* and is exclusive */
 };
 
 /* Ask for a byte lock without waiting. Returns 0 or an errno. */
@@ -894,15 +1235,15 @@ byte_wait(int fd, short type, off_t start, const struct wait *wait)
 }
 
 /*
- * Where others hold a lock that keeps us from write-locking the bytes from
+ * Where others hold a lock that keeps us from a lock of `type` on the bytes from
  * `start` to before `end` (0: to the last byte): the first byte of one such
  * lock, at `start` or above. -1 where there is none.
  */
 static off_t
-byte_held(int fd, off_t start, off_t end)
+byte_held(int fd, short type, off_t start, off_t end)
 {
 	struct flock bytes = {
-	    .l_type = F_WRLCK,
+	    .l_type = type,
 	    .l_whence = SEEK_SET,
 	    .l_start = start,
 	    .l_len = end ? end - start : ALL_BYTES,
@@ -920,7 +1261,7 @@ byte_held(int fd, off_t start, off_t end)
 static off_t
 highest_ticket(int fd, off_t end)
 {
-	off_t found = byte_held(fd, TICKETS, end);
+	off_t found = byte_held(fd, F_RDLCK, TICKETS, end);
 	off_t stride = 1;
 
 	if (found < 0)
@@ -928,7 +1269,7 @@ highest_ticket(int fd, off_t end)
 	while (end - found > 1) {
 		bool near = (end - found) / 2 < stride;
 		off_t middle = near ? found + (end - found) / 2 : found + stride;
-		off_t hit = byte_held(fd, middle, end);
+		off_t hit = byte_held(fd, F_RDLCK, middle, end);
 
 		if (hit < 0) {
 			end = middle;
@@ -999,8 +1340,10 @@ lockfile_open(struct directory *directory, struct lock *lock)
 	 * cannot open it for that moment. */
 	static const struct timespec moment = {.tv_nsec = 1000000};
 	int chances = (directory->mode & S_IWGRP) && !(directory->mode & S_ISGID) ? 50 : 0;
+	int reopened = 0;
 	struct stat file;
 
+	lock->watched = false;
 	for (;;) {
 		lock->made = false;
 		lock->fd = openat(directory->fd, lock->name, LOCKFILE_FLAGS);
@@ -1015,7 +1358,13 @@ lockfile_open(struct directory *directory, struct lock *lock)
 		if (lock->fd >= 0 || (errno != EEXIST && errno != ENOENT))
 			break;
 		if (errno == ENOENT) { /* the directory itself has been removed */
-			int status = directory_open(directory);
+			int status;
+
+			if (reopened++ == 100) { /* no, it just takes no files */
+				errno = ENOENT;
+				break;
+			}
+			status = directory_open(directory);
 
 			if (status)
 				return status;
@@ -1071,33 +1420,41 @@ lockfile_close(struct lock *lock)
 }
 
 /*
- * Remove the lockfile where nobody has or awaits it. Called by whoever leaves
- * it, on a new description: one that a daemon of the command shares would keep
- * the gate closed if keylock were killed in here. What fails here leaves a file
- * to the next one, and does nobody harm; a stranger's file in a sticky
- * directory, which only its owner can unlink, stays.
+ * Remove the lockfile where nobody has or awaits it, nobody has pinned it, and
+ * nothing is written in it (see "Record"). Called by whoever leaves it, on a new
+ * description `fd`, which is closed: one that a daemon of the command shares
+ * would keep the gate closed if keylock were killed in here. What fails here
+ * leaves a file to the next one, and does nobody harm; a stranger's file in a
+ * sticky directory, which only its owner can unlink, stays.
  */
 static void
-lockfile_tidy(const struct directory *directory, const char *name)
+lockfile_tidy(const struct directory *directory, const char *name, int fd)
 {
 	struct wait wait = {.deaf = true, .look_at = FOREVER};
 	struct stat file, named;
-	int fd = above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
 	int error;
 
 	if (fd < 0)
 		return;
 	error = byte_try(fd, F_WRLCK, GATE, 1);
-	if (error == EAGAIN && byte_held(fd, PRESENCE, 0) < 0) {
+	if (error == EAGAIN && byte_held(fd, F_WRLCK, PRESENCE, 0) < 0) {
 		wait.deadline = deadline_in(GATE_PATIENCE);
 		error = byte_wait(fd, F_WRLCK, GATE, &wait);
 	}
-	if (!error && byte_held(fd, PRESENCE, 0) < 0 && fstat(fd, &file) == 0 &&
-	    S_ISREG(file.st_mode) && flock(fd, LOCK_EX | LOCK_NB) == 0 &&
+	if (!error && byte_held(fd, F_WRLCK, PRESENCE, 0) < 0 && fstat(fd, &file) == 0 &&
+	    S_ISREG(file.st_mode) && !(file.st_mode & PINNED) && file.st_size == 0 &&
+	    flock(fd, LOCK_EX | LOCK_NB) == 0 &&
 	    fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
 	    named.st_ino == file.st_ino && named.st_dev == file.st_dev)
 		unlinkat(directory->fd, name, 0);
 	close(fd);
+}
+
+/* Another description of the lockfile, for tidying; -1 where there is none. */
+static int
+lockfile_again(const struct directory *directory, const char *name)
+{
+	return above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
 }
 
 /* Enter the gate. Returns as wait_for() does. */
@@ -1125,7 +1482,9 @@ presence_take(const struct lock *lock)
 {
 	int error = byte_try(lock->fd, F_RDLCK, PRESENCE, 1);
 
-	return error ? error : byte_try(lock->fd, F_RDLCK, MARKS + getpid(), 1);
+	if (error)
+		return error;
+	return byte_try(lock->fd, F_RDLCK, (lock->shared ? SHARED_MARKS : MARKS) + getpid(), 1);
 }
 
 static int
@@ -1134,40 +1493,63 @@ flock_mode(const struct lock *lock)
 	return lock->shared ? LOCK_SH : LOCK_EX;
 }
 
+/* Draw the ticket above `last`, the highest held, or the first. Inside the gate. */
+static int
+ticket_draw(struct lock *lock, off_t last)
+{
+	lock->ticket = last ? last + 1 : TICKETS;
+	lock->made = false; /* held later than made */
+	return byte_try(lock->fd, F_WRLCK, lock->ticket, 1);
+}
+
+/*
+ * Wait, with a ticket, until none below it is held. `locks` are what is waited
+ * for, to look at. Returns 0; as wait_for() does; or a result of `look` as a
+ * negative number.
+ */
+static int
+turn_await(const struct lock *lock, struct wait *wait, struct lock *locks, size_t count,
+           size_t *covered)
+{
+	for (;;) {
+		off_t ahead = 0;
+		int error;
+
+		if (now() >= wait->look_at) {
+			int result = wait->look(wait, locks, count, covered);
+
+			if (result)
+				return -result;
+		}
+		/* Most often the one before us is still there. */
+		if (byte_held(lock->fd, F_RDLCK, lock->ticket - 1, lock->ticket) >= TICKETS)
+			ahead = lock->ticket - 1;
+		else
+			ahead = highest_ticket(lock->fd, lock->ticket);
+		if (!ahead)
+			return 0;
+		error = byte_wait(lock->fd, F_RDLCK, ahead, wait);
+		byte_try(lock->fd, F_UNLCK, ahead, 1);
+		if (error && error != EBUSY)
+			return error;
+	}
+}
+
 /*
  * Wait, with a ticket, for our turn and then for the lock; become a holder and
- * give the ticket back. Returns 0, an errno, or an exit status of `look` as a
- * negative number.
+ * give the ticket back. Returns as turn_await() does.
  */
 static int
 lock_await(struct lock *lock, struct wait *wait)
 {
-	struct request turn = {.fd = lock->fd, .flock = flock_mode(lock)};
+	struct request wish = {.fd = lock->fd, .flock = flock_mode(lock)};
+	size_t covered;
 	int error;
 
 	do {
-		off_t ahead;
-
-		if (now() >= wait->look_at) {
-			int status = wait->look(wait, lock);
-
-			if (status)
-				return -status;
-		}
-		/* Most often the one before us is still there. */
-		if (lock->ticket > TICKETS &&
-		    byte_held(lock->fd, lock->ticket - 1, lock->ticket) > 0)
-			ahead = lock->ticket - 1;
-		else
-			ahead = highest_ticket(lock->fd, lock->ticket);
-		if (ahead) {
-			error = byte_wait(lock->fd, F_RDLCK, ahead, wait);
-			byte_try(lock->fd, F_UNLCK, ahead, 1);
-			if (!error)
-				error = EBUSY; /* look who is ahead now */
-		} else {
-			error = wait_for(&turn, wait);
-		}
+		error = turn_await(lock, wait, lock, 1, &covered);
+		if (!error)
+			error = wait_for(&wish, wait);
 	} while (error == EBUSY);
 	if (!error)
 		error = presence_take(lock);
@@ -1178,8 +1560,8 @@ lock_await(struct lock *lock, struct wait *wait)
 
 /*
  * Take the lock of the open lockfile, or a place in its queue and then the
- * lock. Returns 0; EAGAIN when it is taken and we do not wait; else as
- * lock_await() does.
+ * lock. Returns as lock_await() does; EAGAIN when it is taken and we do not
+ * wait.
  */
 static int
 lock_take(struct lock *lock, struct wait *wait)
@@ -1188,16 +1570,17 @@ lock_take(struct lock *lock, struct wait *wait)
 	int error = gate_enter(lock, wait);
 	off_t last;
 
-	if (error)
+	/* On a busy machine a crowd may keep the gate closed: -n then tries without.
+	 * What that costs is that it may find the lock in the hands of one who only
+	 * tidies; what keeps "alone" is the lock and the look at the name. */
+	if (error && !(error == ETIMEDOUT && wait->nonblock))
 		return error;
 	last = highest_ticket(lock->fd, MARKS);
 	error = last ? EAGAIN : request(&at_once, false);
 	if (!error) {
 		error = presence_take(lock);
 	} else if (error == EAGAIN && !wait->nonblock) {
-		lock->ticket = last ? last + 1 : TICKETS;
-		lock->made = false; /* held later than made */
-		error = byte_try(lock->fd, F_WRLCK, lock->ticket, 1);
+		error = ticket_draw(lock, last);
 		gate_leave(lock);
 		return error ? error : lock_await(lock, wait);
 	}
@@ -1205,66 +1588,1662 @@ lock_take(struct lock *lock, struct wait *wait)
 	return error;
 }
 
+/* Whether the time for the acquisition is over. */
+static bool
+is_late(const struct wait *wait)
+{
+	return wait->deadline != FOREVER && now() >= wait->deadline;
+}
+
+/*
+ * What has become of the acquisition of `lock` that left with `error`: 0 and a
+ * lock that is held, or covered by an ancestor's; else TAKEN, CAUGHT or another
+ * result, which has been said, and all is given back.
+ */
+static int
+lock_result(const struct directory *directory, struct lock *lock, int error)
+{
+	int result;
+
+	if (error == -COVERED) {
+		lock->nested = true;
+		error = 0;
+	}
+	if (!error && !signals.caught) {
+		if (!lock->made && !lock->nested)
+			futimens(lock->fd, NULL); /* held since now */
+		return 0;
+	}
+	if (signals.caught)
+		result = CAUGHT;
+	else if (error == EAGAIN || error == ETIMEDOUT)
+		result = TAKEN;
+	else if (error < 0)
+		result = -error;
+	else
+		result = lock_refused(lock, "cannot be locked", error);
+	lockfile_close(lock);
+	lockfile_tidy(directory, lock->name, lockfile_again(directory, lock->name));
+	return result;
+}
+
 /*
  * Acquire the lock of lock->key: open its file, take the lock, and see that the
- * file is still the one that bears the name. Returns 0; TAKEN, CAUGHT, or
- * another exit status and has said why. After anything but 0 all is given back.
+ * file is still the one that bears the name. Returns as lock_result() does.
  */
 static int
 lock_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 {
-	int error, status;
+	size_t covered;
+	int error;
 
 	for (;;) {
-		status = lockfile_open(directory, lock);
-		if (status) {
-			lockfile_close(lock);
-			return status;
-		}
-		if (wait->nonblock && wait->deadline == FOREVER)
-			wait->deadline = deadline_in(GATE_PATIENCE);
+		error = -lockfile_open(directory, lock);
+		if (error)
+			break;
 		error = lock_take(lock, wait);
 		/* "Taken" too is only true of the file that bears the name. */
 		if ((error && error != EAGAIN) || lockfile_is_current(directory, lock))
 			break;
 		lockfile_close(lock);
-		if (wait->deadline != FOREVER && now() >= wait->deadline) {
-			error = ETIMEDOUT;
+		error = ETIMEDOUT;
+		if (is_late(wait))
 			break;
-		}
 	}
-	if (!error && !signals.caught) {
-		if (!lock->made)
-			futimens(lock->fd, NULL); /* held since now */
-		return 0;
+	if (error == EAGAIN && wait->reentrant) {
+		int result = wait->look(wait, lock, 1, &covered);
+
+		error = result ? -result : EAGAIN;
 	}
-	if (signals.caught)
-		status = CAUGHT;
-	else if (error == EAGAIN || error == ETIMEDOUT)
-		status = TAKEN;
-	else if (error < 0)
-		status = -error;
-	else
-		status = lock_refused(lock, "cannot be locked", error);
-	lockfile_close(lock);
-	lockfile_tidy(directory, lock->name);
-	return status;
+	return lock_result(directory, lock, error);
+}
+
+/*
+ * Before a holder lets an exclusive lock go: wait until the nested runs that it
+ * covers have ended, and let no other in, on the new description `fd`. Returns
+ * whether that is so; not when a signal ends the wait.
+ */
+static bool
+guests_leave(int fd)
+{
+	struct wait wait = {.deadline = FOREVER, .look_at = FOREVER};
+	int error = byte_try(fd, F_WRLCK, GUESTS, 1);
+
+	while (error == EAGAIN || (error == EINTR && is_stop_signal(signals.caught))) {
+		if (error == EINTR)
+			stop_caught();
+		error = byte_wait(fd, F_WRLCK, GUESTS, &wait);
+	}
+	return error != EINTR;
 }
 
 /*
  * Let the lock go: for everybody at once, also while a daemon that the command
- * left behind has the description. With `linger` it lasts until the last
- * process that inherited it has ended.
+ * left behind has the description. With `linger`, or when a signal ends the wait
+ * for nested runs, it lasts until the last process that inherited it has ended.
  */
 static void
 lock_release(const struct directory *directory, struct lock *lock, bool linger)
 {
-	if (!linger) {
+	int again = lockfile_again(directory, lock->name);
+
+	if (!linger && (lock->shared || lock->nested || again < 0 || guests_leave(again))) {
 		flock(lock->fd, LOCK_UN);
 		byte_try(lock->fd, F_UNLCK, 0, ALL_BYTES);
 	}
 	lockfile_close(lock);
-	lockfile_tidy(directory, lock->name);
+	lockfile_tidy(directory, lock->name, again);
+}
+
+/* ---- Record -------------------------------------------------------------
+ *
+ * With -A or -R the lockfile holds a record while an exclusive holder runs: one
+ * line of RECORD_SIZE bytes, blanks before its newline,
+ *
+ *     keylock1 pid=812 since=2026-11-24T23:26:16Z cause=killed command=charge.sh
+ *
+ * written by one pwrite(2) and on disk before the command starts. It says what
+ * became of the command if nobody can change it any more: keylock was killed. A
+ * command that ends by itself ends it; a signal or an exit status that means one
+ * leaves it with that cause. Whatever else is found in the file counts as a
+ * record that cannot be read, never as none.
+ */
+
+enum { RECORD_SIZE = 192, CAUSE_SIZE = 16 };
+
+struct record {
+	bool found;            /* one was left when the lock was acquired */
+	bool written;          /* one of our own is in the file */
+	off_t old_size;        /* of what was found */
+	char old[RECORD_SIZE]; /* its beginning */
+	char own[RECORD_SIZE + 1];
+	char since[sizeof("2026-11-24T23:26:16Z")];
+};
+
+/* Write a time of CLOCK_REALTIME as RFC 3339 has it, in UTC. */
+static const char *
+date_text(time_t time, char text[sizeof("2026-11-24T23:26:16Z")])
+{
+	struct tm parts;
+
+	if (!gmtime_r(&time, &parts))
+		memset(&parts, 0, sizeof(parts));
+	compose(text, sizeof("2026-11-24T23:26:16Z"), "%04d-%02d-%02dT%02d:%02d:%02dZ",
+	        parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min,
+	        parts.tm_sec);
+	return text;
+}
+
+/* Compose our record with `cause` in record->own. */
+static void
+record_compose(struct record *record, const char *cause, const char *command)
+{
+	const char *slash = strrchr(command, '/');
+	char shown[SHOWN_SIZE];
+	size_t used = compose(record->own, sizeof(record->own),
+	                      "keylock1 pid=%ld since=%s cause=%s command=%s", (long)getpid(),
+	                      record->since, cause, show(slash ? slash + 1 : command, shown));
+
+	if (used > RECORD_SIZE - 1)
+		used = RECORD_SIZE - 1;
+	memset(record->own + used, ' ', RECORD_SIZE - 1 - used);
+	record->own[RECORD_SIZE - 1] = '\n';
+	record->own[RECORD_SIZE] = '\0';
+}
+
+/*
+ * Write what the record says to `text`, "pid=… since=… cause=… command=…", from
+ * the `length` bytes of the file; with cause=unreadable where they are no
+ * record. `text` holds one line without control characters in any case.
+ */
+static void
+record_text(const char *bytes, size_t length, char text[RECORD_SIZE])
+{
+	static const char *const fields[] = {"keylock1 pid=", " since=", " cause=", " command="};
+	const char *rest = text;
+	size_t count = 0;
+
+	compose(text, RECORD_SIZE, "pid=? since=? cause=unreadable command=?");
+	if (length != RECORD_SIZE || bytes[RECORD_SIZE - 1] != '\n')
+		return;
+
+	char line[RECORD_SIZE];
+	size_t end = RECORD_SIZE - 1;
+
+	memcpy(line, bytes, end);
+	for (size_t i = 0; i < end; i++)
+		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+			return;
+	while (end && line[end - 1] == ' ')
+		end--;
+	line[end] = '\0';
+	for (rest = line; count < 4; count++) {
+		size_t name = strlen(fields[count]);
+
+		if (strncmp(rest, fields[count], name) != 0)
+			return;
+		rest += name;
+		if (count < 3) {
+			size_t value = strcspn(rest, " ");
+
+			if (!value || (count == 0 && strspn(rest, "0123456789") != value))
+				return;
+			rest += value;
+		}
+	}
+	compose(text, RECORD_SIZE, "%s", line + strlen("keylock1 "));
+}
+
+/* Read what is in the open lockfile. Returns 0, or an exit status and says why. */
+static int
+record_read(const struct directory *directory, const struct lock *lock, struct record *record)
+{
+	struct stat file;
+	ssize_t length;
+
+	if (fstat(lock->fd, &file) < 0)
+		return lockfile_failure(directory, lock, NO_FILE, strerror(errno));
+	if (file.st_nlink != 1)
+		return lockfile_failure(directory, lock, UNSAFE,
+		                        "not safe to write to: it has another name; remove it");
+	record->old_size = file.st_size;
+	record->found = file.st_size > 0;
+	if (!record->found)
+		return 0;
+	memset(record->old, 0, sizeof(record->old));
+	length = pread(lock->fd, record->old, sizeof(record->old), 0);
+	if (length < 0)
+		return lockfile_failure(directory, lock, NO_FILE, strerror(errno));
+	return 0;
+}
+
+/* The text of the record that was found. */
+static void
+record_found_text(const struct record *record, char text[RECORD_SIZE])
+{
+	record_text(record->old, record->old_size == RECORD_SIZE ? RECORD_SIZE : 0, text);
+}
+
+/* Bring the lockfile's name to disk, and that of a directory that was made. */
+static int
+directory_sync(const struct directory *directory)
+{
+	static const char *const names[] = {".", ".."};
+
+	for (size_t i = 0; i < (directory->made ? 2 : 1); i++) {
+		int fd = openat(directory->fd, names[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		int error;
+
+		if (fd < 0)
+			return errno;
+		error = fsync(fd) < 0 && errno != EINVAL ? errno : 0;
+		close(fd);
+		if (error)
+			return error;
+	}
+	return 0;
+}
+
+/* Write all of `bytes` at the start of the file and bring it to disk. */
+static int
+record_put(int fd, const char *bytes, size_t length)
+{
+	ssize_t written = pwrite(fd, bytes, length, 0);
+
+	if (written < 0)
+		return errno;
+	if ((size_t)written != length)
+		return ENOSPC;
+	return fdatasync(fd) < 0 && errno != EINVAL ? errno : 0;
+}
+
+/* Bring the file back to what was found in it. Returns 0 or an errno. */
+static int
+record_restore(const struct lock *lock, const struct record *record)
+{
+	size_t old = record->old_size < RECORD_SIZE ? (size_t)record->old_size : RECORD_SIZE;
+
+	if (ftruncate(lock->fd, record->old_size) < 0)
+		return errno;
+	return record_put(lock->fd, record->old, old);
+}
+
+/*
+ * Write our record before the command starts. What was found stays behind it
+ * where it is longer, so that it can be restored. Returns 0, or NO_FILE and
+ * says why; the file is then as it was, as far as that can be had.
+ */
+static int
+record_write(const struct directory *directory, const struct lock *lock, struct record *record,
+             const char *command)
+{
+	int error;
+
+	date_text(time(NULL), record->since);
+	record_compose(record, "killed", command);
+	error = record_put(lock->fd, record->own, RECORD_SIZE);
+	if (!error && !record->found)
+		error = directory_sync(directory);
+	if (error) {
+		record_restore(lock, record);
+		return lockfile_failure(directory, lock, NO_FILE, strerror(error));
+	}
+	record->written = true;
+	return 0;
+}
+
+/*
+ * Settle our record: end it, or with `cause` leave it, or where the command was
+ * not executed bring back what was found. Only where it is still ours: a
+ * descendant may have unlocked the description that it shares with us, and
+ * somebody else may hold the lock by now. Says what fails.
+ */
+static void
+record_settle(const struct directory *directory, const struct lock *lock, struct record *record,
+              bool ran, const char *cause, const char *command)
+{
+	char there[RECORD_SIZE];
+	int error = 0;
+
+	if (!record->written)
+		return;
+	record->written = false;
+	if (flock(lock->fd, LOCK_EX | LOCK_NB) < 0 ||
+	    pread(lock->fd, there, RECORD_SIZE, 0) != RECORD_SIZE ||
+	    memcmp(there, record->own, RECORD_SIZE) != 0)
+		return;
+	if (!ran) {
+		error = record_restore(lock, record);
+	} else if (cause) {
+		record_compose(record, cause, command);
+		error = record_put(lock->fd, record->own, RECORD_SIZE);
+		if (!error && record->old_size > RECORD_SIZE &&
+		    ftruncate(lock->fd, RECORD_SIZE) < 0)
+			error = errno;
+	} else if (ftruncate(lock->fd, 0) < 0 || (fdatasync(lock->fd) < 0 && errno != EINVAL)) {
+		error = errno;
+	}
+	if (error)
+		lockfile_failure(directory, lock, NO_FILE, strerror(error));
+}
+
+/* ---- Slots --------------------------------------------------------------
+ *
+ * With -j N up to N hold a key at once, each with the lock of one of N files:
+ * the key's own, and N-1 with a number behind their name. The tickets of the
+ * first file are the queue of all; whoever is first in it, or comes while it is
+ * empty, tries each slot under that slot's gate. The first in line keeps the
+ * slots' files open between its tries, since closing them would wake it, and
+ * sleeps on inotify(7) until somebody closes one:
+ *
+ *  - who releases a slot unlocks first and then opens and closes the file, in
+ *    tidying it, so there is an event after the unlocking, also where a daemon
+ *    keeps the holder's description;
+ *  - the event of a holder that is killed comes before the kernel has let its
+ *    lock go (fs/file_table.c, __fput), and is the only one: so after an event
+ *    the tries are repeated for a while.
+ */
+
+static const nanoseconds SLOT_PERSISTENCE = 100 * MILLISECOND;
+static const nanoseconds SLOT_POLL = 50 * MILLISECOND;
+
+/*
+ * Who has another slot than the first leaves the first file, too, whose queue it
+ * has used.
+ */
+static void
+slots_tidy(const struct directory *directory, const struct lock *lock)
+{
+	char base[NAME_SIZE];
+
+	if (lock->slots < 2)
+		return;
+	name_of_key(lock->key, base);
+	if (strcmp(base, lock->name) != 0)
+		lockfile_tidy(directory, base, lockfile_again(directory, base));
+}
+
+/* Name slot `number` of the key, from 1. */
+static void
+slot_name(char name[NAME_SIZE], const char *base, int number)
+{
+	if (number == 1)
+		compose(name, NAME_SIZE, "%s", base);
+	else
+		compose(name, NAME_SIZE, "%s%%s%d", base, number);
+}
+
+/*
+ * Try to acquire one slot, whose file is opened where it is not. Inside the gate
+ * of the first file (`gated`) that is not entered again. Returns 0, EAGAIN when
+ * it is taken, another errno, or a result as a negative number.
+ */
+static int
+slot_try(struct directory *directory, struct lock *slot, struct wait *wait, bool gated)
+{
+	for (;;) {
+		struct request at_once = {.flock = LOCK_EX};
+		int error = 0;
+
+		if (slot->fd < 0)
+			error = -lockfile_open(directory, slot);
+		if (error)
+			return error;
+		/* A holder: no need to disturb anybody. */
+		if (byte_held(slot->fd, F_WRLCK, PRESENCE, PRESENCE + 1) >= 0)
+			error = EAGAIN;
+		else if (!gated)
+			error = gate_enter(slot, wait);
+		if (!error) {
+			at_once.fd = slot->fd;
+			error = request(&at_once, false);
+			if (!error)
+				error = presence_take(slot);
+			if (!gated)
+				gate_leave(slot);
+		}
+		if (error && error != EAGAIN)
+			return error;
+		if (lockfile_is_current(directory, slot))
+			return error;
+		if (gated)
+			return ESTALE; /* the queue's own file: begin again */
+		lockfile_close(slot);
+		if (is_late(wait))
+			return ETIMEDOUT;
+	}
+}
+
+/* Try all slots. Returns as slot_try(); *taken is the one that was had. */
+static int
+slots_try(struct directory *directory, struct lock *slots, size_t count, struct wait *wait,
+          bool gated, size_t *taken)
+{
+	int error = EAGAIN;
+
+	for (size_t i = 0; i < count && error == EAGAIN; i++) {
+		error = slot_try(directory, &slots[i], wait, gated && i == 0);
+		*taken = i;
+	}
+	return error;
+}
+
+/*
+ * Watch the slots' files for being closed, those not yet watched. Returns how
+ * many were added, or -1 where that cannot be had.
+ */
+static int
+slots_watch(int events, struct lock *slots, size_t count)
+{
+	int added = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		char path[64];
+
+		if (slots[i].watched)
+			continue;
+		/* By descriptor: the name may be another file's by now. */
+		compose(path, sizeof(path), "/proc/self/fd/%d", slots[i].fd);
+		if (inotify_add_watch(events, path, IN_CLOSE) < 0)
+			return -1;
+		slots[i].watched = true;
+		added++;
+	}
+	return added;
+}
+
+/*
+ * Sleep until an event comes or it is `until`, with signals let in by the same
+ * step (ppoll(2)). Returns 0 and sets *woken where an event came; EINTR when a
+ * signal did (signals.caught); else an errno.
+ */
+static int
+slots_sleep(int events, nanoseconds until, bool *woken)
+{
+	struct pollfd ready = {.fd = events, .events = POLLIN};
+	nanoseconds left = until == FOREVER ? 0 : until - now();
+	struct timespec timeout = to_timespec(left > 0 ? left : 0);
+	char ignored[4096]; /* which slot it was does not matter: all are tried */
+	int error = waiting_begin();
+
+	*woken = false;
+	if (error)
+		return error;
+	if (!signals.caught &&
+	    ppoll(&ready, 1, until == FOREVER ? NULL : &timeout, &signals.open_mask) < 0 &&
+	    errno != EINTR)
+		return errno;
+	while (events >= 0 && read(events, ignored, sizeof(ignored)) > 0)
+		*woken = true;
+	return signals.caught ? EINTR : 0;
+}
+
+/*
+ * First in line: try the slots whenever one may have become free, until one is
+ * had. Returns as slots_try() does, and ETIMEDOUT or EINTR as wait_for() does.
+ */
+static int
+slots_await(struct directory *directory, struct lock *slots, size_t count, struct wait *wait,
+            size_t *taken)
+{
+	int events = above_standard(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+	nanoseconds persist = 0; /* until when to try again without an event */
+	nanoseconds pause = MILLISECOND;
+	int error;
+
+	for (;;) {
+		nanoseconds until = wait->deadline < wait->look_at ? wait->deadline : wait->look_at;
+		nanoseconds retry = FOREVER;
+		int added = 0;
+		bool woken;
+
+		error = slots_try(directory, slots, count, wait, false, taken);
+		if (error != EAGAIN)
+			break;
+		if (events >= 0 && (added = slots_watch(events, slots, count)) < 0) {
+			close(events);
+			events = -1;
+		}
+		if (added > 0)
+			continue; /* what was freed before the watch made no event */
+		if (is_late(wait)) {
+			error = ETIMEDOUT;
+			break;
+		}
+		if (now() >= wait->look_at) {
+			error = -wait->look(wait, slots, count, taken);
+			if (error)
+				break;
+			continue;
+		}
+		if (events < 0)
+			retry = now() + SLOT_POLL;
+		else if (now() < persist)
+			retry = now() + pause;
+		error = slots_sleep(events, retry < until ? retry : until, &woken);
+		if (error)
+			break;
+		if (woken) {
+			persist = now() + SLOT_PERSISTENCE;
+			pause = MILLISECOND;
+		} else {
+			pause *= 2;
+		}
+	}
+	if (events >= 0)
+		close(events);
+	return error;
+}
+
+/*
+ * Open the slots' files that are there and not yet open, so that it can be seen
+ * who holds them.
+ */
+static void
+slots_peek(const struct directory *directory, struct lock *slots, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		struct stat file;
+
+		if (slots[i].fd >= 0)
+			continue;
+		slots[i].fd = lockfile_again(directory, slots[i].name);
+		if (slots[i].fd >= 0 && fstat(slots[i].fd, &file) == 0) {
+			slots[i].device = file.st_dev;
+			slots[i].inode = file.st_ino;
+		}
+	}
+}
+
+/*
+ * Take a slot, or a place in the queue of the open first file and then a slot.
+ * Returns as slots_await() does; EAGAIN when all are taken and we do not wait.
+ */
+static int
+slots_take(struct directory *directory, struct lock *queue, struct lock *slots, size_t count,
+           struct wait *wait, size_t *taken)
+{
+	int error = gate_enter(queue, wait);
+
+	if (error)
+		return error;
+	off_t last = highest_ticket(queue->fd, MARKS);
+
+	error = last ? EAGAIN : slots_try(directory, slots, count, wait, true, taken);
+	if (error != EAGAIN || wait->nonblock) {
+		gate_leave(queue);
+		return error;
+	}
+	error = ticket_draw(queue, last);
+	byte_try(queue->fd, F_RDLCK, SLOT_WAITER, 1);
+	gate_leave(queue);
+	slots_peek(directory, slots, count);
+	if (!error)
+		error = turn_await(queue, wait, slots, count, taken);
+	if (!error) {
+		for (size_t i = 0; i < count; i++)
+			slots[i].made = false; /* held later than made */
+		error = slots_await(directory, slots, count, wait, taken);
+	}
+	return error;
+}
+
+/*
+ * Acquire one of lock->slots slots. Returns as lock_result() does; lock->name is
+ * then that of the slot's file.
+ */
+static int
+slots_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
+{
+	size_t count = (size_t)lock->slots, taken = 0;
+	struct lock *slots = calloc(count, sizeof(*slots));
+	int error;
+
+	if (!slots)
+		return lock_refused(lock, "slots", ENOMEM);
+	for (size_t i = 0; i < count; i++) {
+		slots[i] = *lock;
+		slot_name(slots[i].name, lock->name, (int)i + 1);
+	}
+	for (;;) {
+		error = -lockfile_open(directory, lock);
+		if (error)
+			break;
+		error = slots_take(directory, lock, slots, count, wait, &taken);
+		if (error != ESTALE &&
+		    ((error && error != EAGAIN) || lockfile_is_current(directory, lock)))
+			break;
+		lockfile_close(lock);
+		for (size_t i = 0; i < count; i++)
+			lockfile_close(&slots[i]);
+		error = ETIMEDOUT;
+		if (is_late(wait))
+			break;
+	}
+	if (error == EAGAIN && wait->reentrant) {
+		slots_peek(directory, slots, count);
+		int result = wait->look(wait, slots, count, &taken);
+
+		error = result ? -result : EAGAIN;
+	}
+	if (!error || error == -COVERED) {
+		lockfile_close(lock); /* the place in the queue */
+		*lock = slots[taken];
+		slots[taken].fd = -1;
+	}
+	for (size_t i = 0; i < count; i++)
+		lockfile_close(&slots[i]);
+	free(slots);
+	error = lock_result(directory, lock, error);
+	if (error)
+		slots_tidy(directory, lock);
+	return error;
+}
+
+/* ---- Several keys -------------------------------------------------------
+ *
+ * All or none, in the order of their files' names, so that two that want the
+ * same keys never wait for each other.
+ */
+
+struct keys {
+	struct lock *locks;
+	struct record *records;
+	size_t count;
+};
+
+static int
+key_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
+{
+	return lock->slots > 1 ? slots_acquire(directory, lock, wait)
+	                       : lock_acquire(directory, lock, wait);
+}
+
+/* Let the first `count` keys go, the last one first. */
+static void
+keys_release(const struct directory *directory, struct keys *keys, size_t count, bool linger)
+{
+	while (count--) {
+		lock_release(directory, &keys->locks[count], linger);
+		slots_tidy(directory, &keys->locks[count]);
+	}
+}
+
+/* Acquire all keys. Returns 0 or the result of the one that was not had. */
+static int
+keys_acquire_once(struct directory *directory, struct keys *keys, struct wait *wait, size_t *failed)
+{
+	for (size_t i = 0; i < keys->count; i++) {
+		int result;
+
+		wait->holding = i > 0;
+		wait->look_at = 0;
+		result = key_acquire(directory, &keys->locks[i], wait);
+		if (result) {
+			*failed = i;
+			keys_release(directory, keys, i, false);
+			return result;
+		}
+	}
+	return 0;
+}
+
+/*
+ * Acquire all keys, waiting as `wait` says. A stop signal gives every place and
+ * key up, stops, and queues anew; the deadline stays. Returns 0, or a result
+ * with *failed the key that was not had, and nothing is kept.
+ */
+static int
+keys_acquire(struct directory *directory, struct keys *keys, struct wait *wait, size_t *failed)
+{
+	for (;;) {
+		int result = keys_acquire_once(directory, keys, wait, failed);
+
+		waiting_end();
+		if (wait->turn >= 0) {
+			lockfile_tidy(directory, wait->turn_name, wait->turn);
+			wait->turn = -1;
+		}
+		if (!result && !signal_came())
+			return 0;
+		if (!result)
+			keys_release(directory, keys, keys->count, false);
+		if (!signals.caught)
+			return result;
+		if (!is_stop_signal(signals.caught))
+			return CAUGHT;
+		stop_caught();
+	}
+}
+
+static int
+locks_compare(const void *one, const void *other)
+{
+	return strcmp(((const struct lock *)one)->name, ((const struct lock *)other)->name);
+}
+
+/* Bring the keys into order, each once. */
+static void
+keys_order(struct keys *keys)
+{
+	size_t kept = 1;
+
+	qsort(keys->locks, keys->count, sizeof(*keys->locks), locks_compare);
+	for (size_t i = 1; i < keys->count; i++)
+		if (locks_compare(&keys->locks[kept - 1], &keys->locks[i]) != 0)
+			keys->locks[kept++] = keys->locks[i];
+	keys->count = kept;
+}
+
+/* ---- Processes ----------------------------------------------------------
+ *
+ * What /proc (proc(5)) tells of the processes that have a lockfile open. Only
+ * for messages, for looking, and for finding deadlocks: no lock depends on it,
+ * and what cannot be seen there (another user's process, another namespace, no
+ * /proc) is left out.
+ */
+
+/* A process with a lockfile open, and what its description of it has. */
+struct seat {
+	pid_t pid;
+	pid_t parent;
+	int fd; /* its descriptor */
+	dev_t device;
+	ino_t inode;
+	bool holds; /* the lock, exclusively or shared */
+	bool shared;
+	off_t ticket;    /* 0: none */
+	bool for_slots;  /* waits for one of several slots */
+	pid_t above[32]; /* the process and its ancestors, where climbed */
+};
+
+struct seats {
+	struct seat *list;
+	size_t count;
+	size_t room;
+};
+
+/*
+ * Read what fits of the file `path`, of /proc, as a string, into `text`.
+ * Returns its length, or -1.
+ */
+static ssize_t
+read_text(const char *path, char *text, size_t size)
+{
+	int fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	size_t used = 0;
+	ssize_t length = 0;
+
+	if (fd < 0)
+		return -1;
+	while (used < size - 1 && (length = read(fd, text + used, size - 1 - used)) > 0)
+		used += (size_t)length;
+	close(fd);
+	text[used] = '\0';
+	return length < 0 && used == 0 ? -1 : (ssize_t)used;
+}
+
+/*
+ * The parent in the text of /proc/PID/stat, 0 where it cannot be told. The name
+ * in it is in parentheses and may have any characters, so the last one counts.
+ */
+static pid_t
+parent_in_stat(const char *text)
+{
+	const char *end = strrchr(text, ')');
+	long parent;
+
+	if (!end || strlen(end) < 5)
+		return 0;
+	parent = strtol(end + 4, NULL, 10);
+	return parent > 0 && parent <= INT_MAX ? (pid_t)parent : 0;
+}
+
+static pid_t
+parent_of(pid_t pid)
+{
+	char path[64], text[512];
+
+	compose(path, sizeof(path), "/proc/%ld/stat", (long)pid);
+	return read_text(path, text, sizeof(text)) < 0 ? 0 : parent_in_stat(text);
+}
+
+/*
+ * Take down in `seat` what one line of /proc/PID/fdinfo/FD tells of locks:
+ * "lock:\t1: FLOCK  ADVISORY  WRITE 812 08:02:1234 0 EOF". Other lines, and
+ * what does not look like one, change nothing.
+ */
+static void
+seat_line(struct seat *seat, char *line)
+{
+	char *field[9] = {0};
+	char *rest = line;
+	size_t count = 0;
+
+	while (count < 9) {
+		rest += strspn(rest, " \t");
+		if (!*rest)
+			break;
+		field[count++] = rest;
+		rest += strcspn(rest, " \t");
+		if (*rest)
+			*rest++ = '\0';
+	}
+	if (count < 9 || strcmp(field[0], "lock:") != 0)
+		return;
+	if (strcmp(field[2], "FLOCK") == 0) {
+		seat->holds = true;
+		seat->shared = strcmp(field[4], "READ") == 0;
+	} else if (strcmp(field[2], "OFDLCK") == 0) {
+		long long start = strtoll(field[7], NULL, 10);
+		bool write = strcmp(field[4], "WRITE") == 0;
+
+		if (write && start >= TICKETS && start < MARKS)
+			seat->ticket = (off_t)start;
+		if (!write && start == SLOT_WAITER)
+			seat->for_slots = true;
+	}
+}
+
+/* Take down all lines of a text of /proc/PID/fdinfo/FD; writes into it. */
+static void
+seat_text(struct seat *seat, char *text)
+{
+	while (*text) {
+		char *line = text;
+
+		text += strcspn(text, "\n");
+		if (*text)
+			*text++ = '\0';
+		seat_line(seat, line);
+	}
+}
+
+/* Add a seat; where there is no memory it is left out. */
+static void
+seats_add(struct seats *seats, const struct seat *seat)
+{
+	if (seats->count == seats->room) {
+		size_t room = seats->room ? 2 * seats->room : 64;
+		struct seat *list = realloc(seats->list, room * sizeof(*list));
+
+		if (!list)
+			return;
+		seats->list = list;
+		seats->room = room;
+	}
+	seats->list[seats->count++] = *seat;
+}
+
+/* Add the seats of process `pid` at the lockfiles on `device`. */
+static void
+seats_of_process(struct seats *seats, pid_t pid, dev_t device)
+{
+	pid_t parent = 0;
+	char path[64 + NAME_MAX];
+
+	compose(path, sizeof(path), "/proc/%ld/fd", (long)pid);
+	DIR *fds = opendir(path);
+
+	if (!fds)
+		return;
+	for (struct dirent *entry; (entry = readdir(fds));) {
+		struct seat seat = {.pid = pid};
+		struct stat file;
+		char text[4096];
+
+		/* A lockfile is a regular file and sticky; most others are not. */
+		if (fstatat(dirfd(fds), entry->d_name, &file, 0) < 0 || file.st_dev != device ||
+		    !S_ISREG(file.st_mode) || !(file.st_mode & S_ISVTX))
+			continue;
+		compose(path, sizeof(path), "/proc/%ld/fdinfo/%s", (long)pid, entry->d_name);
+		if (read_text(path, text, sizeof(text)) < 0)
+			continue;
+		if (!parent)
+			parent = parent_of(pid);
+		seat.parent = parent;
+		seat.device = file.st_dev;
+		seat.inode = file.st_ino;
+		seat.fd = (int)strtol(entry->d_name, NULL, 10);
+		seat_text(&seat, text);
+		seats_add(seats, &seat);
+	}
+	closedir(fds);
+}
+
+/* Order seats by file, those of one file by process. */
+static int
+seats_compare(const void *one, const void *other)
+{
+	const struct seat *a = one, *b = other;
+
+	if (a->inode != b->inode)
+		return a->inode < b->inode ? -1 : 1;
+	if (a->device != b->device)
+		return a->device < b->device ? -1 : 1;
+	return a->pid < b->pid ? -1 : a->pid > b->pid;
+}
+
+/* All seats that can be seen at lockfiles on `device`, in order. */
+static struct seats
+seats_scan(dev_t device)
+{
+	struct seats seats = {0};
+	DIR *processes = opendir("/proc");
+
+	if (!processes)
+		return seats;
+	for (struct dirent *entry; (entry = readdir(processes));) {
+		long pid = strtol(entry->d_name, NULL, 10);
+
+		if (pid > 0 && pid <= INT_MAX)
+			seats_of_process(&seats, (pid_t)pid, device);
+	}
+	closedir(processes);
+	if (seats.count)
+		qsort(seats.list, seats.count, sizeof(*seats.list), seats_compare);
+	return seats;
+}
+
+/* The seats at one file: their number, and *first the first of them. */
+static size_t
+seats_at(const struct seats *seats, dev_t device, ino_t inode, const struct seat **first)
+{
+	const struct seat wanted = {.device = device, .inode = inode};
+	size_t low = 0, high = seats->count, end;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (seats_compare(&seats->list[middle], &wanted) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	for (end = low; end < seats->count && seats->list[end].inode == inode &&
+	                seats->list[end].device == device;)
+		end++;
+	*first = seats->list + low;
+	return end - low;
+}
+
+/* One file as a glance at its kernel locks shows it, without taking any. */
+struct glance {
+	dev_t device;
+	ino_t inode;
+	mode_t mode;
+	off_t size;
+	struct timespec since; /* modification time: when it was acquired */
+	bool held;
+	size_t waiting;
+	size_t count;    /* of marks */
+	off_t marks[64]; /* more holders than these are found in /proc */
+};
+
+/*
+ * Count the bytes from `start` to before `end` that others hold against a lock
+ * of `type`, and write the first `room` of them to `list`.
+ */
+static size_t
+bytes_held(int fd, short type, off_t start, off_t end, off_t *list, size_t room)
+{
+	size_t count = 0;
+
+	/* The kernel names any one of several: then those below it come first. */
+	while (start < end) {
+		off_t hit = byte_held(fd, type, start, end);
+
+		if (hit < 0)
+			break;
+		if (hit > start) {
+			size_t below = bytes_held(fd, type, start, hit, list, room);
+			size_t listed = below < room ? below : room;
+
+			count += below;
+			list += listed;
+			room -= listed;
+		}
+		if (room) {
+			*list++ = hit;
+			room--;
+		}
+		count++;
+		start = hit + 1;
+	}
+	return count;
+}
+
+/* Look at the open lockfile `fd`; returns false for what is none. */
+static bool
+glance_at(int fd, struct glance *glance)
+{
+	struct stat file;
+	size_t room = sizeof(glance->marks) / sizeof(*glance->marks);
+
+	if (fstat(fd, &file) < 0 || !S_ISREG(file.st_mode))
+		return false;
+	glance->device = file.st_dev;
+	glance->inode = file.st_ino;
+	glance->mode = file.st_mode;
+	glance->size = file.st_size;
+	glance->since = file.st_mtim;
+	glance->held = byte_held(fd, F_WRLCK, PRESENCE, PRESENCE + 1) >= 0;
+	glance->waiting = bytes_held(fd, F_RDLCK, TICKETS, MARKS, NULL, 0);
+	glance->count = bytes_held(fd, F_WRLCK, MARKS, INT64_MAX, glance->marks, room);
+	if (glance->count > room)
+		glance->count = room;
+	return true;
+}
+
+/* Look at the lockfile `name`; returns false where there is none. */
+static bool
+glance_at_name(const struct directory *directory, const char *name, struct glance *glance)
+{
+	int flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
+	int fd = openat(directory->fd, name, flags);
+	bool is_lockfile;
+
+	if (fd < 0)
+		return false;
+	is_lockfile = glance_at(fd, glance);
+	close(fd);
+	return is_lockfile;
+}
+
+static bool
+mark_is_shared(off_t mark)
+{
+	return mark >= SHARED_MARKS;
+}
+
+static pid_t
+mark_pid(off_t mark)
+{
+	return (pid_t)(mark - (mark_is_shared(mark) ? SHARED_MARKS : MARKS));
+}
+
+/* A process that holds a lock, and the one whose name says what for. */
+struct holder {
+	pid_t pid;
+	pid_t command;
+	bool shared;
+};
+
+/* Whether process `pid` has one of the `count` seats of a file, and holds. */
+static bool
+holds_among(const struct seat *seats, size_t count, pid_t pid)
+{
+	for (size_t i = 0; i < count; i++)
+		if (seats[i].pid == pid && seats[i].holds)
+			return true;
+	return false;
+}
+
+static bool
+has_mark(const struct glance *glance, pid_t pid)
+{
+	for (size_t i = 0; i < glance->count; i++)
+		if (mark_pid(glance->marks[i]) == pid)
+			return true;
+	return false;
+}
+
+/*
+ * Who holds the file of `glance`: at most `room` of them to `list`; returns how
+ * many there are. A holder is who took the lock, by its mark; where that one is
+ * dead, who has inherited it and has no parent that has; and where nothing can
+ * be seen of other users' processes, who took it and lives.
+ */
+static size_t
+holders_of(const struct glance *glance, const struct seats *seats, struct holder *list, size_t room)
+{
+	const struct seat *first;
+	size_t here = seats_at(seats, glance->device, glance->inode, &first);
+	size_t count = 0;
+	pid_t last = 0; /* one process may have several seats, side by side */
+
+	for (size_t i = 0; i < here; i++) {
+		const struct seat *seat = &first[i];
+		struct holder holder = {seat->pid, seat->pid, seat->shared};
+		bool took = has_mark(glance, seat->pid);
+
+		if (!seat->holds || seat->pid == last ||
+		    (!took && holds_among(first, here, seat->parent)))
+			continue;
+		last = seat->pid;
+		for (size_t child = 0; child < here && took; child++)
+			if (first[child].parent == seat->pid && first[child].holds)
+				holder.command = first[child].pid;
+		if (count++ < room)
+			list[count - 1] = holder;
+	}
+	for (size_t i = 0; i < glance->count && here == 0; i++) {
+		pid_t pid = mark_pid(glance->marks[i]);
+
+		if ((kill(pid, 0) == 0 || errno == EPERM) && count++ < room)
+			list[count - 1] =
+			    (struct holder){pid, pid, mark_is_shared(glance->marks[i])};
+	}
+	return count;
+}
+
+/* The name of process `pid`, "?" where it cannot be told. */
+static const char *
+name_of_process(pid_t pid, char name[64])
+{
+	char path[64];
+
+	compose(path, sizeof(path), "/proc/%ld/comm", (long)pid);
+	if (read_text(path, name, 64) <= 0)
+		return "?";
+	name[strcspn(name, "\n")] = '\0';
+	return name;
+}
+
+/* Write for how long `since` was, as "3m2s", to `age`. */
+static const char *
+age_text(nanoseconds age, char text[32])
+{
+	static const struct {
+		int64_t seconds;
+		char unit, finer;
+		int64_t finer_seconds;
+	} scales[] = {
+	    {86400, 'd', 'h', 3600},
+	    {3600, 'h', 'm', 60},
+	    {60, 'm', 's', 1},
+	};
+	int64_t seconds = age < 0 ? 0 : age / SECOND;
+
+	for (size_t i = 0; i < sizeof(scales) / sizeof(*scales); i++)
+		if (seconds >= scales[i].seconds) {
+			compose(text, 32, "%lld%c%lld%c", (long long)(seconds / scales[i].seconds),
+			        scales[i].unit,
+			        (long long)(seconds % scales[i].seconds / scales[i].finer_seconds),
+			        scales[i].finer);
+			return text;
+		}
+	compose(text, 32, "%llds", (long long)seconds);
+	return text;
+}
+
+static nanoseconds
+age_of(const struct glance *glance)
+{
+	nanoseconds since = (nanoseconds)glance->since.tv_sec * SECOND + glance->since.tv_nsec;
+
+	return clock_now(CLOCK_REALTIME) - since;
+}
+
+enum { WHOSE_SIZE = 512 };
+
+/*
+ * Write who holds the file of `glance`, as "pid 812 (charge.sh), held for 3m2s",
+ * to `text`; where that cannot be seen, "another process, held for 3m2s".
+ */
+static const char *
+whose_text(const struct glance *glance, char text[WHOSE_SIZE])
+{
+	struct seats seats = seats_scan(glance->device);
+	struct holder holder;
+	size_t count = holders_of(glance, &seats, &holder, 1);
+	char name[64], shown[SHOWN_SIZE], age[32];
+	size_t used;
+
+	free(seats.list);
+	if (count)
+		used = compose(text, WHOSE_SIZE, "pid %ld (%s)", (long)holder.pid,
+		               show(name_of_process(holder.command, name), shown));
+	else
+		used = compose(text, WHOSE_SIZE, "another process");
+	if (count > 1)
+		used += compose(text + used, WHOSE_SIZE - used, " and %zu more", count - 1);
+	compose(text + used, WHOSE_SIZE - used, ", held for %s", age_text(age_of(glance), age));
+	return text;
+}
+
+/* ---- Nesting ------------------------------------------------------------
+ *
+ * A run whose own ancestor holds the key would wait for itself. It is told so,
+ * or with -r runs under the ancestor's lock: under an exclusive one as a guest,
+ * with a read lock on a byte of its own, which the holder, before it lets the
+ * lock go, takes exclusively. So a nested run that was left in the background
+ * is still alone under the key, and none slips in while the holder leaves.
+ */
+
+/* How an ancestor holds a key. */
+struct ancestor {
+	bool holds;
+	bool shared;
+	pid_t pid; /* 0: not known, but its descriptor was inherited */
+};
+
+/*
+ * Whether process `pid` holds the lock of the file, as its mark says. The mark's
+ * pid may be of another namespace, so where its descriptors can be seen they
+ * decide.
+ */
+static bool
+process_holds(const struct lock *lock, pid_t pid)
+{
+	struct seats seats = {0};
+	char path[64];
+	bool holds;
+
+	compose(path, sizeof(path), "/proc/%ld/fd", (long)pid);
+	if (access(path, R_OK) < 0)
+		return true;
+	seats_of_process(&seats, pid, lock->device);
+	qsort(seats.list, seats.count, sizeof(*seats.list), seats_compare);
+
+	const struct seat *first;
+	size_t here = seats_at(&seats, lock->device, lock->inode, &first);
+
+	holds = holds_among(first, here, pid);
+	free(seats.list);
+	return holds;
+}
+
+/*
+ * Whether this process has inherited a descriptor that holds the lock; *related
+ * is set where it has one that holds any.
+ */
+static bool
+inherits(const struct lock *lock, bool *shared, bool *related)
+{
+	struct seats seats = {0};
+	bool found = false;
+
+	seats_of_process(&seats, getpid(), lock->device);
+	for (size_t i = 0; i < seats.count && !found; i++) {
+		if (seats.list[i].fd == lock->fd || !seats.list[i].holds)
+			continue;
+		*related = true;
+		found = seats.list[i].inode == lock->inode;
+		*shared = seats.list[i].shared;
+	}
+	free(seats.list);
+	return found;
+}
+
+/*
+ * Find the ancestor that holds the lock; this process may have become it (-F).
+ * Sets *related where there are signs that an ancestor holds some key, be it
+ * this one: its environment, a descriptor, or its name.
+ */
+static struct ancestor
+ancestor_of(const struct lock *lock, bool *related)
+{
+	struct ancestor ancestor = {0};
+	pid_t pid = getpid();
+
+	for (int depth = 0; pid > 0 && depth < 10000; depth++) {
+		bool shared =
+		    byte_held(lock->fd, F_WRLCK, SHARED_MARKS + pid, SHARED_MARKS + pid + 1) >= 0;
+		char path[64], text[512];
+
+		if ((shared || byte_held(lock->fd, F_WRLCK, MARKS + pid, MARKS + pid + 1) >= 0) &&
+		    process_holds(lock, pid))
+			return (struct ancestor){.holds = true, .shared = shared, .pid = pid};
+		if (depth == 0) {
+			pid = getppid();
+			continue;
+		}
+		compose(path, sizeof(path), "/proc/%ld/stat", (long)pid);
+		if (read_text(path, text, sizeof(text)) < 0)
+			break;
+		if (strstr(text, "(keylock)"))
+			*related = true;
+		pid = parent_in_stat(text);
+	}
+	if (getenv("KEYLOCK_KEY"))
+		*related = true;
+	ancestor.holds = inherits(lock, &ancestor.shared, related);
+	return ancestor;
+}
+
+/*
+ * Come under the ancestor's lock, past the queue. Returns whether that was so;
+ * not when the ancestor is just letting the lock go.
+ */
+static bool
+nest(struct lock *lock, const struct ancestor *ancestor)
+{
+	int error;
+
+	if (ancestor->shared)
+		error = flock(lock->fd, LOCK_SH | LOCK_NB) < 0 ? errno : presence_take(lock);
+	else
+		error = byte_try(lock->fd, F_RDLCK, GUESTS, 1);
+	bool related;
+
+	if (!error && ancestor_of(lock, &related).holds) {
+		lock->guest = !ancestor->shared;
+		byte_try(lock->fd, F_UNLCK, TICKETS, MARKS - TICKETS);
+		return true;
+	}
+	if (ancestor->shared)
+		flock(lock->fd, LOCK_UN);
+	byte_try(lock->fd, F_UNLCK, PRESENCE, GUESTS - PRESENCE + 1);
+	byte_try(lock->fd, F_UNLCK, MARKS, ALL_BYTES);
+	return false;
+}
+
+/* Say for whom `lock` waits. */
+static void
+say_waiting(const struct lock *lock)
+{
+	struct glance glance;
+	char shown[SHOWN_SIZE], text[WHOSE_SIZE];
+
+	if (glance_at(lock->fd, &glance))
+		say("%s: waiting for %s", show(lock->key, shown), whose_text(&glance, text));
+}
+
+/* ---- Cycles -------------------------------------------------------------
+ *
+ * Commands that hold keys and wait for each other's would wait for ever. Who
+ * waits for a second, and holds a key or descends from a holder, looks for a
+ * way back to itself: from a waiter to who holds its key or is before it in
+ * line, and from a holder to the waiters that are, or descend from, it. What is
+ * seen in /proc is of no one moment, so a cycle counts only when all of it is
+ * there in a second look: every link that is seen twice was there in between,
+ * since nobody waits twice with one ticket. Of several who see it at once one
+ * fails: they take turns at a byte of the cycle's first file, and look anew.
+ */
+
+/* A waiter, by its place among the seats, and what it waits for. */
+struct link {
+	struct seat waiter;
+	struct seat blocker;
+};
+
+struct cycle {
+	struct link *links; /* from our own wait on */
+	size_t count;
+};
+
+/* Whether `waiter` cannot go on before `other` has left the same file. */
+static bool
+blocks(const struct seat *waiter, const struct seat *other)
+{
+	if (other->inode != waiter->inode || other->device != waiter->device ||
+	    other->pid == waiter->pid)
+		return false;
+	return (other->holds && !waiter->for_slots) ||
+	       (other->ticket && other->ticket < waiter->ticket);
+}
+
+/* Note for every waiter which processes it is and descends from. */
+static void
+seats_climb(struct seats *seats)
+{
+	for (size_t i = 0; i < seats->count; i++) {
+		struct seat *seat = &seats->list[i];
+		pid_t pid = seat->pid;
+
+		for (size_t up = 0; up < sizeof(seat->above) / sizeof(*seat->above); up++) {
+			if (!seat->ticket || pid <= 0)
+				break;
+			seat->above[up] = pid;
+			pid = up ? parent_of(pid) : seat->parent;
+		}
+	}
+}
+
+static bool
+is_below(const struct seat *seat, pid_t pid)
+{
+	for (size_t up = 0; up < sizeof(seat->above) / sizeof(*seat->above); up++)
+		if (seat->above[up] == pid)
+			return true;
+	return false;
+}
+
+/* Whether the way goes on from `blocker`, which is before a waiter, to `next`. */
+static bool
+leads_to(const struct seat *blocker, const struct seat *next)
+{
+	if (!next->ticket)
+		return false;
+	if (blocker->ticket && !blocker->holds)
+		return blocker->pid == next->pid && blocker->inode == next->inode;
+	return is_below(next, blocker->pid);
+}
+
+/*
+ * Find the shortest way from our own wait for `lock` back to it, breadth first.
+ * cycle->count is 0 where there is none, or no memory.
+ */
+static struct cycle
+cycle_find(const struct seats *seats, const struct lock *lock)
+{
+	struct cycle cycle = {0};
+	struct step {
+		size_t waiter, from, blocker; /* came from `from` because of `blocker` */
+	} *steps = calloc(seats->count + 1, sizeof(*steps));
+	bool *seen = calloc(seats->count + 1, sizeof(*seen));
+	size_t count = 0, start = seats->count;
+
+	for (size_t i = 0; i < seats->count; i++)
+		if (seats->list[i].pid == getpid() && seats->list[i].ticket &&
+		    seats->list[i].inode == lock->inode)
+			start = i;
+	if (!steps || !seen || start == seats->count)
+		goto done;
+	steps[count++].waiter = start;
+	for (size_t at = 0; at < count && !cycle.count; at++) {
+		const struct seat *waiter = &seats->list[steps[at].waiter];
+
+		for (size_t b = 0; b < seats->count && !cycle.count; b++) {
+			if (!blocks(waiter, &seats->list[b]))
+				continue;
+			for (size_t w = 0; w < seats->count && !cycle.count; w++) {
+				if (seen[w] || !leads_to(&seats->list[b], &seats->list[w]))
+					continue;
+				seen[w] = true;
+				steps[count] = (struct step){w, at, b};
+				if (w == start)
+					cycle.count = 1;
+				else
+					count++;
+			}
+		}
+	}
+	if (!cycle.count)
+		goto done;
+	for (size_t at = steps[count].from; at; at = steps[at].from)
+		cycle.count++;
+	cycle.links = calloc(cycle.count, sizeof(*cycle.links));
+	if (!cycle.links)
+		cycle.count = 0;
+	/* Backwards: each step names the blocker of the waiter before it. */
+	for (size_t i = cycle.count, at = count; i--; at = steps[at].from)
+		cycle.links[i] = (struct link){
+		    .waiter = seats->list[steps[steps[at].from].waiter],
+		    .blocker = seats->list[steps[at].blocker],
+		};
+done:
+	free(steps);
+	free(seen);
+	return cycle;
+}
+
+/* Find in `seats` what `seat` was in an earlier look, or NULL. */
+static const struct seat *
+seat_again(const struct seats *seats, const struct seat *seat)
+{
+	const struct seat *first;
+	size_t here = seats_at(seats, seat->device, seat->inode, &first);
+
+	for (size_t i = 0; i < here; i++)
+		if (first[i].pid == seat->pid && first[i].ticket == seat->ticket &&
+		    first[i].holds == seat->holds)
+			return &first[i];
+	return NULL;
+}
+
+/* Whether every link of the cycle is still there in a later look. */
+static bool
+cycle_persists(const struct cycle *cycle, const struct seats *seats)
+{
+	for (size_t i = 0; i < cycle->count; i++) {
+		const struct link *next = &cycle->links[(i + 1) % cycle->count];
+
+		if (!seat_again(seats, &cycle->links[i].waiter) ||
+		    !seat_again(seats, &cycle->links[i].blocker) ||
+		    !leads_to(&cycle->links[i].blocker, &next->waiter))
+			return false;
+	}
+	return true;
+}
+
+/* Find the name of the lockfile with this inode; false where it has none. */
+static bool
+name_of_inode(const struct directory *directory, ino_t inode, char name[NAME_SIZE])
+{
+	DIR *entries = directory_entries(directory);
+	bool found = false;
+
+	if (!entries)
+		return false;
+	for (struct dirent *entry; !found && (entry = readdir(entries));)
+		if (entry->d_ino == inode && strlen(entry->d_name) < NAME_SIZE) {
+			compose(name, NAME_SIZE, "%s", entry->d_name);
+			found = true;
+		}
+	closedir(entries);
+	return found;
+}
+
+/* Say what waits for what. */
+static void
+say_cycle(const struct directory *directory, const struct lock *lock, const struct cycle *cycle)
+{
+	char text[MESSAGE_SIZE / 2];
+	char shown[SHOWN_SIZE];
+	size_t used = 0;
+
+	for (size_t i = 0; i < cycle->count && used < sizeof(text) - 1; i++) {
+		const struct seat *blocker = &cycle->links[i].blocker;
+		char name[NAME_SIZE], key[NAME_SIZE] = "?";
+		bool hashed;
+		int slot;
+
+		if (!name_of_inode(directory, blocker->inode, name) ||
+		    !key_of_name(name, key, &slot, &hashed))
+			compose(key, sizeof(key), "a key");
+		size_t length =
+		    compose(text + used, sizeof(text) - used, "%s%s %s by pid %ld",
+		            i ? ", which waits for " : "", show(key, shown),
+		            blocker->holds ? "held" : "awaited before it", (long)blocker->pid);
+		used += length;
+	}
+	say("%s: waiting would never end: %s; lock keys in one order, or all at once with -k",
+	    show(lock->key, shown), text);
+}
+
+/*
+ * Look whether our wait for `lock` is part of a cycle. Returns ENDLESS where it
+ * is and we are the one to fail; wait->turn is then kept until our places are
+ * given back, so that the next to look finds the cycle broken.
+ */
+static int
+cycle_look(struct wait *wait, const struct lock *lock)
+{
+	struct wait patience = {.look_at = FOREVER, .deadline = deadline_in(SECOND)};
+	struct seats seats = seats_scan(lock->device);
+
+	seats_climb(&seats);
+
+	struct cycle cycle = cycle_find(&seats, lock);
+	const struct seat *first = NULL;
+	int result = 0;
+
+	free(seats.list);
+	for (size_t i = 0; i < cycle.count; i++)
+		if (!first || seats_compare(&cycle.links[i].blocker, first) < 0)
+			first = &cycle.links[i].blocker;
+	if (!first || !name_of_inode(wait->directory, first->inode, wait->turn_name))
+		goto done;
+	wait->look_at = deadline_in(SECOND); /* unless it is all over now */
+	wait->turn = lockfile_again(wait->directory, wait->turn_name);
+	if (wait->turn < 0 || byte_wait(wait->turn, F_WRLCK, CYCLE, &patience))
+		goto done;
+	seats = seats_scan(lock->device);
+	if (cycle_persists(&cycle, &seats)) {
+		say_cycle(wait->directory, lock, &cycle);
+		result = ENDLESS;
+	}
+	free(seats.list);
+done:
+	free(cycle.links);
+	if (!result && wait->turn >= 0) {
+		lockfile_tidy(wait->directory, wait->turn_name, wait->turn);
+		wait->turn = -1;
+	}
+	return result;
+}
+
+/* Say that an ancestor holds the key. Returns ENDLESS. */
+static int
+nested(const struct wait *wait, const struct lock *lock, const struct ancestor *ancestor)
+{
+	char who[64] = "a descriptor that this process inherited";
+	char shown[SHOWN_SIZE];
+
+	if (ancestor->pid)
+		compose(who, sizeof(who), "pid %ld, an ancestor of this process",
+		        (long)ancestor->pid);
+	if (wait->reentrant)
+		say("%s: waiting would never end: held shared by %s, which does not cover an "
+		    "exclusive lock",
+		    show(lock->key, shown), who);
+	else
+		say("%s: waiting would never end: held by %s; -r runs under its lock",
+		    show(lock->key, shown), who);
+	return ENDLESS;
+}
+
+/*
+ * Look around, as struct wait has it: at first whether an ancestor holds what we
+ * are about to wait for; after a second for a cycle, and to tell a terminal.
+ */
+static int
+look_around(struct wait *wait, struct lock *locks, size_t count, size_t *covered)
+{
+	bool first = wait->look_at == 0;
+
+	wait->look_at = FOREVER;
+	if (!first) {
+		if (wait->terminal && !wait->aloud)
+			say_waiting(locks);
+		return wait->holding || wait->related ? cycle_look(wait, locks) : 0;
+	}
+	for (size_t i = 0; i < count; i++) {
+		struct ancestor ancestor = {0};
+
+		if (locks[i].fd >= 0)
+			ancestor = ancestor_of(&locks[i], &wait->related);
+		/* One that is just leaving has its end behind it. */
+		if (!ancestor.holds || byte_held(locks[i].fd, F_RDLCK, GUESTS, GUESTS + 1) >= 0)
+			continue;
+		if (!wait->reentrant || (ancestor.shared && !locks[i].shared))
+			return nested(wait, &locks[i], &ancestor);
+		if (nest(&locks[i], &ancestor)) {
+			*covered = i;
+			return COVERED;
+		}
+	}
+	if (wait->nonblock)
+		return 0;
+	if (!wait->started)
+		wait->started = now();
+	if (wait->aloud)
+		say_waiting(locks);
+	if (wait->terminal || wait->holding || wait->related)
+		wait->look_at = deadline_in(SECOND);
+	return 0;
 }
 
 /* ---- Running the command ------------------------------------------------
@@ -1279,8 +3258,9 @@ struct command {
 	char **argv;              /* argv[-1] can be written to */
 	const struct lock *locks; /* whose descriptors it inherits */
 	size_t count;
-	char *key_line; /* KEYLOCK_KEY=…, or NULL */
-	mode_t umask;   /* that keylock came with */
+	char *key_line;       /* KEYLOCK_KEY=…, or NULL */
+	char *abandoned_line; /* KEYLOCK_ABANDONED=…, or NULL */
+	mode_t umask;         /* that keylock came with */
 };
 
 /* How a command ended, or that it was not run. */
@@ -1312,7 +3292,7 @@ execute(char **argv, char **environment)
 		const char *slash = length ? "/" : "";
 
 		if (length + strlen(name) + 2 <= sizeof(file)) {
-			snprintf(file, sizeof(file), "%.*s%s%s", (int)length, path, slash, name);
+			compose(file, sizeof(file), "%.*s%s%s", (int)length, path, slash, name);
 			execve(file, argv, environment);
 			if (errno == ENOEXEC) {
 				static char shell[] = "/bin/sh";
@@ -1342,7 +3322,8 @@ execute(char **argv, char **environment)
 static bool
 is_own_variable(const char *entry)
 {
-	return strncmp(entry, "KEYLOCK_KEY=", strlen("KEYLOCK_KEY=")) == 0;
+	return strncmp(entry, "KEYLOCK_KEY=", strlen("KEYLOCK_KEY=")) == 0 ||
+	       strncmp(entry, "KEYLOCK_ABANDONED=", strlen("KEYLOCK_ABANDONED=")) == 0;
 }
 
 /*
@@ -1357,11 +3338,13 @@ become(const struct command *command, const struct sigaction *child_came)
 
 	while (environ[count])
 		count++;
-	char *environment[count + 2];
+	char *environment[count + 3];
 
 	for (size_t i = 0; i < count; i++)
 		if (!is_own_variable(environ[i]))
 			environment[kept++] = environ[i];
+	if (command->abandoned_line)
+		environment[kept++] = command->abandoned_line;
 	environment[kept] = command->key_line;
 	environment[kept + 1] = NULL;
 
@@ -1371,9 +3354,7 @@ become(const struct command *command, const struct sigaction *child_came)
 	umask(command->umask);
 	if (child_came->sa_handler == SIG_IGN)
 		sigaction(SIGCHLD, child_came, NULL);
-	/* A stop signal from here to the exec would stop this process while
-	 * keylock waits for the exec, blind to it: the exec must come next. */
-	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
+	mask_change(SIG_SETMASK, &signals.came_mask, NULL);
 	execute(command->argv, environment);
 	if (errno == E2BIG) {
 		environment[kept] = NULL; /* it may be the key that is too long */
@@ -1423,9 +3404,8 @@ static struct ending
 command_wait(pid_t child)
 {
 	struct ending ending = {0};
-	sigset_t all;
+	sigset_t all = mask_all();
 
-	sigfillset(&all);
 	for (;;) {
 		siginfo_t info;
 		int status;
@@ -1450,6 +3430,7 @@ command_wait(pid_t child)
 				ending.signal = WTERMSIG(status);
 			else
 				ending.status = WEXITSTATUS(status);
+			ending.ran = true;
 			return ending;
 		}
 	}
@@ -1468,6 +3449,53 @@ command_failure(const char *name, int status, int error)
 		          : "command not found";
 	say("%s: %s", show(name, shown), why);
 	return (struct ending){.status = status};
+}
+
+/* Does nothing: execve(2) gives its signal the default action back. */
+static void
+on_early_stop(int signo)
+{
+	(void)signo;
+}
+
+/*
+ * In the child of vfork(2): do not stop before the exec, or keylock, which waits
+ * for that, could not stop with us. What comes until then, keylock has got, too,
+ * and sends again.
+ */
+static void
+stop_later(void)
+{
+	static const int signos[] = {SIGTSTP, SIGTTIN, SIGTTOU};
+	const struct sigaction handler = {.sa_handler = on_early_stop};
+
+	for (size_t i = 0; i < sizeof(signos) / sizeof(*signos); i++) {
+		struct sigaction came;
+
+		if (sigaction(signos[i], &handler, &came) == 0 && came.sa_handler == SIG_IGN)
+			sigaction(signos[i], &came, NULL);
+	}
+}
+
+/*
+ * Give the new command what the terminal sent to our group before it was part of
+ * it, or while it could not yet stop.
+ */
+static void
+forward_early(pid_t child)
+{
+	static const int signos[] = {SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU};
+	sigset_t pending;
+
+	sigpending(&pending);
+	for (size_t i = 0; i < sizeof(signos) / sizeof(*signos); i++) {
+		sigset_t only = mask_of(signos[i]);
+
+		if (sigismember(&pending, signos[i]) == 1) {
+			sigwaitinfo(&only, NULL);
+			kill(child, signos[i]);
+		}
+	}
 }
 
 /*
@@ -1496,6 +3524,7 @@ command_run(const struct command *command, bool in_place)
 		sigaction(SIGCHLD, &by_default, NULL);
 	child = vfork();
 	if (child == 0) {
+		stop_later();
 		status = become(command, &child_came);
 		error = errno;
 		_exit(status);
@@ -1506,6 +3535,7 @@ command_run(const struct command *command, bool in_place)
 		waitpid(child, NULL, 0);
 		return command_failure(name, status, error);
 	}
+	forward_early(child);
 	/* As without keylock, the command alone decides when its input's writer
 	 * and its output's reader see it closed. */
 	close(STDIN_FILENO);
@@ -1513,9 +3543,647 @@ command_run(const struct command *command, bool in_place)
 	return command_wait(child);
 }
 
+/* ---- Hold ---------------------------------------------------------------
+ *
+ * Hold the key for a caller that has its own way to run what needs it, as a
+ * process of another language has, until the caller closes our standard input
+ * or dies, which closes it too.
+ */
+
+/* Write all of `text` to standard output. Returns 0, or REFUSED and says why. */
+static int
+print(const char *text, size_t length)
+{
+	while (length) {
+		ssize_t written = write(STDOUT_FILENO, text, length);
+
+		if (written < 0 && errno == EINTR)
+			continue;
+		if (written <= 0) {
+			say("standard output: %s", strerror(errno));
+			return REFUSED;
+		}
+		text += written;
+		length -= (size_t)written;
+	}
+	return 0;
+}
+
+/*
+ * Read standard input. Returns whether it goes on; *done is whether the last
+ * line that came was `done`. `line` keeps the beginning of a line between calls.
+ */
+static bool
+hold_read(char line[8], size_t *used, bool *done)
+{
+	char bytes[512];
+	ssize_t count = read(STDIN_FILENO, bytes, sizeof(bytes));
+
+	if (count < 0)
+		return errno == EINTR || errno == EAGAIN;
+	for (ssize_t i = 0; i < count; i++) {
+		if (bytes[i] == '\n') {
+			*done = *used == 4 && memcmp(line, "done", 4) == 0;
+			*used = 0;
+		} else if (*used < 8) {
+			line[(*used)++] = bytes[i];
+		}
+	}
+	return count > 0;
+}
+
+/*
+ * Say `locked` and wait until standard input ends, standard output has no
+ * reader, or a signal ends it. ran says that the key was held; cause, unless the
+ * line `done` came last, why the caller counts as one that died.
+ */
+static struct ending
+hold(const char **cause)
+{
+	struct ending ending = {.ran = true};
+	char line[8];
+	size_t used = 0;
+	bool done = false;
+	int error = waiting_begin();
+
+	*cause = "input-ended";
+	if (error) {
+		say("timer: %s", strerror(error));
+		return (struct ending){.status = REFUSED};
+	}
+	ending.status = print("locked\n", strlen("locked\n"));
+	if (ending.status)
+		ending.ran = false;
+	while (!ending.status) {
+		struct pollfd ends[] = {{.fd = STDIN_FILENO, .events = POLLIN},
+		                        {.fd = STDOUT_FILENO}};
+		int ready = 0;
+
+		if (!signals.caught)
+			ready = ppoll(ends, 2, NULL, &signals.open_mask);
+		if (is_stop_signal(signals.caught)) {
+			stop_caught();
+			waiting_begin();
+			continue;
+		}
+		if (signals.caught) {
+			*cause = "killed";
+			ending.signal = signals.caught;
+			break;
+		}
+		if (ready < 0 && errno != EINTR)
+			break;
+		if (ready > 0 && ((ends[0].revents && !hold_read(line, &used, &done)) ||
+		                  ends[1].revents & (POLLERR | POLLHUP | POLLNVAL)))
+			break;
+	}
+	waiting_end();
+	if (done && !ending.signal)
+		*cause = NULL;
+	return ending;
+}
+
+/* ---- Looking ------------------------------------------------------------
+ *
+ * What --list, --who and --path show. No lock is taken for it.
+ */
+
+/* Print the text and free it. Returns as print() does. */
+static int
+text_print(struct text *text)
+{
+	int status = REFUSED;
+
+	if (text->failed)
+		say("output: %s", strerror(ENOMEM));
+	else
+		status = print(text->bytes, text->used);
+	free(text->bytes);
+	return status;
+}
+
+/* How many bytes the UTF-8 character at `bytes` has, 0 where there is none. */
+static size_t
+utf8_length(const unsigned char *bytes)
+{
+	size_t length = bytes[0] < 0x80                        ? 1
+	                : bytes[0] >= 0xc2 && bytes[0] <= 0xdf ? 2
+	                : (bytes[0] & 0xf0) == 0xe0            ? 3
+	                : bytes[0] >= 0xf0 && bytes[0] <= 0xf4 ? 4
+	                                                       : 0;
+
+	for (size_t i = 1; i < length; i++)
+		if ((bytes[i] & 0xc0) != 0x80)
+			return 0;
+	/* Overlong forms, surrogates, and what lies above Unicode. */
+	if ((bytes[0] == 0xe0 && bytes[1] < 0xa0) || (bytes[0] == 0xed && bytes[1] > 0x9f) ||
+	    (bytes[0] == 0xf0 && bytes[1] < 0x90) || (bytes[0] == 0xf4 && bytes[1] > 0x8f))
+		return 0;
+	return length;
+}
+
+/*
+ * Add a JSON string (RFC 8259). A byte that is no UTF-8 becomes the lone
+ * surrogate \udcHH, as Python's surrogateescape has it, so that nothing is lost.
+ */
+static void
+text_add_json(struct text *text, const char *string)
+{
+	const unsigned char *byte = (const unsigned char *)string;
+
+	text_add(text, "\"");
+	while (*byte) {
+		size_t length = utf8_length(byte);
+
+		if (length == 0) {
+			text_add(text, "\\udc%02x", *byte);
+			length = 1;
+		} else if (*byte == '"' || *byte == '\\') {
+			text_add(text, "\\%c", *byte);
+		} else if (*byte < 0x20 || *byte == 0x7f) {
+			text_add(text, "\\u%04x", *byte);
+		} else {
+			text_add(text, "%.*s", (int)length, (const char *)byte);
+		}
+		byte += length;
+	}
+	text_add(text, "\"");
+}
+
+/* One lockfile as it is listed. */
+struct row {
+	char name[NAME_SIZE];
+	char key[NAME_SIZE];
+	const char *whole_key; /* as it was asked for, or NULL */
+	bool hashed;           /* key is no key but the name */
+	int slot;
+	struct glance glance;
+	struct holder *holders;
+	size_t count;
+	char *command;            /* of the first holder, or NULL */
+	char record[RECORD_SIZE]; /* of a key left in doubt, else empty */
+};
+
+struct rows {
+	struct row *list;
+	size_t count;
+	size_t room;
+};
+
+/* Take down the file `name` where it is a lockfile, and one of `keys` if any. */
+static bool
+rows_add(struct rows *rows, const struct directory *directory, const char *name, char **keys)
+{
+	struct row row = {.slot = 1};
+
+	if (!key_of_name(name, row.key, &row.slot, &row.hashed))
+		return true;
+	compose(row.name, sizeof(row.name), "%s", name);
+	for (char **key = keys; *key; key++) {
+		char base[NAME_SIZE], wanted[NAME_SIZE];
+
+		name_of_key(*key, base);
+		slot_name(wanted, base, row.slot);
+		if (strcmp(wanted, name) == 0)
+			row.whole_key = *key;
+	}
+	if ((*keys && !row.whole_key) || !glance_at_name(directory, name, &row.glance))
+		return true;
+	if (rows->count == rows->room) {
+		size_t room = rows->room ? 2 * rows->room : 64;
+		struct row *list = realloc(rows->list, room * sizeof(*list));
+
+		if (!list)
+			return false;
+		rows->list = list;
+		rows->room = room;
+	}
+	rows->list[rows->count++] = row;
+	return true;
+}
+
+static int
+rows_compare(const void *one, const void *other)
+{
+	return strcmp(((const struct row *)one)->name, ((const struct row *)other)->name);
+}
+
+/* The command line of process `pid`, its arguments with blanks between. */
+static void
+command_of_process(pid_t pid, char text[4096])
+{
+	char path[64];
+	ssize_t length;
+
+	compose(path, sizeof(path), "/proc/%ld/cmdline", (long)pid);
+	length = read_text(path, text, 4096);
+	if (length <= 0) {
+		name_of_process(pid, text);
+		return;
+	}
+	for (ssize_t i = 0; i < length - 1; i++)
+		if (!text[i])
+			text[i] = ' ';
+}
+
+/* The value of field `name` ("pid=") in the text of a record, to `value`. */
+static const char *
+record_field(const char *record, const char *name, char value[RECORD_SIZE])
+{
+	const char *start = strstr(record, name);
+
+	compose(value, RECORD_SIZE, "%s", start ? start + strlen(name) : "?");
+	if (strcmp(name, "command=") != 0)
+		value[strcspn(value, " ")] = '\0';
+	return value;
+}
+
+/* Read the record of a lockfile that nobody holds. */
+static void
+row_read_record(const struct directory *directory, struct row *row)
+{
+	char bytes[RECORD_SIZE + 1];
+	int flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
+	int fd = openat(directory->fd, row->name, flags);
+	ssize_t length = fd < 0 ? 0 : pread(fd, bytes, sizeof(bytes), 0);
+
+	if (fd >= 0)
+		close(fd);
+	record_text(bytes, length > 0 ? (size_t)length : 0, row->record);
+}
+
+/* Find out who holds the lockfile of a row and with which command. */
+static void
+row_look(const struct directory *directory, struct row *row, const struct seats *seats)
+{
+	char command[4096];
+
+	row->count = holders_of(&row->glance, seats, NULL, 0);
+	if (row->count)
+		row->holders = calloc(row->count, sizeof(*row->holders));
+	if (!row->holders)
+		row->count = 0;
+	holders_of(&row->glance, seats, row->holders, row->count);
+	if (row->count) {
+		row->glance.held = true;
+		command_of_process(row->holders[0].command, command);
+		row->command = strdup(command);
+	}
+	if (!row->glance.held && row->glance.size)
+		row_read_record(directory, row);
+}
+
+/* "held", "abandoned", "pinned", or NULL for what is on the point of going. */
+static const char *
+row_state(const struct row *row)
+{
+	if (row->glance.held)
+		return "held";
+	if (*row->record)
+		return "abandoned";
+	return row->glance.mode & PINNED ? "pinned" : NULL;
+}
+
+static const char *
+row_mode(const struct row *row)
+{
+	if (!row->glance.held)
+		return NULL;
+	if (row->count)
+		return row->holders[0].shared ? "shared" : "exclusive";
+	if (row->glance.count)
+		return mark_is_shared(row->glance.marks[0]) ? "shared" : "exclusive";
+	return NULL;
+}
+
+/* Collect the lockfiles of the directory, those of `keys` where there are any. */
+static int
+rows_collect(const struct directory *directory, char **keys, struct rows *rows)
+{
+	DIR *entries = directory_entries(directory);
+	char shown[SHOWN_SIZE];
+	bool room = true;
+
+	if (entries) {
+		for (struct dirent *entry; room && (entry = readdir(entries));)
+			room = rows_add(rows, directory, entry->d_name, keys);
+		closedir(entries);
+	} else if (errno != EACCES || !*keys) {
+		say("%s: cannot be read: %s", show(directory->path, shown), strerror(errno));
+		return NO_FILE;
+	}
+	/* Where names can be opened but not listed, those asked for are tried. */
+	for (char **key = keys; !entries && *key && room; key++) {
+		char base[NAME_SIZE], name[NAME_SIZE];
+
+		name_of_key(*key, base);
+		for (int slot = 1; slot <= SLOTS_MAX && room; slot++) {
+			slot_name(name, base, slot);
+			room = rows_add(rows, directory, name, keys);
+		}
+	}
+	if (!room) {
+		say("output: %s", strerror(ENOMEM));
+		return REFUSED;
+	}
+	if (!rows->count)
+		return 0;
+
+	struct seats seats = seats_scan(rows->list[0].glance.device);
+
+	qsort(rows->list, rows->count, sizeof(*rows->list), rows_compare);
+	for (size_t i = 0; i < rows->count; i++)
+		row_look(directory, &rows->list[i], &seats);
+	free(seats.list);
+	return 0;
+}
+
+enum { COLUMNS = 7, CELL_SIZE = 4 * SHOWN_SIZE };
+
+/* Write one cell of the list: KEY, STATE, MODE, PID, SINCE, WAITING, COMMAND. */
+static const char *
+row_cell(const struct row *row, int column, char cell[CELL_SIZE])
+{
+	char value[RECORD_SIZE];
+	const char *key = row->whole_key ? row->whole_key : row->key;
+	const char *mode = row_mode(row);
+	size_t used = 0;
+
+	compose(cell, CELL_SIZE, "-");
+	switch (column) {
+	case 0:
+		return show(key, cell);
+	case 1:
+		compose(cell, CELL_SIZE, "%s", row_state(row));
+		if (*row->record)
+			compose(cell, CELL_SIZE, "abandoned (%s)",
+			        record_field(row->record, "cause=", value));
+		break;
+	case 2:
+		if (mode)
+			compose(cell, CELL_SIZE, "%s", mode);
+		break;
+	case 3:
+		for (size_t i = 0; i < row->count && used < CELL_SIZE - 32; i++)
+			used += compose(cell + used, CELL_SIZE - used, "%s%ld", i ? "," : "",
+			                (long)row->holders[i].pid);
+		break;
+	case 4:
+		if (*row->record)
+			compose(cell, CELL_SIZE, "%s", record_field(row->record, "since=", value));
+		else if (row->glance.held)
+			date_text(row->glance.since.tv_sec, cell);
+		break;
+	case 5:
+		compose(cell, CELL_SIZE, "%zu", row->glance.waiting);
+		break;
+	default:
+		if (*row->record)
+			return show(record_field(row->record, "command=", value), cell);
+		if (row->command)
+			return show(row->command, cell);
+	}
+	return cell;
+}
+
+/* How wide a text is on a terminal, as one column for each UTF-8 character. */
+static int
+width_of(const char *text)
+{
+	int width = 0;
+
+	for (; *text; text++)
+		width += ((unsigned char)*text & 0xc0) != 0x80;
+	return width;
+}
+
+/* Add the rows as a table for people to read. */
+static void
+rows_table(const struct rows *rows, struct text *text)
+{
+	static const char *const titles[COLUMNS] = {"KEY",   "STATE",   "MODE",   "PID",
+	                                            "SINCE", "WAITING", "COMMAND"};
+	int widths[COLUMNS] = {0};
+	char cell[CELL_SIZE];
+	bool any = false;
+
+	for (size_t i = 0; i < rows->count; i++)
+		for (int column = 0; column < COLUMNS && row_state(&rows->list[i]); column++) {
+			int width = width_of(row_cell(&rows->list[i], column, cell));
+
+			widths[column] = width > widths[column] ? width : widths[column];
+			any = true;
+		}
+	for (int column = 0; column < COLUMNS && any; column++) {
+		int width = width_of(titles[column]);
+
+		widths[column] = width > widths[column] ? width : widths[column];
+		text_add(text, "%s%*s", titles[column],
+		         column < COLUMNS - 1 ? widths[column] - width + 2 : 0, "");
+	}
+	if (any)
+		text_add(text, "\n");
+	for (size_t i = 0; i < rows->count; i++) {
+		if (!row_state(&rows->list[i]))
+			continue;
+		for (int column = 0; column < COLUMNS; column++) {
+			row_cell(&rows->list[i], column, cell);
+			text_add(text, "%s%*s", cell,
+			         column < COLUMNS - 1 ? widths[column] - width_of(cell) + 2 : 0,
+			         "");
+		}
+		text_add(text, "\n");
+	}
+}
+
+static void
+text_add_json_or_null(struct text *text, const char *string)
+{
+	if (string)
+		text_add_json(text, string);
+	else
+		text_add(text, "null");
+}
+
+/* Add a row as one line with a JSON object. */
+static void
+row_json(const struct directory *directory, const struct row *row, struct text *text)
+{
+	const char *key = row->whole_key ? row->whole_key : row->hashed ? NULL : row->key;
+	char value[RECORD_SIZE], date[sizeof("2026-11-24T23:26:16Z")];
+	bool in_doubt = *row->record != '\0';
+
+	text_add(text, "{\"key\":");
+	text_add_json_or_null(text, key);
+	text_add(text, ",\"state\":\"%s\",\"mode\":", row_state(row));
+	text_add_json_or_null(text, row_mode(row));
+	text_add(text, ",\"slot\":%d,\"pids\":[", row->slot);
+	for (size_t i = 0; i < row->count; i++)
+		text_add(text, "%s%ld", i ? "," : "", (long)row->holders[i].pid);
+	text_add(text, "],\"since\":");
+	if (in_doubt)
+		text_add_json(text, record_field(row->record, "since=", value));
+	else
+		text_add_json_or_null(
+		    text, row->glance.held ? date_text(row->glance.since.tv_sec, date) : NULL);
+	text_add(text, ",\"waiting\":%zu,\"command\":", row->glance.waiting);
+	text_add_json_or_null(text, in_doubt ? record_field(row->record, "command=", value)
+	                                     : row->command);
+	text_add(text, ",\"path\":");
+
+	char path[PATH_MAX + NAME_SIZE];
+
+	compose(path, sizeof(path), "%s/%s", directory->path, row->name);
+	text_add_json(text, path);
+	if (in_doubt) {
+		text_add(text, ",\"cause\":");
+		text_add_json(text, record_field(row->record, "cause=", value));
+	}
+	text_add(text, "}\n");
+}
+
+/* --list: print the keys that are held, in doubt or pinned. */
+static int
+list(struct directory *directory, char **keys, bool json)
+{
+	struct rows rows = {0};
+	struct text text = {0};
+	int status;
+
+	directory->look_only = true;
+	status = directory_open(directory);
+	if (status || directory->fd < 0)
+		return status;
+	status = rows_collect(directory, keys, &rows);
+	if (status)
+		return status;
+	if (json) {
+		for (size_t i = 0; i < rows.count; i++)
+			if (row_state(&rows.list[i]))
+				row_json(directory, &rows.list[i], &text);
+	} else {
+		rows_table(&rows, &text);
+	}
+	return text_print(&text);
+}
+
+/* --who: print the pids of who holds the key, a line each; 1 when nobody does. */
+static int
+who(struct directory *directory, char **keys)
+{
+	struct rows rows = {0};
+	struct text text = {0};
+	char shown[SHOWN_SIZE];
+	bool held = false;
+	int status;
+
+	directory->look_only = true;
+	status = directory_open(directory);
+	if (status)
+		return status;
+	if (directory->fd < 0)
+		return NOBODY;
+	status = rows_collect(directory, keys, &rows);
+	if (status)
+		return status;
+	for (size_t i = 0; i < rows.count; i++) {
+		const struct row *row = &rows.list[i];
+
+		held = held || row->glance.held;
+		for (size_t j = 0; j < row->count; j++)
+			text_add(&text, "%ld\n", (long)row->holders[j].pid);
+	}
+	if (held && !text.used)
+		say("%s: held, but by whom cannot be seen", show(*keys, shown));
+	status = text_print(&text);
+	return status ? status : held ? 0 : NOBODY;
+}
+
+/* --path: print the path of the key's lockfile and make nothing. */
+static int
+print_path(const struct directory *directory, const char *key)
+{
+	struct text text = {0};
+	char name[NAME_SIZE];
+
+	name_of_key(key, name);
+	text_add(&text, "%s/%s\n", directory->path, name);
+	return text_print(&text);
+}
+
+/*
+ * --pin: make the lockfile and mark it as never to be removed, so that programs
+ * that know only its path can lock it, too; print the path.
+ */
+static int
+pin(struct directory *directory, const char *key)
+{
+	struct lock lock = {.key = key, .slots = 1, .fd = -1};
+	struct wait wait = {.deadline = FOREVER, .look_at = FOREVER};
+	int status = directory_open(directory);
+	bool current;
+
+	if (status)
+		return status;
+	umask(0); /* the file is born with the mode it shall have */
+	name_of_key(key, lock.name);
+	do {
+		struct stat file;
+		int error;
+
+		status = lockfile_open(directory, &lock);
+
+		if (status)
+			return status;
+		error = gate_enter(&lock, &wait);
+		if (error == EINTR) {
+			waiting_end();
+			lockfile_close(&lock);
+			return die_by(signals.caught);
+		}
+		if (error)
+			return lock_refused(&lock, "cannot be locked", error);
+		if (fstat(lock.fd, &file) < 0 ||
+		    (!(file.st_mode & PINNED) &&
+		     fchmod(lock.fd, (file.st_mode & 07777) | S_ISVTX | PINNED) < 0))
+			return lockfile_failure(directory, &lock, NO_FILE, strerror(errno));
+		current = lockfile_is_current(directory, &lock);
+		lockfile_close(&lock);
+	} while (!current);
+	return print_path(directory, key);
+}
+
+/* --forget: remove the record and the pin of a key that is held by us. */
+static int
+forget(const struct directory *directory, const struct lock *lock)
+{
+	struct record record = {0};
+	struct stat file;
+	int status = record_read(directory, lock, &record);
+
+	if (status)
+		return status;
+	if ((record.found && (ftruncate(lock->fd, 0) < 0 || fdatasync(lock->fd) < 0)) ||
+	    fstat(lock->fd, &file) < 0 ||
+	    ((file.st_mode & PINNED) &&
+	     fchmod(lock->fd, file.st_mode & (07777 & ~(mode_t)PINNED)) < 0))
+		return lockfile_failure(directory, lock, NO_FILE, strerror(errno));
+	return 0;
+}
+
 /* ---- Options ------------------------------------------------------------ */
 
-enum action { RUN, SHOW_HELP, SHOW_VERSION, SHOW_PATH };
+enum action {
+	RUN,
+	HOLD,
+	LIST,
+	WHO,
+	SHOW_PATH,
+	PIN,
+	FORGET,
+	SHOW_HELP,
+	SHOW_VERSION,
+};
 
 struct options {
 	enum action action;
@@ -1523,12 +4191,20 @@ struct options {
 	bool close_lock;
 	bool in_place;
 	bool linger;
+	bool automatic; /* the command is the key */
+	bool reentrant;
+	bool refuse_abandoned;
+	bool recover;
+	bool json;
 	bool verbose;
 	bool quiet;
 	nanoseconds wait; /* 0: give up at once */
+	nanoseconds warn_held;
 	int conflict_status;
+	int slots;
 	const char *directory; /* NULL: the environment's or the default */
-	const char *key;
+	char **keys;           /* KEY, then those of -k; or those of --list */
+	size_t key_count;
 	char **command;  /* as struct command has it */
 	char *script[5]; /* the command where -c gives one */
 	char problem[MESSAGE_SIZE / 2];
@@ -1537,33 +4213,56 @@ struct options {
 static const char help[] =
     "Usage: keylock [option]... KEY [--] COMMAND [ARGUMENT]...\n"
     "       keylock [option]... KEY -c SCRIPT\n"
-    "       keylock --path KEY\n"
+    "       keylock [option]... --auto [--] COMMAND [ARGUMENT]...\n"
+    "       keylock [option]... --hold KEY\n"
+    "       keylock --list [--json] [KEY]...\n"
+    "       keylock --who KEY | --path KEY | --pin KEY | --forget KEY\n"
     "Run COMMAND while it alone holds the lock named KEY.\n"
     "\n"
     "  -x, -e, --exclusive     hold KEY alone (default)\n"
     "  -s, --shared            hold KEY together with others that use -s\n"
-    "  -n, --nonblock          give up at once when KEY is taken (also --nb)\n"
+    "  -n, --nonblock          give up at once when KEY is taken (also --nb,\n"
+    "                          --nonblocking)\n"
     "  -w, --wait TIME         give up after TIME (also --timeout): seconds, or\n"
     "                          500ms, 10s, 5m, 2h, 1d; 0 is -n\n"
     "  -E, --conflict-exit-code N   exit status when giving up (default 75)\n"
+    "  -k, --key KEY           hold this key as well (may be repeated): all or none\n"
+    "  -a, --auto              the key is COMMAND with its arguments\n"
+    "  -j, --slots N           let up to N hold KEY at once (1 to 1000)\n"
+    "  -r, --reentrant         run at once where an ancestor already holds KEY\n"
     "  -F, --no-fork           replace keylock by COMMAND: no process in between\n"
     "  -o, --close             do not hand the lock's descriptor to COMMAND\n"
     "  -l, --linger            hold KEY until the last process that inherited the\n"
     "                          lock has ended, not only COMMAND\n"
+    "  -A, --refuse-abandoned  do not run when the last holder died in the middle\n"
+    "  -R, --recover           run then, and tell COMMAND by KEYLOCK_ABANDONED\n"
+    "  -W, --warn-held TIME    when giving up on a KEY held longer than TIME, say so\n"
     "  -c, --command SCRIPT    after KEY: run SCRIPT with /bin/sh -c\n"
     "  -d, --dir DIR           directory of the lockfiles (default: $KEYLOCK_DIR,\n"
     "                          else one of the effective user's own)\n"
-    "  -v, --verbose           say on standard error what is waited for, and why\n"
+    "  -v, --verbose           say on standard error what is waited for, and why not\n"
     "  -q, --quiet             say nothing but errors of usage and of the system\n"
+    "      --hold              hold KEY, print `locked', until standard input ends\n"
+    "      --list              list the keys that are held, in doubt or pinned\n"
+    "      --json              with --list: one JSON object a line\n"
+    "      --who               print the pids of who holds KEY\n"
     "      --path              print the path of KEY's lockfile and make nothing\n"
+    "      --pin               make KEY's lockfile, never remove it, print its path\n"
+    "      --forget            remove what is left of KEY: its record and its pin\n"
     "  -h, --help              print this help\n"
     "  -V, --version           print the version\n"
     "\n"
     "Exit status: that of COMMAND (a death by signal is passed on as one), or\n"
-    "   64  usage error              77  directory or lockfile not safe to use\n"
-    "   71  the system refused      126  COMMAND cannot be executed\n"
-    "   73  no directory, lockfile  127  COMMAND is not found\n"
-    "   75  KEY is taken (see -E)\n";
+    "    1  --who: nobody holds KEY\n"
+    "   64  usage error\n"
+    "   71  the system refused something\n"
+    "   73  the directory or lockfile cannot be made, opened or written\n"
+    "   75  KEY is taken, or was not had in time; see -E\n"
+    "   76  the last holder of KEY died in the middle (-A)\n"
+    "   77  the directory or lockfile is not safe to use\n"
+    "   78  waiting might never end\n"
+    "  126  COMMAND cannot be executed\n"
+    "  127  COMMAND is not found\n";
 
 /* Take down what is wrong with the command line; returns USAGE. */
 __attribute__((format(printf, 2, 3))) static int
@@ -1572,33 +4271,23 @@ usage(struct options *options, const char *format, ...)
 	va_list arguments;
 
 	va_start(arguments, format);
-	vsnprintf(options->problem, sizeof(options->problem), format, arguments);
+	vcompose(options->problem, sizeof(options->problem), format, arguments);
 	va_end(arguments);
 	return USAGE;
 }
 
-/* Read a whole number from `low` to `high`: digits and nothing else. */
-static bool
-parse_number(const char *text, int low, int high, int *number)
-{
-	int sum = 0;
+enum {
+	LONG_ONLY = 256,
+	OPTION_HOLD,
+	OPTION_LIST,
+	OPTION_JSON,
+	OPTION_WHO,
+	OPTION_PATH,
+	OPTION_PIN,
+	OPTION_FORGET,
+};
 
-	if (!*text)
-		return false;
-	for (; *text; text++) {
-		if (*text < '0' || *text > '9')
-			return false;
-		sum = sum * 10 + (*text - '0');
-		if (sum > high)
-			return false;
-	}
-	*number = sum;
-	return sum >= low;
-}
-
-enum { LONG_ONLY = 256, OPTION_PATH };
-
-static const char short_options[] = "+:xesnw:E:Fold:vqhV";
+static const char short_options[] = "+:xesnw:E:k:aj:rFolARW:d:vqhV";
 static const struct option long_options[] = {
     {"exclusive", no_argument, NULL, 'x'},
     {"shared", no_argument, NULL, 's'},
@@ -1608,17 +4297,70 @@ static const struct option long_options[] = {
     {"wait", required_argument, NULL, 'w'},
     {"timeout", required_argument, NULL, 'w'},
     {"conflict-exit-code", required_argument, NULL, 'E'},
+    {"key", required_argument, NULL, 'k'},
+    {"auto", no_argument, NULL, 'a'},
+    {"slots", required_argument, NULL, 'j'},
+    {"reentrant", no_argument, NULL, 'r'},
     {"no-fork", no_argument, NULL, 'F'},
     {"close", no_argument, NULL, 'o'},
     {"linger", no_argument, NULL, 'l'},
+    {"refuse-abandoned", no_argument, NULL, 'A'},
+    {"recover", no_argument, NULL, 'R'},
+    {"warn-held", required_argument, NULL, 'W'},
     {"dir", required_argument, NULL, 'd'},
     {"verbose", no_argument, NULL, 'v'},
     {"quiet", no_argument, NULL, 'q'},
+    {"hold", no_argument, NULL, OPTION_HOLD},
+    {"list", no_argument, NULL, OPTION_LIST},
+    {"json", no_argument, NULL, OPTION_JSON},
+    {"who", no_argument, NULL, OPTION_WHO},
     {"path", no_argument, NULL, OPTION_PATH},
+    {"pin", no_argument, NULL, OPTION_PIN},
+    {"forget", no_argument, NULL, OPTION_FORGET},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
     {NULL, 0, NULL, 0},
 };
+
+/* Take what to do. --help and --version win; of the others there is only one. */
+static int
+parse_action(struct options *options, enum action action)
+{
+	if (options->action == SHOW_HELP || options->action == SHOW_VERSION)
+		return 0;
+	if (options->action != RUN && action < SHOW_HELP && options->action != action)
+		return usage(options, "only one of --hold, --list, --who, --path, --pin, --forget");
+	options->action = action;
+	return 0;
+}
+
+/* Add a key of -k, and KEY as the first. Returns 0 or USAGE. */
+static int
+parse_key(struct options *options, size_t place, char *key)
+{
+	if (!*key)
+		return usage(options, "KEY is empty");
+	if (strlen(key) > KEY_MAX_BYTES)
+		return usage(options, "KEY is longer than %d bytes", KEY_MAX_BYTES);
+	options->keys[place] = key;
+	return 0;
+}
+
+/* Say which option getopt_long(3) did not take; returns USAGE. */
+static int
+parse_unknown(struct options *options, char **argv)
+{
+	char shown[SHOWN_SIZE];
+
+	/* A long option that takes no value was given one. */
+	for (const struct option *known = long_options; known->name; known++)
+		if (optopt && optopt == known->val)
+			return usage(options, "--%s: takes no value", known->name);
+	if (optopt)
+		return usage(options, "-%c: no such option; see keylock --help", optopt);
+	return usage(options, "%s: no such option; see keylock --help",
+	             show(argv[optind - 1], shown));
+}
 
 /* Take one option. Returns 0 or USAGE. */
 static int
@@ -1648,6 +4390,31 @@ parse_option(struct options *options, int option, char **argv)
 			return usage(options, "-E '%s': not an exit status (0 to 255)",
 			             show(optarg, shown));
 		break;
+	case 'k':
+		return parse_key(options, options->key_count++, optarg);
+	case 'a':
+		options->automatic = true;
+		break;
+	case 'j':
+		if (!parse_number(optarg, 1, SLOTS_MAX, &options->slots))
+			return usage(options, "-j '%s': not a number of slots (1 to %d)",
+			             show(optarg, shown), SLOTS_MAX);
+		break;
+	case 'r':
+		options->reentrant = true;
+		break;
+	case 'A':
+		options->refuse_abandoned = true;
+		break;
+	case 'R':
+		options->recover = true;
+		break;
+	case 'W':
+		if (!parse_time(optarg, &options->warn_held))
+			return usage(options,
+			             "-W '%s': not a time (seconds, or 500ms, 10s, 5m, 2h, 1d)",
+			             show(optarg, shown));
+		break;
 	case 'F':
 		options->in_place = true;
 		break;
@@ -1668,23 +4435,29 @@ parse_option(struct options *options, int option, char **argv)
 		options->quiet = true;
 		options->verbose = false;
 		break;
+	case OPTION_JSON:
+		options->json = true;
+		break;
 	case 'h':
-		options->action = SHOW_HELP;
-		break;
+		return parse_action(options, SHOW_HELP);
 	case 'V':
-		options->action = SHOW_VERSION;
-		break;
+		return parse_action(options, SHOW_VERSION);
+	case OPTION_HOLD:
+		return parse_action(options, HOLD);
+	case OPTION_LIST:
+		return parse_action(options, LIST);
+	case OPTION_WHO:
+		return parse_action(options, WHO);
 	case OPTION_PATH:
-		options->action = SHOW_PATH;
-		break;
+		return parse_action(options, SHOW_PATH);
+	case OPTION_PIN:
+		return parse_action(options, PIN);
+	case OPTION_FORGET:
+		return parse_action(options, FORGET);
 	case ':':
-		return usage(options, "%s: needs a value; see keylock --help",
-		             show(argv[optind - 1], shown));
+		return usage(options, "-%c: needs a value; see keylock --help", optopt);
 	default:
-		if (optopt > 0 && optopt < LONG_ONLY)
-			return usage(options, "-%c: no such option; see keylock --help", optopt);
-		return usage(options, "%s: no such option; see keylock --help",
-		             show(argv[optind - 1], shown));
+		return parse_unknown(options, argv);
 	}
 	return 0;
 }
@@ -1698,11 +4471,11 @@ parse_command(struct options *options, char **argv)
 
 	if (!*argv)
 		return usage(options, "%s: no COMMAND; see keylock --help",
-		             show(options->key, shown));
+		             show(options->keys[0], shown));
 	if (strcmp(*argv, "--") == 0) {
 		if (!*++argv)
 			return usage(options, "%s: no COMMAND after --; see keylock --help",
-			             show(options->key, shown));
+			             show(options->keys[0], shown));
 	} else if (strcmp(*argv, "-c") == 0 || strcmp(*argv, "--command") == 0) {
 		if (!argv[1] || argv[2])
 			return usage(options, "%s: takes exactly one SCRIPT", *argv);
@@ -1720,8 +4493,65 @@ parse_command(struct options *options, char **argv)
 }
 
 /*
- * Read the command line into `options`, which holds the defaults. Returns 0, or
- * USAGE with options->problem set.
+ * Make the key of --auto from the command: the arguments with a blank between
+ * them, and a backslash before each blank and backslash of their own, so that
+ * no two commands have the same. Returns NULL where there is no memory.
+ */
+static char *
+key_of_command(char *const *argv)
+{
+	size_t size = 1;
+	char *key, *end;
+
+	for (size_t i = 0; argv[i]; i++)
+		size += 2 * strlen(argv[i]) + 1;
+	key = end = malloc(size);
+	for (size_t i = 0; key && argv[i]; i++) {
+		if (i)
+			*end++ = ' ';
+		for (const char *byte = argv[i]; *byte; byte++) {
+			if (*byte == ' ' || *byte == '\\')
+				*end++ = '\\';
+			*end++ = *byte;
+		}
+	}
+	if (key)
+		*end = '\0';
+	return key;
+}
+
+/* Refuse what does not go together. Returns 0 or USAGE. */
+static int
+parse_check(struct options *options)
+{
+	const char *problem = NULL;
+	bool records = options->refuse_abandoned || options->recover;
+	bool holds = options->action == RUN || options->action == HOLD;
+
+	if (options->json && options->action != LIST)
+		problem = "--json goes with --list";
+	else if (options->action == HOLD && (options->in_place || options->close_lock))
+		problem = "--hold has no COMMAND for -F or -o";
+	else if (options->automatic && options->action != RUN)
+		problem = "--auto goes with a COMMAND";
+	else if (options->key_count > 1 && !holds)
+		problem = "-k goes with a COMMAND or --hold";
+	else if (options->in_place && options->close_lock)
+		problem = "-F and -o: the key would be free at once";
+	else if (options->slots && options->shared)
+		problem = "-j and -s do not go together";
+	else if (options->slots && records)
+		problem = "-j goes with neither -A nor -R";
+	else if (options->in_place && records)
+		problem = "-F goes with neither -A nor -R";
+	else if (options->refuse_abandoned && options->recover)
+		problem = "-A and -R do not go together";
+	return problem ? usage(options, "%s", problem) : 0;
+}
+
+/*
+ * Read the command line into `options`, which holds the defaults and has room
+ * for argc keys. Returns 0, or USAGE with options->problem set.
  */
 static int
 parse(struct options *options, int argc, char **argv)
@@ -1730,6 +4560,7 @@ parse(struct options *options, int argc, char **argv)
 	int option, status;
 
 	opterr = 0;
+	options->key_count = 1; /* the first is KEY, which comes last */
 	while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
 		status = parse_option(options, option, argv);
 		if (status)
@@ -1746,16 +4577,27 @@ parse(struct options *options, int argc, char **argv)
 	if (options->directory && options->directory[0] != '/')
 		return usage(options, "directory '%s': not an absolute path",
 		             show(options->directory, shown));
-	if (options->in_place && options->close_lock)
-		return usage(options, "-F and -o: the key would be free at once");
-	options->key = *argv;
-	if (!options->key)
+	status = parse_check(options);
+	if (status)
+		return status;
+	if (options->action == LIST) {
+		options->keys = argv;
+		return 0;
+	}
+	if (options->automatic) {
+		options->keys[0] = *argv ? key_of_command(argv) : NULL;
+		if (!*argv)
+			return usage(options, "no COMMAND; see keylock --help");
+		if (!options->keys[0])
+			return usage(options, "COMMAND is too long to be a key");
+		options->command = argv;
+		return parse_key(options, 0, options->keys[0]);
+	}
+	if (!*argv)
 		return usage(options, "no KEY; see keylock --help");
-	if (!*options->key)
-		return usage(options, "KEY is empty");
-	if (strlen(options->key) > KEY_MAX_BYTES)
-		return usage(options, "KEY is longer than %d bytes", KEY_MAX_BYTES);
-	argv++;
+	status = parse_key(options, 0, *argv++);
+	if (status)
+		return status;
 	if (options->action == RUN)
 		return parse_command(options, argv);
 	if (*argv)
@@ -1765,111 +4607,198 @@ parse(struct options *options, int argc, char **argv)
 
 /* ---- Main --------------------------------------------------------------- */
 
-/* Write all of `text` to standard output. Returns 0, or REFUSED and says why. */
-static int
-print(const char *text, size_t length)
-{
-	while (length) {
-		ssize_t written = write(STDOUT_FILENO, text, length);
-
-		if (written < 0 && errno == EINTR)
-			continue;
-		if (written <= 0) {
-			say("standard output: %s", strerror(errno));
-			return REFUSED;
-		}
-		text += written;
-		length -= (size_t)written;
-	}
-	return 0;
-}
-
-/* Print the path of the key's lockfile. */
-static int
-print_path(const struct directory *directory, const char *key)
-{
-	char path[PATH_MAX + NAME_SIZE + 2];
-	char name[NAME_SIZE];
-
-	name_of_key(key, name);
-	int length = snprintf(path, sizeof(path), "%s/%s\n", directory->path, name);
-	return print(path, (size_t)length < sizeof(path) ? (size_t)length : sizeof(path) - 1);
-}
-
-/* Say why the key was not had. */
+/* Say that the key was not had, where somebody wants to know. */
 static void
-say_taken(const struct options *options)
+say_taken(const struct options *options, const struct directory *directory, const struct lock *lock)
 {
-	char shown[SHOWN_SIZE];
+	bool terminal = isatty(STDERR_FILENO) && !options->quiet;
+	bool warn = options->warn_held != FOREVER && !options->quiet;
+	char shown[SHOWN_SIZE], text[WHOSE_SIZE] = "another";
+	struct glance glance;
+	bool seen;
 
-	if (options->verbose)
-		say("%s: %s", show(options->key, shown),
-		    options->wait ? "not had in time" : "taken");
+	if (!options->verbose && !terminal && !warn)
+		return;
+	seen = glance_at_name(directory, lock->name, &glance);
+	if (warn && (!seen || age_of(&glance) <= options->warn_held) && !options->verbose)
+		return;
+	if (seen)
+		whose_text(&glance, text);
+	say("%s: %s: %s", show(lock->key, shown), options->wait ? "not had in time" : "taken",
+	    text);
 }
 
 /*
- * Take the lock, waiting as the options say. A stop signal gives every place up,
- * stops, and queues anew; another one leaves with CAUGHT.
+ * Read the records of the keys and, for exclusive ones, write our own. Returns
+ * 0, or an exit status and has said why; the caller settles what was written.
  */
 static int
-take(const struct options *options, struct directory *directory, struct lock *lock)
+records_begin(const struct options *options, const struct directory *directory, struct keys *keys)
 {
-	struct wait wait = {
-	    .nonblock = options->wait == 0,
-	    .deadline = options->wait ? deadline_in(options->wait) : FOREVER,
-	    .look_at = FOREVER,
-	};
-	int status;
+	char shown[SHOWN_SIZE], text[RECORD_SIZE];
+	int status = 0;
 
-	for (;;) {
-		status = lock_acquire(directory, lock, &wait);
-		waiting_end();
-		if (status == 0 && !signal_came())
-			return 0;
-		if (status == 0)
-			lock_release(directory, lock, false);
-		if (!signals.caught)
-			return status;
-		if (!is_stop_signal(signals.caught))
-			return CAUGHT;
-		int signo = signals.caught;
+	for (size_t i = 0; i < keys->count && !status; i++) {
+		const struct lock *lock = &keys->locks[i];
 
-		signals.caught = 0;
-		stop_by(signo);
+		if (lock->nested)
+			continue; /* the ancestor decides */
+		status = record_read(directory, lock, &keys->records[i]);
+		if (!status && keys->records[i].found && options->refuse_abandoned) {
+			record_found_text(&keys->records[i], text);
+			if (!options->quiet)
+				say("%s: the last holder died in the middle: %s; see what it "
+				    "left, then keylock --forget",
+				    show(lock->key, shown), text);
+			status = IN_DOUBT;
+		}
 	}
+	for (size_t i = 0; i < keys->count && !status && !options->shared; i++)
+		if (!keys->locks[i].nested)
+			status = record_write(directory, &keys->locks[i], &keys->records[i],
+			                      options->command ? options->command[0] : "--hold");
+	return status;
 }
 
-static int
-run(struct options *options, struct directory *directory)
+/* KEYLOCK_ABANDONED=, with a line for each key that was left in doubt, or NULL. */
+static char *
+abandoned_line(const struct keys *keys)
 {
-	struct lock lock = {.key = options->key, .shared = options->shared, .fd = -1};
-	char key_line[sizeof("KEYLOCK_KEY=") + strlen(options->key)];
-	struct command command = {
-	    .argv = options->command,
-	    .locks = &lock,
-	    .count = options->close_lock ? 0 : 1,
-	    .key_line = key_line,
-	    .umask = umask(0), /* files are born with the mode they shall have */
-	};
-	struct ending ending;
-	int status;
+	struct text line = {0};
 
-	snprintf(key_line, sizeof(key_line), "KEYLOCK_KEY=%s", options->key);
-	name_of_key(lock.key, lock.name);
-	status = directory_open(directory);
-	if (status)
-		return status;
-	status = take(options, directory, &lock);
-	if (status == CAUGHT)
+	for (size_t i = 0; i < keys->count; i++) {
+		char text[RECORD_SIZE];
+
+		if (!keys->records[i].found)
+			continue;
+		record_found_text(&keys->records[i], text);
+		text_add(&line, "%s%s", line.used ? "\n" : "KEYLOCK_ABANDONED=", text);
+	}
+	return line.failed ? NULL : line.bytes;
+}
+
+/* Settle the records by how the command ended. */
+static void
+records_end(const struct options *options, const struct directory *directory, struct keys *keys,
+            const struct ending *ending, const char *cause)
+{
+	char text[CAUSE_SIZE];
+
+	if (ending->signal) {
+		compose(text, sizeof(text), "signal-%d", ending->signal);
+		cause = text;
+	} else if (ending->status > 128 && ending->status <= 192) {
+		/* A shell's word for a signal. */
+		compose(text, sizeof(text), "exit-%d", ending->status);
+		cause = text;
+	}
+	for (size_t i = 0; i < keys->count; i++)
+		record_settle(directory, &keys->locks[i], &keys->records[i], ending->ran, cause,
+		              options->command ? options->command[0] : "--hold");
+}
+
+/* KEYLOCK_KEY=, with the keys a line each, KEY first; or NULL. */
+static char *
+key_line(const struct options *options)
+{
+	struct text line = {0};
+
+	text_add(&line, "KEYLOCK_KEY=%s", options->keys[0]);
+	for (size_t i = 1; i < options->key_count; i++)
+		text_add(&line, "\n%s", options->keys[i]);
+	return line.failed ? NULL : line.bytes;
+}
+
+/* Do under the keys what is to be done under them. */
+static struct ending
+run_under(const struct options *options, const struct directory *directory, struct keys *keys,
+          mode_t came_umask)
+{
+	bool records = options->refuse_abandoned || options->recover;
+	struct ending ending = {0};
+	const char *cause = NULL;
+
+	if (options->action == FORGET)
+		return (struct ending){.status = forget(directory, keys->locks)};
+	if (records)
+		ending.status = records_begin(options, directory, keys);
+	if (!ending.status && options->action == HOLD) {
+		ending = hold(&cause);
+	} else if (!ending.status) {
+		struct command command = {
+		    .argv = options->command,
+		    .locks = keys->locks,
+		    .count = options->close_lock ? 0 : keys->count,
+		    .key_line = key_line(options),
+		    .abandoned_line = records ? abandoned_line(keys) : NULL,
+		    .umask = came_umask,
+		};
+
+		ending = command_run(&command, options->in_place);
+	}
+	if (records)
+		records_end(options, directory, keys, &ending, cause);
+	return ending;
+}
+
+/* Acquire the keys, run under them, let them go. Returns the exit status. */
+static int
+run(const struct options *options, struct directory *directory)
+{
+	size_t count = options->key_count, failed = 0;
+	struct lock locks[count];
+	struct record records[count];
+	struct keys keys = {.locks = locks, .records = records, .count = count};
+	bool at_once =
+	    options->wait == 0 || (options->action == FORGET && options->wait == FOREVER);
+	struct wait wait = {
+	    .nonblock = at_once,
+	    .deadline = deadline_in(at_once ? GATE_PATIENCE : options->wait),
+	    .look = look_around,
+	    .reentrant = options->reentrant,
+	    .aloud = options->verbose,
+	    .directory = directory,
+	    .turn = -1,
+	};
+	mode_t came_umask = umask(0); /* files are born with the mode they shall have */
+	struct ending ending;
+	char shown[SHOWN_SIZE];
+	int result;
+
+	memset(records, 0, sizeof(records));
+	for (size_t i = 0; i < count; i++) {
+		locks[i] = (struct lock){
+		    .key = options->keys[i],
+		    .shared = options->shared,
+		    .slots = options->slots,
+		    .fd = -1,
+		};
+		name_of_key(locks[i].key, locks[i].name);
+	}
+	keys_order(&keys);
+	result = directory_open(directory);
+	if (result)
+		return result;
+	wait.terminal = !options->quiet && !at_once && isatty(STDERR_FILENO);
+	result = keys_acquire(directory, &keys, &wait, &failed);
+	if (result == CAUGHT)
 		return die_by(signals.caught);
-	if (status == TAKEN) {
-		say_taken(options);
+	if (result == TAKEN) {
+		say_taken(options, directory, &locks[failed]);
 		return options->conflict_status;
 	}
-	if (status)
-		return status;
-	ending = command_run(&command, options->in_place);
-	lock_release(directory, &lock, options->linger);
+	if (result)
+		return result;
+	if (options->verbose && wait.started) {
+		nanoseconds waited = now() - wait.started;
+
+		say("%s: had after %lld.%03llds", show(options->keys[0], shown),
+		    (long long)(waited / SECOND), (long long)(waited % SECOND / MILLISECOND));
+	}
+	ending = run_under(options, directory, &keys, came_umask);
+	keys_release(directory, &keys, keys.count, options->linger);
+	if (signals.caught)
+		return die_by(signals.caught);
 	return ending.signal ? die_by(ending.signal) : ending.status;
 }
 
@@ -1877,7 +4806,13 @@ int
 main(int argc, char **argv)
 {
 	static char path[64];
-	struct options options = {.wait = FOREVER, .conflict_status = TAKEN};
+	char *keys[argc + 1];
+	struct options options = {
+	    .wait = FOREVER,
+	    .warn_held = FOREVER,
+	    .conflict_status = TAKEN,
+	    .keys = keys,
+	};
 	struct directory directory = {.fd = -1};
 
 	signals_block();
@@ -1885,14 +4820,24 @@ main(int argc, char **argv)
 		say("%s", options.problem);
 		return USAGE;
 	}
-	if (options.action == SHOW_HELP)
-		return print(help, sizeof(help) - 1);
-	if (options.action == SHOW_VERSION)
-		return print("keylock " VERSION "\n", sizeof("keylock " VERSION "\n") - 1);
 	directory.named = options.directory != NULL;
 	directory.path =
 	    directory.named ? options.directory : default_directory(path, sizeof(path));
-	if (options.action == SHOW_PATH)
-		return print_path(&directory, options.key);
-	return run(&options, &directory);
+	switch (options.action) {
+	case SHOW_HELP:
+		return print(help, sizeof(help) - 1);
+	case SHOW_VERSION:
+		return print("keylock " VERSION "\n", strlen("keylock " VERSION "\n"));
+	case SHOW_PATH:
+		return print_path(&directory, keys[0]);
+	case LIST:
+		return list(&directory, options.keys, options.json);
+	case WHO:
+		keys[1] = NULL;
+		return who(&directory, keys);
+	case PIN:
+		return pin(&directory, keys[0]);
+	default:
+		return run(&options, &directory);
+	}
 }
