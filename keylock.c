@@ -483,13 +483,18 @@ parse_time(const char *text, nanoseconds *time)
 
 #define WAKER SIGRTMAX
 
+/* struct kernel_sigaction, which no header has; only copied and never read. */
+struct raw_action {
+	unsigned long words[16];
+};
+
 static struct {
 	sigset_t came_mask;           /* the mask that keylock came with */
-	sigset_t open_mask;           /* that of waiting, valid while handling */
 	bool handling;                /* handlers and timer are in place */
 	bool armed;                   /* the timer runs, valid while handling */
 	timer_t timer;                /* valid while handling */
 	struct sigaction came[_NSIG]; /* dispositions, valid while handling */
+	struct raw_action raw[_NSIG]; /* those of libc's own signals, likewise */
 	volatile sig_atomic_t caught; /* the signal that ends the wait, or 0 */
 } signals;
 
@@ -600,6 +605,20 @@ on_signal(int signo, siginfo_t *info, void *context)
 	errno = kept;
 }
 
+/* Stands for a disposition that is in signals.raw. */
+static void
+on_raw_signal(int signo)
+{
+	(void)signo;
+}
+
+/* rt_sigaction(2) itself: libc's refuses the signals that are its own (nptl(7)). */
+static void
+raw_action(int signo, const struct raw_action *action, struct raw_action *came)
+{
+	syscall(SYS_rt_sigaction, signo, action, came, _NSIG / 8);
+}
+
 /*
  * Put handlers on every signal that would end or stop keylock, and make the
  * timer. Ignored signals stay ignored. Returns 0 or an errno.
@@ -609,26 +628,29 @@ waiting_begin(void)
 {
 	struct sigaction handler = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO};
 	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = WAKER};
+	struct raw_action raw = {0}; /* our handler, as libc has told the kernel */
 
 	if (signals.handling)
 		return 0;
 	if (timer_create(CLOCK_MONOTONIC, &event, &signals.timer) < 0)
 		return errno;
 	handler.sa_mask = mask_all();
-	signals.open_mask = signals.came_mask;
-	sigdelset(&signals.open_mask, WAKER);
 	for (int signo = 1; signo < _NSIG; signo++) {
 		struct sigaction *came = &signals.came[signo];
 
 		came->sa_handler = SIG_ERR; /* nothing to give back */
 		if (is_idle_signal(signo) || signo == SIGKILL || signo == SIGSTOP)
 			continue;
-		if (sigaction(signo, &handler, came) < 0) {
-			/* One of libc's own: it has to wait for the command. */
-			came->sa_handler = SIG_ERR;
-			mask_add(&signals.open_mask, signo);
-		} else if (came->sa_handler == SIG_IGN && signo != WAKER)
-			sigaction(signo, came, NULL);
+		if (sigaction(signo, &handler, came) == 0) {
+			if (!raw.words[0])
+				raw_action(signo, NULL, &raw);
+			if (came->sa_handler == SIG_IGN && signo != WAKER)
+				sigaction(signo, came, NULL);
+		} else {
+			/* One of libc's own, to which the command has a right. */
+			raw_action(signo, &raw, &signals.raw[signo]);
+			came->sa_handler = on_raw_signal;
+		}
 	}
 	signals.handling = true;
 	signals.armed = false;
@@ -648,7 +670,9 @@ waiting_end(void)
 	mask_change(SIG_UNBLOCK, &waker, NULL);
 	mask_change(SIG_SETMASK, &all, NULL);
 	for (int signo = 1; signo < _NSIG; signo++)
-		if (signals.came[signo].sa_handler != SIG_ERR)
+		if (signals.came[signo].sa_handler == on_raw_signal)
+			raw_action(signo, &signals.raw[signo], NULL);
+		else if (signals.came[signo].sa_handler != SIG_ERR)
 			sigaction(signo, &signals.came[signo], NULL);
 	signals.handling = false;
 }
@@ -771,7 +795,7 @@ wait_for(const struct request *wish, const struct wait *wait)
 
 	if (error)
 		return error;
-	open_to = wait->deaf ? all : signals.open_mask;
+	open_to = wait->deaf ? all : signals.came_mask;
 	sigdelset(&open_to, WAKER);
 	if (until != FOREVER)
 		alarm.it_value = to_timespec(until);
@@ -2070,7 +2094,7 @@ slots_sleep(int events, nanoseconds until, bool *woken)
 	if (error)
 		return error;
 	if (!signals.caught &&
-	    ppoll(&ready, 1, until == FOREVER ? NULL : &timeout, &signals.open_mask) < 0 &&
+	    ppoll(&ready, 1, until == FOREVER ? NULL : &timeout, &signals.came_mask) < 0 &&
 	    errno != EINTR)
 		return errno;
 	while (events >= 0 && read(events, ignored, sizeof(ignored)) > 0)
@@ -3620,7 +3644,7 @@ hold(const char **cause)
 		int ready = 0;
 
 		if (!signals.caught)
-			ready = ppoll(ends, 2, NULL, &signals.open_mask);
+			ready = ppoll(ends, 2, NULL, &signals.came_mask);
 		if (is_stop_signal(signals.caught)) {
 			stop_caught();
 			waiting_begin();
