@@ -32,7 +32,7 @@ keylock=${KEYLOCK:-$top/keylock}
 case ${BENCH_SIZE:-full} in
 quick)
 	single=150 crowds=2 queues=1 crowd=200 slot_crowd=10 handovers=30 window=2000
-	files=10000 keys=1000 lists=5 tool_runs=20 tool_crowd=20 tool_turns=10
+	files=2000 keys=1000 lists=3 tool_runs=20 tool_crowd=20 tool_turns=10
 	slow_turns=0 patience=2
 	;;
 full)
@@ -349,11 +349,10 @@ listing() {
 			<"$build/gate" >/dev/null 2>>"$build/error" 7>&- &
 		holders+=($!)
 	done
-	seen=0
-	until [ "$seen" -ge 10000 ] || [ "$SECONDS" -gt "$deadline" ]; do
+	until [ "$(count_files "$shm/listed")" -ge 10000 ] || [ "$SECONDS" -gt "$deadline" ]; do
 		sleep 0.2
-		seen=$("$keylock" -d "$shm/listed" --list 7>&- | grep -c 'batch:')
 	done
+	seen=$("$keylock" -d "$shm/listed" --list 7>&- | grep -c 'batch:')
 	if [ "$seen" -ne 10000 ]; then
 		echo "--list shows $seen of 10000 held keys" >"$build/error"
 		broken "$measure" '0.3 s'
@@ -438,7 +437,7 @@ tool_row() { # TOOL PACKAGE RUNS-THE-COMMAND-AS
 	fi
 	case $tool in
 	lockfile-create | dotlockfile) turns=$slow_turns ;; # they look every five seconds
-	sem) runs=$((tool_runs / 10)) turns=3 ;;
+	sem) runs=$((tool_runs / 20)) turns=$((2 * slow_turns + 1)) ;;
 	esac
 	mkdir "$dir"
 
@@ -542,7 +541,7 @@ full_directory "$disk" ""
 echo
 cat <<END
 keylock's time divided by that of every other lock command, lockfiles on $(type_of "$shm"); below 1
-keylock is faster. $tool_runs runs each (sem a tenth). < where $tool_crowd at once were not through after $patience s.
+keylock is faster. $tool_runs runs each (sem $((tool_runs / 20))). < where $tool_crowd at once were not through after $patience s.
 A waiter's own memory; the wakeups of 5 waiters in $((window / 1000)) s; the files that one key leaves behind.
 
 END
