@@ -492,7 +492,7 @@ static struct {
 	sigset_t came_mask;           /* the mask that keylock came with */
 	bool handling;                /* handlers and timer are in place */
 	bool armed;                   /* the timer runs, valid while handling */
-	timer_t timer;                /* valid while handling */
+	int timer;                    /* valid while handling */
 	struct sigaction came[_NSIG]; /* dispositions, valid while handling */
 	struct raw_action raw[_NSIG]; /* those of libc's own signals, likewise */
 	volatile sig_atomic_t caught; /* the signal that ends the wait, or 0 */
@@ -585,6 +585,26 @@ signals_block(void)
 	mask_change(SIG_SETMASK, &all, &signals.came_mask);
 }
 
+/*
+ * The kernel's timers themselves: libc's bring its threads into the binary, for
+ * notifications by thread.
+ */
+static int
+timer_make(const struct sigevent *event)
+{
+	return (int)syscall(SYS_timer_create, CLOCK_MONOTONIC, event, &signals.timer);
+}
+
+static void
+timer_arm(int flags, const struct itimerspec *time)
+{
+#ifdef SYS_timer_settime64
+	syscall(SYS_timer_settime64, signals.timer, flags, time, NULL);
+#else
+	syscall(SYS_timer_settime, signals.timer, flags, time, NULL);
+#endif
+}
+
 /* Async-signal-safe: timer_settime(2) is (signal-safety(7)). */
 static void
 on_signal(int signo, siginfo_t *info, void *context)
@@ -601,7 +621,7 @@ on_signal(int signo, siginfo_t *info, void *context)
 		return;
 	if (!signals.caught || is_stop_signal(signals.caught))
 		signals.caught = signo;
-	timer_settime(signals.timer, 0, &soon, NULL);
+	timer_arm(0, &soon);
 	errno = kept;
 }
 
@@ -632,7 +652,7 @@ waiting_begin(void)
 
 	if (signals.handling)
 		return 0;
-	if (timer_create(CLOCK_MONOTONIC, &event, &signals.timer) < 0)
+	if (timer_make(&event) < 0)
 		return errno;
 	handler.sa_mask = mask_all();
 	for (int signo = 1; signo < _NSIG; signo++) {
@@ -665,7 +685,7 @@ waiting_end(void)
 
 	if (!signals.handling)
 		return;
-	timer_delete(signals.timer);
+	syscall(SYS_timer_delete, signals.timer);
 	/* One expiry may still be pending; the default action would kill. */
 	mask_change(SIG_UNBLOCK, &waker, NULL);
 	mask_change(SIG_SETMASK, &all, NULL);
@@ -800,7 +820,7 @@ wait_for(const struct request *wish, const struct wait *wait)
 	if (until != FOREVER)
 		alarm.it_value = to_timespec(until);
 	if (until != FOREVER || signals.armed)
-		timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL);
+		timer_arm(TIMER_ABSTIME, &alarm);
 	signals.armed = until != FOREVER;
 	do {
 		if (signals.caught && !wait->deaf)
