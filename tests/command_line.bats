@@ -412,6 +412,8 @@ waits() {
 			run_it diff "$BATS_TEST_TMPDIR/without" "$BATS_TEST_TMPDIR/with"
 			[[ $output =~ ^[0-9]+a[0-9]+$'\n'\>\ ([0-9]+)\ $KEYLOCK_DIR/job7$ ]]
 			[ "${BASH_REMATCH[1]}" -ge 10 ]
+			# It had its lock to the end, and let it go.
+			[ "$mode" = -F ] || [ "$(files)" = 0 ]
 		done
 		for mode in -o -os; do
 			run_it bash -c "exec \"\$@\" $closed" - "$KEYLOCK" "$mode" job7 "$probe" "$BATS_TEST_TMPDIR/with"
@@ -439,15 +441,23 @@ waits() {
 }
 
 @test "keylock's own lock is none of 0, 1, 2 when they came in closed" {
-	local fd where
-	"$KEYLOCK" job7 sh -c 'echo $$ >"$0.new"; mv "$0.new" "$0"; exec sleep 600' "$ran" <&- >&- 2>&- 3>&- 4>&- &
-	started $!
-	wait_for 20 test -s "$ran"
-	for fd in 0 1 2; do
-		where=$(readlink "/proc/$!/fd/$fd") || continue
-		[[ $where != "$KEYLOCK_DIR"* ]]
+	local closed fd where runner
+	for closed in '2>&-' '<&- >&- 2>&-'; do
+		rm -f "$ran"
+		bash -c "exec \"\$@\" $closed" - "$KEYLOCK" job7 \
+			sh -c 'echo $$ >"$0.new"; mv "$0.new" "$0"; exec sleep 600' "$ran" 3>&- 4>&- &
+		runner=$!
+		started "$runner"
+		wait_for 20 test -s "$ran"
+		ls -l "/proc/$runner/fd"
+		for fd in 0 1 2; do
+			where=$(readlink "/proc/$runner/fd/$fd") || continue
+			[[ $where != "$KEYLOCK_DIR"* ]]
+		done
+		kill "$(cat "$ran")"
+		wait "$runner" || :
+		[ "$(files)" = 0 ]
 	done
-	ls -l "/proc/$!/fd"
 }
 
 @test "descriptors that the caller has at 10 and above stay the caller's" {

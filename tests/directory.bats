@@ -329,6 +329,24 @@ socket.socket(socket.AF_UNIX).bind("socket7")' "$KEYLOCK_DIR"
 	[ -b "$KEYLOCK_DIR/block7" ]
 }
 
+@test "rule 4: a lockfile that somebody has a lease on does not make it wait" {
+	need python3
+	mkdir -m 700 "$KEYLOCK_DIR"
+	# The kernel would hold open() up for fs.lease-break-time, 45 s.
+	python3 -c 'import fcntl, os, signal, sys, time
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+open(sys.argv[2], "w").close()
+time.sleep(600)' "$KEYLOCK_DIR/job7" "$BATS_TEST_TMPDIR/leased" 3>&- 4>&- &
+	started $!
+	wait_for 20 test -e "$BATS_TEST_TMPDIR/leased"
+	local start
+	start=$(milliseconds)
+	refused 73 job7 -n job7
+	[ $(($(milliseconds) - start)) -lt 20000 ]
+}
+
 @test "rule 4: a lockfile that may not be opened is 73" {
 	if [ "$(id -u)" = 0 ]; then
 		need setpriv
