@@ -98,7 +98,7 @@ fail(const char *format, ...)
 static void *
 allocate(size_t count, size_t size)
 {
-	void *memory = calloc(count, size);
+	void *memory = calloc(count ? count : 1, size);
 	if (memory == NULL)
 		fail("out of memory");
 	return memory;
@@ -252,7 +252,9 @@ state_of(pid_t pid)
 		return '?';
 	text[got] = '\0';
 	char *end = strrchr(text, ')');
-	return end != NULL && end[1] == ' ' ? end[2] : '?';
+	if (end == NULL || end[1] != ' ')
+		return '?';
+	return end[2];
 }
 
 /* Asleep in ten looks one after the other: it waits for the lock. */
@@ -436,12 +438,14 @@ look(struct queue *queues, int count)
 		const char *pid = entry->d_name;
 		if (!isdigit((unsigned char)pid[0]) || !read_proc(pid, "stat", text, sizeof text))
 			continue;
-		char state;
-		int parent;
-		int group;
 		char *end = strrchr(text, ')');
-		if (end == NULL || sscanf(end + 1, " %c %d %d", &state, &parent, &group) != 3)
+		if (end == NULL || end[1] != ' ')
 			continue;
+		/* ) STATE PARENT GROUP ... */
+		char state = end[2];
+		char *next;
+		strtol(end + 3, &next, 10);
+		pid_t group = (pid_t)strtol(next, NULL, 10);
 		struct waiter *w = waiter_of(queues, count, group);
 		if (w == NULL || state == 'Z')
 			continue;
@@ -505,7 +509,7 @@ ended(struct queue *queues, int count)
 				w->ended = true;
 				w->served = status == 0;
 			}
-			sum += w->ended;
+			sum += w->ended ? 1 : 0;
 		}
 	}
 	return sum;
@@ -570,7 +574,7 @@ measure_waiters(struct side *sides, int count, int settle, int window)
 		int served = 0;
 		for (int i = 0; i < done->waiters; i++) {
 			memory[i] = done->waiter[i].memory;
-			served += done->waiter[i].served;
+			served += done->waiter[i].served ? 1 : 0;
 			if (!done->waiter[i].ended)
 				end_group(done->waiter[i].pid);
 		}
