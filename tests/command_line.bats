@@ -398,6 +398,27 @@ waits() {
 	done
 }
 
+@test "the command alone decides when its input's writer and its output's reader see it closed" {
+	local runner writer
+	mkfifo "$BATS_TEST_TMPDIR/in" "$BATS_TEST_TMPDIR/out.fifo" "$BATS_TEST_TMPDIR/go"
+	"$KEYLOCK" job7 sh -c 'exec 8<>"$0"; echo hello; exec <&- >&-; read -r _ <&8' "$BATS_TEST_TMPDIR/go" \
+		<"$BATS_TEST_TMPDIR/in" >"$BATS_TEST_TMPDIR/out.fifo" 3>&- 4>&- &
+	runner=$!
+	started "$runner"
+	env --default-signal=PIPE yes >"$BATS_TEST_TMPDIR/in" 2>/dev/null 3>&- 4>&- &
+	writer=$!
+	started "$writer"
+	# Where keylock kept its own, these would last until the command ends.
+	run_it cat "$BATS_TEST_TMPDIR/out.fifo"
+	expect 0
+	[ "$output" = hello ]
+	wait_for 20 is_dead "$writer"
+	kill -0 "$runner"
+	[ "$(files)" = 1 ]
+	echo 1<>"$BATS_TEST_TMPDIR/go"
+	wait "$runner"
+}
+
 @test "no descriptor of keylock's is in the way, whichever of 0, 1, 2 are closed" {
 	local closed mode probe
 	probe=$(probe descriptors)
