@@ -1,11 +1,13 @@
 /*
  * alone FILE SECONDS WORKERS KEYLOCK KEY: does anybody ever run beside another, whoever is killed?
  *
- * For SECONDS, each of WORKERS runs "KEYLOCK [OPTION...] KEY alone -p FILE MODE" again and again, in
- * all kinds: exclusive, shared, -n, with a time-out, -F, -l, in a third of the runs with a daemon
- * left behind. A third of the keylocks is killed by SIGKILL after up to 3 ms, so that every step of
- * theirs is hit, while their commands go on. The command asks for a lock of its own on FILE, which
- * dies with it (POSIX's, that children do not get): refused means an overlap. Prints
+ * For SECONDS, up to WORKERS run "KEYLOCK [OPTION...] KEY alone -p FILE MODE" again and again, in all
+ * kinds: exclusive, shared, -n, with a time-out, -F, -l, some with a daemon left behind. How many run
+ * side by side changes all the time: with many the queue is long, with two or three the lockfile
+ * comes and goes. Half of the time a third of the keylocks is killed by SIGKILL after up to 3 ms, so
+ * that every step of theirs is hit, while their commands go on. The command asks for a lock of its
+ * own on FILE, which dies with it (POSIX's, that children do not get): refused means an overlap.
+ * Prints
  *
  *	runs, kills, overlaps	what it says
  *	stuck			what had not ended 20 s after the last was started
@@ -66,6 +68,7 @@ static struct counts *open_counts(const char *name, int *file)
 /* The command. mode: x or s, and d for a daemon. */
 static int hold(const char *name, const char *mode)
 {
+	static const long times[] = { 0, 0, 0, 100, 700 };
 	int file;
 	struct counts *counts = open_counts(name, &file);
 	struct flock lock = { .l_type = mode[0] == 's' ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
@@ -73,7 +76,7 @@ static int hold(const char *name, const char *mode)
 	__atomic_fetch_add(&counts->runs, 1, __ATOMIC_RELAXED);
 	if (fcntl(file, F_SETLK, &lock) == -1)
 		__atomic_fetch_add(&counts->overlaps, 1, __ATOMIC_RELAXED);
-	sleep_us(getpid() % 4 * 250);
+	sleep_us(times[getpid() % 5]);
 	if (mode[1] == 'd' && fork() == 0) {
 		sleep_us(2000);
 		_exit(0);
@@ -110,8 +113,8 @@ int main(int argc, char **argv)
 {
 	struct worker workers[MOST] = { { 0, 0 } };
 	struct counts *counts;
-	int64_t end;
-	int file, count, kills = 0, stuck = 0;
+	int64_t end, phase_end = 0;
+	int file, count, active = 0, killing = 0, kills = 0, stuck = 0;
 
 	if (argc == 4 && strcmp(argv[1], "-p") == 0)
 		return hold(argv[2], argv[3]);
@@ -138,12 +141,17 @@ int main(int argc, char **argv)
 			stuck += stuck == 0;
 			break;
 		}
+		if (t >= phase_end) {
+			phase_end = t + 50000;
+			active = rand() % 2 == 0 ? 3 : 1 + rand() % count;
+			killing = rand() % 2;
+		}
 		for (int i = 0; i < count; i++) {
 			struct worker *w = &workers[i];
 
-			if (w->pid == 0 && t < end) {
+			if (w->pid == 0 && t < end && i < active) {
 				w->pid = start(argv[0], argv[1], argv[4], argv[5]);
-				w->kill_at = rand() % 3 == 0 ? now() + rand() % 3000 : 0;
+				w->kill_at = killing && rand() % 3 == 0 ? now() + rand() % 3000 : 0;
 			} else if (w->pid != 0 && w->kill_at != 0 && t >= w->kill_at) {
 				kill(w->pid, SIGKILL);
 				w->kill_at = 0;

@@ -157,18 +157,12 @@ after_waiting() {
 }
 
 @test "a signal that comes early is not lost" {
-	local i inherit
-	inherit=$(probe inherit)
-	for i in {0..79}; do
-		"$inherit" -d "$KEYLOCK" key sleep 1000 3>&- 4>&- &
-		read -rt "0.00$((i / 10))$((i % 10))" _ <>"$BATS_TEST_TMPDIR/watchdog" || :
-		kill -TERM $!
-		status=0
-		wait $! || status=$?
-		expect 143
-		[ "$(files)" = 0 ]
-	done
+	run_it "$(probe early)" "$(kill -l TERM)" 500 "$KEYLOCK" key sleep 1000
+	expect 0
+	[ "$output" = 'worked=500 stuck=0 odd=0' ]
+	# No command has been left running, no file either.
 	[ -z "$(left_over)" ]
+	[ "$(files)" = 0 ]
 }
 
 @test "the command stops: keylock stops, too, and continues it" {
@@ -206,6 +200,30 @@ after_waiting() {
 	status=0
 	wait "$wrapper" || status=$?
 	expect 143
+}
+
+@test "Ctrl-Z stops keylock at every moment of its start" {
+	local early option
+	early=$(probe early)
+	for option in -x -F; do
+		run_it "$early" "$(kill -l TSTP)" 300 "$KEYLOCK" "$option" key sleep 1000
+		expect 0
+		[ "$output" = 'worked=300 stuck=0 odd=0' ]
+	done
+}
+
+@test "Ctrl-Z stops a waiter at every moment of its start" {
+	local early option
+	early=$(probe early)
+	hold key
+	for option in -x -w100; do
+		run_it "$early" "$(kill -l TSTP)" 300 "$KEYLOCK" "$option" key touch "$BATS_TEST_TMPDIR/ran"
+		expect 0
+		[ "$output" = 'worked=300 stuck=0 odd=0' ]
+	done
+	let_go
+	expect 0
+	[ ! -e "$BATS_TEST_TMPDIR/ran" ]
 }
 
 # --- what the command inherits ---
@@ -387,16 +405,14 @@ after_waiting() {
 }
 
 @test "a signal to a waiter is noticed whenever it comes" {
-	local i inherit
-	inherit=$(probe inherit)
+	local early option
+	early=$(probe early)
 	hold key
-	for i in {0..79}; do
-		"$inherit" -d "$KEYLOCK" key touch "$BATS_TEST_TMPDIR/ran" 3>&- 4>&- &
-		read -rt "0.00$((i / 20))$((i % 10))" _ <>"$BATS_TEST_TMPDIR/watchdog" || :
-		kill -TERM $!
-		status=0
-		wait $! || status=$?
-		expect 143
+	for option in -x -w100; do
+		run_it "$early" "$(kill -l TERM)" 300 "$KEYLOCK" "$option" key touch \
+			"$BATS_TEST_TMPDIR/ran"
+		expect 0
+		[ "$output" = 'worked=300 stuck=0 odd=0' ]
 	done
 	[ ! -e "$BATS_TEST_TMPDIR/ran" ]
 	let_go
@@ -473,8 +489,9 @@ after_waiting() {
 # --- special commands and callers ---
 
 @test "process 1 of a pid namespace ends with 128+N" {
-	local file=$BATS_TEST_TMPDIR/end unshare signal
+	local file=$BATS_TEST_TMPDIR/end inherit unshare signal
 	need unshare
+	inherit=$(probe inherit)
 	if unshare -p --fork true 2>/dev/null; then
 		unshare=(unshare -p --fork --kill-child)
 	elif unshare -Urp --fork true 2>/dev/null; then
@@ -483,10 +500,10 @@ after_waiting() {
 		skip 'may not make a pid namespace'
 	fi
 	for signal in TERM KILL SEGV HUP; do
-		run_it ended "$file" "${unshare[@]}" "$KEYLOCK" key sh -c "kill -$signal \$\$"
+		run_it ended "$file" "$inherit" -d "${unshare[@]}" "$KEYLOCK" key sh -c "kill -$signal \$\$"
 		[ "$(cat "$file")" = "exit $((128 + $(kill -l "$signal")))" ]
 	done
-	run_it ended "$file" "${unshare[@]}" "$KEYLOCK" key sh -c 'exit 9'
+	run_it ended "$file" "$inherit" -d "${unshare[@]}" "$KEYLOCK" key sh -c 'exit 9'
 	[ "$(cat "$file")" = 'exit 9' ]
 	[ "$(files)" = 0 ]
 }
