@@ -59,7 +59,8 @@ lint:
 		$(LINT_GCC) -D_GNU_SOURCE= $$file || exit; \
 	done
 	clang-tidy --quiet keylock.c -- -std=c11
-	cppcheck --quiet --std=c11 --enable=all --inline-suppr --error-exitcode=1 \
+	cppcheck --quiet --std=c11 --inline-suppr --error-exitcode=1 \
+		--enable=warning,style,performance,portability \
 		--suppress=missingIncludeSystem --suppress=variableScope keylock.c
 	clang-format --dry-run -Werror keylock.c tests/*.c
 	shellcheck -x $(LINT_SHELL)
