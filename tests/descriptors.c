@@ -10,7 +10,8 @@ enum { HIGHEST = 1024 };
 
 static char lines[1 << 20];
 
-int main(int argc, char **argv)
+int
+main(int argc, char **argv)
 {
 	size_t used = 0;
 	if (argc != 2)
@@ -22,7 +23,7 @@ int main(int argc, char **argv)
 		snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
 		ssize_t length = readlink(name, target, sizeof target);
 		int n = snprintf(lines + used, sizeof lines - used, "%d %.*s\n", fd,
-				 length < 0 ? 0 : (int)length, target);
+		                 length < 0 ? 0 : (int)length, target);
 		if (n < 0 || (size_t)n >= sizeof lines - used)
 			return 99;
 		used += (size_t)n;

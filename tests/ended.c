@@ -6,7 +6,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-int main(int argc, char **argv)
+int
+main(int argc, char **argv)
 {
 	if (argc < 3)
 		return 99;
@@ -33,7 +34,6 @@ int main(int argc, char **argv)
 	if (WIFEXITED(status))
 		fprintf(file, "exit %d\n", WEXITSTATUS(status));
 	else
-		fprintf(file, "signal %d%s\n", WTERMSIG(status),
-			WCOREDUMP(status) ? " core" : "");
+		fprintf(file, "signal %d%s\n", WTERMSIG(status), WCOREDUMP(status) ? " core" : "");
 	return fclose(file) == 0 ? 0 : 99;
 }

@@ -1,6 +1,6 @@
 /*
- * filesystem TYPE COMMAND [ARGUMENT]...: runs COMMAND and has every statfs and fstatfs that it calls
- * answer with the hexadecimal TYPE as the file system's, as if its folders lay on NFS, for
+ * filesystem TYPE COMMAND [ARGUMENT]...: runs COMMAND and has every statfs and fstatfs that it
+ * calls answer with the hexadecimal TYPE as the file system's, as if its folders lay on NFS, for
  * instance. What COMMAND starts is left alone. Ends as COMMAND does; with 99 where it cannot trace.
  */
 #include <errno.h>
@@ -8,12 +8,14 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/ptrace.h>
-#include <linux/ptrace.h> /* after sys/ptrace.h: both name the same things */
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-static void at_system_call(pid_t child, unsigned long type)
+#include <linux/ptrace.h> /* after sys/ptrace.h: both name the same things */
+
+static void
+at_system_call(pid_t child, unsigned long type)
 {
 	static uint64_t answer;
 	struct ptrace_syscall_info info;
@@ -30,7 +32,8 @@ static void at_system_call(pid_t child, unsigned long type)
 	}
 }
 
-static void ended(int status)
+static void
+ended(int status)
 {
 	if (WIFEXITED(status))
 		exit(WEXITSTATUS(status));
@@ -38,7 +41,8 @@ static void ended(int status)
 	exit(99);
 }
 
-int main(int argc, char **argv)
+int
+main(int argc, char **argv)
 {
 	if (argc < 3)
 		return 99;
