@@ -221,7 +221,7 @@ probe() {
 	if [ ! -x "$binary" ]; then
 		mkdir -p "$BATS_RUN_TMPDIR/probes"
 		# bats -j runs tests side by side: whoever comes second must not see half a file.
-		"${CC:-cc}" -std=c11 -D_GNU_SOURCE -O1 -Wall -Wextra -pthread \
+		"${CC:-cc}" -std=c11 -D_GNU_SOURCE= -O1 -Wall -Wextra -pthread \
 			-o "$binary.$BASHPID" "$BATS_TEST_DIRNAME/$1.c" >&2 || return
 		mv "$binary.$BASHPID" "$binary"
 	fi
