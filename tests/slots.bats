@@ -1,0 +1,650 @@
+#!/usr/bin/env bats
+# Slots: at most N at once, in turn, asleep, and had at once when one becomes free.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2154 # inner shells' own variables; the helper's variables
+
+load helper
+load tty
+
+# Succeeds when no slot of N is free.
+full() {
+	run_keylock -n -j "$1" key touch "$BATS_TEST_TMPDIR/ran"
+	[ "$status" = 75 ] && [ ! -e "$BATS_TEST_TMPDIR/ran" ]
+}
+
+free() {
+	run_keylock -n -j "$1" key true
+	expect 0
+}
+
+# Starts a keylock whose command adds NAME and the time to the file "order" and ends; sets waiter.
+contend() {
+	local name=$1
+	shift
+	"$KEYLOCK" "$@" key bash -c 'echo "$0 ${EPOCHREALTIME/[.,]/}" >>"$1"' \
+		"$name" "$BATS_TEST_TMPDIR/order" 3>&- 4>&- &
+	waiter=$!
+}
+
+# The same, but returns when it has its place in the line.
+queue() {
+	contend "$@"
+	wait_for 20 has_ticket "$waiter"
+}
+
+order() {
+	[ ! -e "$BATS_TEST_TMPDIR/order" ] || cut -d ' ' -f 1 "$BATS_TEST_TMPDIR/order" | paste -sd ' '
+}
+
+order_is() {
+	[ "$(order)" = "$1" ]
+}
+
+ended_with() {
+	status=0
+	wait "$1" 2>/dev/null || status=$?
+	expect "$2"
+}
+
+# How often the process has been put on a processor.
+switches() {
+	local name value sum=0
+	while read -r name value; do
+		case $name in
+		*voluntary_ctxt_switches:) sum=$((sum + value)) ;;
+		esac
+	done <"/proc/$1/status"
+	echo "$sum"
+}
+
+# Fails when NAME began more than a second after $begin (microseconds); 50 ms is what is promised of
+# a machine that has nothing else to do. Notes the time in took.
+began_at_once() {
+	local at
+	wait_for 20 grep -q "^$1 " "$BATS_TEST_TMPDIR/order"
+	at=$(sed -n "s/^$1 //p" "$BATS_TEST_TMPDIR/order")
+	took+=($(((at - begin) / 1000)))
+	echo "$1: had after ${took[-1]} ms"
+	[ "${took[-1]}" -lt 1000 ]
+}
+
+# Says how long all of these hand-overs took.
+say_took() {
+	echo "# $1: had after ${took[*]} ms" >&3
+}
+
+microseconds() {
+	echo "${EPOCHREALTIME/[.,]/}"
+}
+
+@test "-j N: N hold at once and not one more" {
+	local n i option holders
+	for n in 1 2 3 7; do
+		for option in -j --slots; do
+			holders=()
+			for ((i = 0; i < n; i++)); do
+				hold -n "$option" "$n" key
+				holders+=("$holder")
+			done
+			full "$n"
+			# Whichever of them ends, there is room for one.
+			let_go "${holders[i / 2]}"
+			expect 0
+			free "$n"
+			hold -n "$option" "$n" key
+			holders[i / 2]=$holder
+			full "$n"
+			for holder in "${holders[@]}"; do
+				let_go "$holder"
+			done
+			[ "$(files)" = 0 ]
+		done
+	done
+}
+
+@test "slots of one key are not those of another" {
+	hold -j 2 key
+	hold -j 2 key
+	full 2
+	run_keylock -n -j 2 'key%s2' true
+	expect 0
+	run_keylock -n -j 2 other true
+	expect 0
+	local long
+	printf -v long '%0300d' 0
+	hold -j 3 "$long"
+	hold -j 3 "$long"
+	run_keylock -n -j 3 "$long" sh -c 'ls -A "$KEYLOCK_DIR" | wc -l; "$KEYLOCK" -n -j 3 "$0" true || echo $?' "$long"
+	[ "$output" = $'5\n75' ]
+}
+
+@test "a thousand slots, of which one is used" {
+	run_keylock -n -j 1000 key sh -c 'ls -A "$KEYLOCK_DIR"; exit 5'
+	expect 5
+	[ "$output" = key ]
+	[ "$(files)" = 0 ]
+}
+
+@test "-n, -w, -E, -v and -W of a key all whose slots are taken" {
+	local begin took
+	hold -j 2 key
+	hold -j 2 key
+	run_keylock -n -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+	expect_taken 75
+	for option in -w0.2 '-E7 -w0.2'; do
+		begin=$(milliseconds)
+		# shellcheck disable=SC2086
+		run_keylock $option -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+		took=$(($(milliseconds) - begin))
+		if [ "$option" = -w0.2 ]; then
+			expect_taken 75
+		else
+			expect_taken 7
+		fi
+		[ "$took" -ge 200 ]
+		[ "$took" -lt 2200 ]
+	done
+	run_keylock -E 0 -n -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+	expect_taken 0
+	run_keylock -v -n -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+	expect_message 75 'key: taken: pid '
+	run_keylock -W 10m -n -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+	expect_taken 75
+	touch -d '1 hour ago' "$KEYLOCK_DIR"/*
+	run_keylock -W 10m -n -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+	expect_message 75 'key: taken: pid ' 'held for 1h0m'
+	# Behind one that waits, too.
+	queue first -j 2
+	run_keylock -w 0.2 -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+	expect_taken 75
+	[ ! -e "$BATS_TEST_TMPDIR/ran" ]
+	order_is ''
+}
+
+@test "who waits for a slot is served in the order of arrival" {
+	local i expected='' waiters=()
+	hold -j 2 key
+	local stays=$holder
+	hold -j 2 key
+	# One slot stays taken, so all pass through the other one by one.
+	for i in {1..80}; do
+		case $i in
+		60) queue "$i" -j 2 -w 1 ;;
+		*) queue "$i" -j 2 ;;
+		esac
+		waiters[i]=$waiter
+		case $i in
+		1 | 40 | 60) ;;
+		*) expected+=${expected:+ }$i ;;
+		esac
+	done
+	# Without the first in line the second watches.
+	kill -KILL "${waiters[1]}"
+	ended_with "${waiters[1]}" 137
+	kill -TERM "${waiters[40]}"
+	ended_with "${waiters[40]}" 143
+	ended_with "${waiters[60]}" 75
+	full 2
+	order_is ''
+	let_go
+	for i in "${!waiters[@]}"; do
+		case $i in
+		1 | 40 | 60) ;;
+		*) ended_with "${waiters[i]}" 0 ;;
+		esac
+	done
+	order
+	order_is "$expected"
+	let_go "$stays"
+	[ "$(files)" = 0 ]
+}
+
+@test "nobody passes one who waits, though a slot is free" {
+	hold -j 2 key
+	local stays=$holder
+	hold -j 2 key
+	queue first -j 2
+	local first=$waiter
+	# This one sleeps through its turn.
+	kill -STOP "$first"
+	wait_for 20 in_state "$first" T
+	let_go
+	full 2
+	queue second -j 2
+	full 2
+	order_is ''
+	kill -CONT "$first"
+	ended_with "$first" 0
+	ended_with "$waiter" 0
+	order_is 'first second'
+	let_go "$stays"
+	[ "$(files)" = 0 ]
+}
+
+@test "in a stream of arrivals at slots nobody is served before one that came earlier" {
+	local arrivals count=200
+	[ -z "${KEYLOCK_LONG-}" ] || count=3000
+	arrivals=$(probe arrivals)
+	hold -j 2 key
+	run_it "$arrivals" "$BATS_TEST_TMPDIR/begun" "$count" 2000 1000 "$KEYLOCK" -j 2 key
+	expect 0
+	[[ $output =~ ^served=$count\ waited=([0-9]+)\ barged=([0-9]+)\ late=([0-9]+)$ ]]
+	[ "${BASH_REMATCH[2]}" = 0 ]
+	[ "${BASH_REMATCH[1]}" -ge 20 ]
+	let_go
+	[ "$(files)" = 0 ]
+}
+
+@test "a signal ends or stops one that waits for a slot" {
+	hold -j 2 key
+	local stays=$holder
+	hold -j 2 key
+	queue first -j 2
+	local first=$waiter
+	queue second -j 2
+	kill -TSTP "$first"
+	wait_for 20 in_state "$first" T
+	# It has given its place away.
+	let_go
+	ended_with "$waiter" 0
+	order_is second
+	hold -j 2 key
+	kill -CONT "$first"
+	wait_for 20 has_ticket "$first"
+	order_is second
+	local signal
+	for signal in TERM INT HUP; do
+		"$(probe inherit)" -d "$KEYLOCK" -j 2 key true 3>&- 4>&- &
+		wait_for 20 has_ticket $!
+		kill "-$signal" $!
+		ended_with $! $((128 + $(kill -l "$signal")))
+	done
+	let_go
+	ended_with "$first" 0
+	order_is 'second first'
+	let_go "$stays"
+	[ "$(files)" = 0 ]
+}
+
+@test "who waits for a slot sleeps: no context switch in two seconds" {
+	local i waiters=() before=() after=()
+	hold -j 2 key
+	hold -j 2 key
+	queue first -j 2
+	waiters+=("$waiter")
+	queue second -j 2
+	waiters+=("$waiter")
+	queue third -j 2 -w 1h
+	waiters+=("$waiter")
+	# First in line with a time-out, under other keys.
+	export KEYLOCK_DIR=$BATS_TEST_TMPDIR/dir2
+	hold -j 3 key
+	hold -j 3 key
+	hold -j 3 key
+	queue fourth -j 3 -w 100
+	waiters+=("$waiter")
+	# After a second of waiting keylock may take its one look at who is before it.
+	sleep 1.2
+	for i in "${!waiters[@]}"; do
+		before[i]=$(switches "${waiters[i]}")
+	done
+	sleep 2
+	for i in "${!waiters[@]}"; do
+		after[i]=$(switches "${waiters[i]}")
+	done
+	echo "before: ${before[*]}, after: ${after[*]}"
+	[ "${before[0]}" -gt 0 ]
+	[ "${before[*]}" = "${after[*]}" ]
+	for i in "${!waiters[@]}"; do
+		in_state "${waiters[i]}" S
+	done
+}
+
+@test "a slot is had at once when its command ends" {
+	local begin i took=()
+	hold -j 2 key
+	for i in 1 2 3; do
+		hold -j 2 key
+		queue "w$i" -j 2
+		queue "v$i" -j 2
+		begin=$(microseconds)
+		let_go
+		began_at_once "w$i"
+		ended_with "$waiter" 0
+	done
+	say_took 'end of the command'
+}
+
+@test "a slot is had at once when its holder is killed" {
+	local begin i took=()
+	hold -j 2 key
+	for i in 1 2 3; do
+		hold -j 2 key
+		queue "w$i" -j 2
+		# keylock alone: the command has the slot to its own end.
+		kill -KILL "$holder"
+		wait "$holder" 2>/dev/null || :
+		full 2
+		in_state "$held" RSD
+		begin=$(microseconds)
+		kill -KILL "$held"
+		began_at_once "w$i"
+		ended_with "$waiter" 0
+	done
+	say_took 'keylock, then the command killed'
+	took=()
+	for i in 4 5 6; do
+		hold -j 2 key
+		queue "w$i" -j 2
+		begin=$(microseconds)
+		kill -KILL "$holder" "$held"
+		began_at_once "w$i"
+		ended_with "$waiter" 0
+	done
+	say_took 'both killed'
+	took=()
+	for i in 7 8; do
+		hold -j 2 -F key
+		queue "w$i" -j 2
+		begin=$(microseconds)
+		kill -KILL "$holder"
+		began_at_once "w$i"
+		ended_with "$waiter" 0
+	done
+	say_took '-F, killed'
+}
+
+@test "a slot whose holder left a daemon behind is had at once" {
+	local begin i daemon took=()
+	hold -j 2 key
+	for i in 1 2 3; do
+		rm -f "$BATS_TEST_TMPDIR"/daemon*
+		"$KEYLOCK" -j 2 key sh -c 'sleep 1000 & echo $! >"$0.new"; mv "$0.new" "$0"
+			until [ -e "$0.go" ]; do sleep 0.01; done' "$BATS_TEST_TMPDIR/daemon" 3>&- 4>&- &
+		local first=$!
+		wait_for 20 test -e "$BATS_TEST_TMPDIR/daemon"
+		daemon=$(cat "$BATS_TEST_TMPDIR/daemon")
+		queue "w$i" -j 2
+		begin=$(microseconds)
+		touch "$BATS_TEST_TMPDIR/daemon.go"
+		began_at_once "w$i"
+		ended_with "$first" 0
+		ended_with "$waiter" 0
+		in_state "$daemon" RSD
+	done
+	say_took 'daemon left behind (10 ms of it may be the test)'
+	let_go
+	[ "$(files)" = 0 ]
+}
+
+@test "with the user's inotify instances used up slots work all the same" {
+	local uid=61234 watchers begin i took=()
+	need_root
+	need setpriv
+	public_folder
+	cp "$KEYLOCK" "$(probe watchers)" "$public/"
+	chmod 755 "$public"/*
+	mkdir "$public/dir"
+	chown "$uid" "$public/dir"
+	export KEYLOCK_DIR=$public/dir
+	: >"$BATS_TEST_TMPDIR/used"
+	setpriv --reuid="$uid" --regid="$uid" --clear-groups "$public/watchers" \
+		>"$BATS_TEST_TMPDIR/used" 3>&- 4>&- &
+	watchers=$!
+	started "$watchers"
+	wait_for 20 test -s "$BATS_TEST_TMPDIR/used"
+	grep -q 'used up' "$BATS_TEST_TMPDIR/used" || skip 'more instances than descriptors'
+	for i in 1 2 3; do
+		mkfifo -m 666 "$public/$i.fifo"
+		# The fifo is opened for both, so that neither side ever waits in open().
+		setpriv --reuid="$uid" --regid="$uid" --clear-groups "$public/keylock" -j 2 key sh -c \
+			'exec 8<>"$0.fifo"; read -r _ <&8' "$public/$i" 3>&- 4>&- &
+		wait_for 20 eval '[ "$("$KEYLOCK" --who key | wc -l)" -ge '"$((i > 1 ? 2 : 1))"' ]'
+		[ "$i" -gt 1 ] || continue
+		: >"$BATS_TEST_TMPDIR/order"
+		chmod 777 "$BATS_TEST_TMPDIR" "$public"
+		touch "$public/order"
+		chmod 666 "$public/order"
+		setpriv --reuid="$uid" --regid="$uid" --clear-groups "$public/keylock" -j 2 key bash -c \
+			'echo "w$0 ${EPOCHREALTIME/[.,]/}" >>"$1"' "$i" "$public/order" 3>&- 4>&- &
+		waiter=$!
+		wait_for 20 has_ticket "$waiter"
+		# It polls indeed.
+		[ ! -e "/proc/$waiter/fd" ] || ! find "/proc/$waiter/fd" -printf '%l\n' | grep -q inotify
+		begin=$(microseconds)
+		echo 1<>"$public/$i.fifo"
+		ended_with "$waiter" 0
+		cat "$public/order" >>"$BATS_TEST_TMPDIR/order"
+		began_at_once "w$i"
+		: >"$public/order"
+	done
+	say_took 'without inotify'
+	echo 1<>"$public/1.fifo"
+	wait_for 20 eval '[ "$(files)" = 0 ]'
+}
+
+@test "a daemon left behind with -l or -F keeps the slot, without it not" {
+	local option daemon
+	hold -j 2 key
+	for option in -x -l -F; do
+		run_keylock "$option" -j 2 key sh -c 'sleep 1000 & echo $! >"$0"; exit 5' \
+			"$BATS_TEST_TMPDIR/daemon"
+		expect 5
+		daemon=$(cat "$BATS_TEST_TMPDIR/daemon")
+		in_state "$daemon" RSD
+		case $option in
+		-x) free 2 ;;
+		*) full 2 ;;
+		esac
+		kill -KILL "$daemon"
+		wait_for 20 is_dead "$daemon"
+		free 2
+	done
+	let_go
+	free 2
+	[ "$(files)" = 0 ]
+}
+
+@test "-F: who waits gets the slot when the last process that has it ends" {
+	local daemon begin took=()
+	hold -j 2 key
+	run_keylock -F -j 2 key sh -c 'sleep 1000 & echo $! >"$0"' "$BATS_TEST_TMPDIR/daemon"
+	daemon=$(cat "$BATS_TEST_TMPDIR/daemon")
+	queue w -j 2
+	begin=$(microseconds)
+	kill -KILL "$daemon"
+	began_at_once w
+	ended_with "$waiter" 0
+}
+
+@test "-k with -j: a slot of each key" {
+	hold -j 2 -k b a
+	local first=$holder
+	hold -j 2 -k c b
+	# Of b both slots are taken, of a and c one.
+	run_keylock -n -j 2 b true
+	expect 75
+	run_keylock -n -j 2 -k b a true
+	expect 75
+	run_keylock -n -j 2 -k c a true
+	expect 0
+	"$KEYLOCK" -j 2 -k a b touch "$BATS_TEST_TMPDIR/served" 3>&- 4>&- &
+	waiter=$!
+	wait_for 20 has_ticket "$waiter"
+	# It has the second slot of a by now.
+	run_keylock -n -j 2 a true
+	expect 75
+	[ ! -e "$BATS_TEST_TMPDIR/served" ]
+	let_go
+	ended_with "$waiter" 0
+	[ -e "$BATS_TEST_TMPDIR/served" ]
+	let_go "$first"
+	[ "$(files)" = 0 ]
+}
+
+@test "--hold takes a slot" {
+	hold -j 2 key
+	run_it sh -c '"$KEYLOCK" -n -j 2 --hold key <"$0" | {
+		read -r line; echo "$line"; "$KEYLOCK" -n -j 2 key true; echo $?; }' /dev/zero
+	[ "$output" = $'locked\n75' ]
+	wait_for 20 "$KEYLOCK" -n -j 2 key true
+	let_go
+	[ "$(files)" = 0 ]
+}
+
+@test "--list and --who show each slot that is held, and who waits" {
+	local first
+	hold -j 3 key
+	first=$holder
+	hold -j 3 key
+	run_keylock --who key
+	expect 0
+	[ "$(sort -n <<<"$output")" = "$(printf '%s\n' "$first" "$holder" | sort -n)" ]
+	run_keylock --list
+	expect 0
+	[ "$(wc -l <<<"$output")" = 3 ]
+	[[ $output == *"$first"*"$holder"* ]]
+	run_keylock --list --json key
+	expect 0
+	[ "$(wc -l <<<"$output")" = 2 ]
+	[[ $output == *'"slot":1,"pids":['"$first"']'*'"slot":2,"pids":['"$holder"']'* ]]
+	[[ ${output##*$'\n'} == '{"key":"key","state":"held","mode":"exclusive",'*/key%s2* ]]
+	local third=$holder
+	hold -j 3 key
+	queue w -j 3
+	queue v -j 3
+	run_keylock --list --json key
+	[[ ${output%%$'\n'*} == *'"waiting":2'* ]]
+	# The key's own slot is free: it still has a line of its own for none.
+	let_go "$first"
+	ended_with "$waiter" 0
+	run_keylock --list --json
+	[ "$(wc -l <<<"$output")" = 2 ]
+	[[ $output == *"[$third]"*"[$holder]"* ]]
+	run_keylock --who key
+	[ "$output" = "$third"$'\n'"$holder" ]
+}
+
+@test "a run without -j is a run with one slot, and of two numbers the larger one holds" {
+	hold key
+	# It is alone in the first of four.
+	run_keylock -n -j 1 key true
+	expect 75
+	hold -n -j 4 key
+	hold -n -j 4 key
+	hold -n -j 4 key
+	full 4
+	full 2
+	run_keylock -n key true
+	expect 75
+	hold -n -j 5 key
+	full 5
+	full 4
+}
+
+@test "-j with what is no number of slots, or does not go with it" {
+	local value
+	for value in 0 1001 x '' -1 1.5 2x ' 2' +2 99999999999999999999; do
+		run_keylock -j "$value" key touch "$BATS_TEST_TMPDIR/ran"
+		expect_message 64 -j
+	done
+	for value in '-j 2 -s' '-s -j 2' '-j 2 -A' '-R -j 2' '-j 1 -s' '-j1 -A'; do
+		# shellcheck disable=SC2086
+		run_keylock $value key touch "$BATS_TEST_TMPDIR/ran"
+		expect_message 64 -j
+	done
+	run_keylock -j
+	expect_message 64 -j
+	[ ! -e "$BATS_TEST_TMPDIR/ran" ]
+	[ "$(files)" = 0 ]
+	# The last mode counts: this is exclusive.
+	run_keylock -s -x -j 2 key true
+	expect 0
+}
+
+# Runs the probe slotted and fails when it saw too many at once, or too few, or nothing at all.
+stress() {
+	local slotted
+	slotted=$(probe slotted)
+	run_it "$slotted" "$@"
+	expect 0
+	[[ $output =~ ^runs=([0-9]+)\ kills=([0-9]+)\ excess=0\ most=([0-9]+)\ low_ms=([0-9]+)\ low_share=([0-9]+)\ ms=([0-9]+)\ others=0\ stuck=0$ ]]
+	echo "# $output" >&3
+}
+
+# All three slots can be had, and then nothing is left of what was killed.
+no_traces() {
+	local i holders=()
+	for i in 1 2 3; do
+		# Not -n: a daemon of a killed keylock may have the slot for a moment.
+		hold -w 20 -j 3 key
+		holders+=("$holder")
+	done
+	full 3
+	for i in "${holders[@]}"; do
+		let_go "$i"
+		expect 0
+	done
+	[ "$(files)" = 0 ]
+}
+
+@test "many at a few slots: never more, and never fewer while somebody waits" {
+	stress "$BATS_TEST_TMPDIR/witness" 80 80 10000 4 "$KEYLOCK" key
+	[ "${BASH_REMATCH[1]}" = 80 ]
+	[ "${BASH_REMATCH[3]}" = 4 ]
+	[ "${BASH_REMATCH[4]}" -lt 1000 ]
+	[ "$(files)" = 0 ]
+}
+
+@test "500 waiters at 4 slots: never 5, never fewer than 4" {
+	need_long
+	stress "$BATS_TEST_TMPDIR/witness" 500 500 20000 4 "$KEYLOCK" key
+	[ "${BASH_REMATCH[1]}" = 500 ]
+	[ "${BASH_REMATCH[3]}" = 4 ]
+	[ "${BASH_REMATCH[4]}" -lt 1000 ]
+	[ "$(files)" = 0 ]
+}
+
+@test "slots while holders and waiters are killed" {
+	local count=300
+	[ -z "${KEYLOCK_LONG-}" ] || count=6000
+	stress -k "$BATS_TEST_TMPDIR/witness" "$count" 12 1500 3 "$KEYLOCK" key
+	[ "${BASH_REMATCH[1]}" -ge $((count / 2)) ]
+	[ "${BASH_REMATCH[2]}" -ge $((count / 10)) ]
+	[ "${BASH_REMATCH[3]}" = 3 ]
+	no_traces
+}
+
+@test "slots while daemons are left behind" {
+	local count=300
+	[ -z "${KEYLOCK_LONG-}" ] || count=6000
+	stress -d "$BATS_TEST_TMPDIR/witness" "$count" 12 1000 3 "$KEYLOCK" key
+	[ "${BASH_REMATCH[1]}" = "$count" ]
+	[ "${BASH_REMATCH[3]}" = 3 ]
+	[ "$(files)" = 0 ]
+}
+
+@test "slots while daemons are left behind and keylocks are killed" {
+	local count=300
+	[ -z "${KEYLOCK_LONG-}" ] || count=6000
+	stress -k -d "$BATS_TEST_TMPDIR/witness" "$count" 12 1000 3 "$KEYLOCK" key
+	[ "${BASH_REMATCH[1]}" -ge $((count / 2)) ]
+	[ "${BASH_REMATCH[2]}" -ge $((count / 10)) ]
+	[ "${BASH_REMATCH[3]}" = 3 ]
+	no_traces
+}
+
+@test "a thousand slots, all taken, and one who waits" {
+	local i
+	need_long
+	for i in {1..1000}; do
+		"$KEYLOCK" -n -F -j 1000 key sleep 1000 3>&- 4>&- &
+		[ "$i" != 500 ] || local one=$!
+	done
+	wait_for 50 full 1000
+	queue w -j 1000
+	local begin took=()
+	begin=$(microseconds)
+	kill -KILL "$one"
+	began_at_once w
+	ended_with "$waiter" 0
+}
