@@ -1,13 +1,13 @@
 /*
  * alone FILE SECONDS WORKERS KEYLOCK KEY: does anybody ever run beside another, whoever is killed?
  *
- * For SECONDS, up to WORKERS run "KEYLOCK [OPTION...] KEY alone -p FILE MODE" again and again, in all
- * kinds: exclusive, shared, -n, with a time-out, -F, -l, some with a daemon left behind. How many run
- * side by side changes all the time: with many the queue is long, with two or three the lockfile
- * comes and goes. Half of the time a third of the keylocks is killed by SIGKILL after up to 3 ms, so
- * that every step of theirs is hit, while their commands go on. The command asks for a lock of its
- * own on FILE, which dies with it (POSIX's, that children do not get): refused means an overlap.
- * Prints
+ * For SECONDS, up to WORKERS run "KEYLOCK [OPTION...] KEY alone -p FILE MODE" again and again, in
+ * all kinds: exclusive, shared, -n, with a time-out, -F, -l, some with a daemon left behind. How
+ * many run side by side changes all the time: with many the queue is long, with two or three the
+ * lockfile comes and goes. Half of the time a third of the keylocks is killed by SIGKILL after up
+ * to 3 ms, so that every step of theirs is hit, while their commands go on. The command asks for a
+ * lock of its own on FILE, which dies with it (POSIX's, that children do not get): refused means
+ * an overlap. Prints
  *
  *	runs, kills, overlaps	what it says
  *	stuck			what had not ended 20 s after the last was started
@@ -37,7 +37,8 @@ struct worker {
 	int64_t kill_at; /* 0: not to be killed */
 };
 
-static int64_t now(void)
+static int64_t
+now(void)
 {
 	struct timespec t;
 
@@ -45,14 +46,16 @@ static int64_t now(void)
 	return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-static void sleep_us(long us)
+static void
+sleep_us(long us)
 {
-	struct timespec t = { us / 1000000, us % 1000000 * 1000 };
+	struct timespec t = {us / 1000000, us % 1000000 * 1000};
 
 	nanosleep(&t, NULL);
 }
 
-static struct counts *open_counts(const char *name, int *file)
+static struct counts *
+open_counts(const char *name, int *file)
 {
 	void *at;
 
@@ -66,12 +69,13 @@ static struct counts *open_counts(const char *name, int *file)
 }
 
 /* The command. mode: x or s, and d for a daemon. */
-static int hold(const char *name, const char *mode)
+static int
+hold(const char *name, const char *mode)
 {
-	static const long times[] = { 0, 0, 0, 100, 700 };
+	static const long times[] = {0, 0, 0, 100, 700};
 	int file;
 	struct counts *counts = open_counts(name, &file);
-	struct flock lock = { .l_type = mode[0] == 's' ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
+	struct flock lock = {.l_type = mode[0] == 's' ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
 
 	__atomic_fetch_add(&counts->runs, 1, __ATOMIC_RELAXED);
 	if (fcntl(file, F_SETLK, &lock) == -1)
@@ -84,17 +88,17 @@ static int hold(const char *name, const char *mode)
 	return 0;
 }
 
-static pid_t start(char *self, char *file, char *keylock, char *key)
+static pid_t
+start(char *self, char *file, char *keylock, char *key)
 {
 	static const char *const kinds[][3] = {
-		{ "-x", "-x", "x" }, { "-x", "-x", "xd" },  { "-x", "-n", "x" },
-		{ "-x", "-l", "x" }, { "-x", "-l", "xd" },  { "-x", "-F", "x" },
-		{ "-s", "-s", "s" }, { "-s", "-s", "sd" },  { "-s", "-n", "s" },
-		{ "-s", "-F", "s" }, { "-s", "-w0.003", "s" }, { "-x", "-w0.003", "x" },
+	    {"-x", "-x", "x"},  {"-x", "-x", "xd"}, {"-x", "-n", "x"},      {"-x", "-l", "x"},
+	    {"-x", "-l", "xd"}, {"-x", "-F", "x"},  {"-s", "-s", "s"},      {"-s", "-s", "sd"},
+	    {"-s", "-n", "s"},  {"-s", "-F", "s"},  {"-s", "-w0.003", "s"}, {"-x", "-w0.003", "x"},
 	};
 	const char *const *kind = kinds[rand() % (int)(sizeof kinds / sizeof *kinds)];
 	char words[3][16];
-	char *argv[] = { keylock, words[0], words[1], key, self, "-p", file, words[2], NULL };
+	char *argv[] = {keylock, words[0], words[1], key, self, "-p", file, words[2], NULL};
 	pid_t pid;
 
 	for (int i = 0; i < 3; i++)
@@ -109,9 +113,10 @@ static pid_t start(char *self, char *file, char *keylock, char *key)
 	return pid;
 }
 
-int main(int argc, char **argv)
+int
+main(int argc, char **argv)
 {
-	struct worker workers[MOST] = { { 0, 0 } };
+	struct worker workers[MOST] = {{0, 0}};
 	struct counts *counts;
 	int64_t end, phase_end = 0;
 	int file, count, active = 0, killing = 0, kills = 0, stuck = 0;

@@ -38,7 +38,8 @@ struct contender {
 	int seen_once;
 };
 
-static int64_t now(void)
+static int64_t
+now(void)
 {
 	struct timespec t;
 
@@ -46,16 +47,18 @@ static int64_t now(void)
 	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static void sleep_ns(int64_t ns)
+static void
+sleep_ns(int64_t ns)
 {
-	struct timespec t = { ns / 1000000000, ns % 1000000000 };
+	struct timespec t = {ns / 1000000000, ns % 1000000000};
 
 	if (ns > 0)
 		nanosleep(&t, NULL);
 }
 
 /* Reads a file of /proc into text; false when it cannot be read. */
-static int slurp(const char *name, char *text, size_t size)
+static int
+slurp(const char *name, char *text, size_t size)
 {
 	int fd = open(name, O_RDONLY | O_CLOEXEC);
 	size_t used = 0;
@@ -70,7 +73,8 @@ static int slurp(const char *name, char *text, size_t size)
 	return 1;
 }
 
-static int has_ticket(pid_t pid)
+static int
+has_ticket(pid_t pid)
 {
 	char name[300], text[4096];
 	struct dirent *entry;
@@ -98,7 +102,8 @@ static int has_ticket(pid_t pid)
 
 static char locks[1 << 20];
 
-static int blocked(pid_t pid)
+static int
+blocked(pid_t pid)
 {
 	char pattern[40];
 
@@ -107,7 +112,8 @@ static int blocked(pid_t pid)
 }
 
 /* The command: notes its beginning in the place of its index. */
-static int hold(char **argv)
+static int
+hold(char **argv)
 {
 	int64_t at = now();
 	int fd = open(argv[0], O_WRONLY | O_CLOEXEC);
@@ -118,7 +124,8 @@ static int hold(char **argv)
 	return 0;
 }
 
-static pid_t start(char **command, int words, char *self, char *file, int index, char *hold_for)
+static pid_t
+start(char **command, int words, char *self, char *file, int index, char *hold_for)
 {
 	char number[20];
 	char *argv[40];
@@ -148,14 +155,16 @@ static pid_t start(char **command, int words, char *self, char *file, int index,
 
 static const int64_t *sort_by;
 
-static int by_service(const void *a, const void *b)
+static int
+by_service(const void *a, const void *b)
 {
 	int64_t x = sort_by[*(const int *)a], y = sort_by[*(const int *)b];
 
 	return x < y ? -1 : x > y;
 }
 
-static void judge(const struct contender *all, const int64_t *served, int count)
+static void
+judge(const struct contender *all, const int64_t *served, int count)
 {
 	int *order = malloc((size_t)count * sizeof *order);
 	int n = 0, waited = 0, barged = 0, late = 0;
@@ -186,7 +195,8 @@ static void judge(const struct contender *all, const int64_t *served, int count)
 }
 
 /* Looks once which of the contenders from first to last wait. */
-static void look(struct contender *all, const int64_t *served, int first, int last, int *unseen)
+static void
+look(struct contender *all, const int64_t *served, int first, int last, int *unseen)
 {
 	int any = 0;
 
@@ -200,7 +210,8 @@ static void look(struct contender *all, const int64_t *served, int first, int la
 		if (all[i].seen != NEVER || served[i] != 0)
 			continue;
 		if (blocked(all[i].pid) || has_ticket(all[i].pid)) {
-			/* At the second look, since who is about to be served draws a ticket, too. */
+			/* At the second look, since who is about to be served draws a ticket, too.
+			 */
 			if (all[i].seen_once++)
 				all[i].seen = now();
 		}
@@ -208,7 +219,8 @@ static void look(struct contender *all, const int64_t *served, int first, int la
 	}
 }
 
-int main(int argc, char **argv)
+int
+main(int argc, char **argv)
 {
 	struct contender *all;
 	int64_t *served, begin, gap;

@@ -7,10 +7,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-int main(int argc, char **argv)
+int
+main(int argc, char **argv)
 {
 	int count, status, barrier[2];
-	int ends[256] = { 0 };
+	int ends[256] = {0};
 
 	if (argc < 3 || (count = atoi(argv[1])) < 1 || pipe(barrier) == -1)
 		return 2;

@@ -3,10 +3,10 @@
  * effect?
  *
  * Starts COMMAND, which is not to end by itself, COUNT times in a process group of its own, sends
- * SIGNAL (a number) after up to 2 ms, and looks whether the process stops or dies by it. TSTP goes to
- * the whole group, as Ctrl-Z does, other signals to the process. Prints how often it "worked", and
- * how many were "stuck", that is, unchanged half a second later, or "odd"; gives up at the first of
- * these and then ends the group.
+ * SIGNAL (a number) after up to 2 ms, and looks whether the process stops or dies by it. TSTP goes
+ * to the whole group, as Ctrl-Z does, other signals to the process. Prints how often it "worked",
+ * and how many were "stuck", that is, unchanged five seconds later, or "odd"; gives up at the
+ * first of these and then ends the group.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -15,19 +15,21 @@
 #include <time.h>
 #include <unistd.h>
 
-static void sleep_us(long us)
+static void
+sleep_us(long us)
 {
-	struct timespec t = { us / 1000000, us % 1000000 * 1000 };
+	struct timespec t = {us / 1000000, us % 1000000 * 1000};
 
 	nanosleep(&t, NULL);
 }
 
-/* Waits half a second at most until the process has stopped or died; 0 when it has not. */
-static int change_of(pid_t pid, int *status)
+/* Waits five seconds at most until the process has stopped or died; 0 when it has not. */
+static int
+change_of(pid_t pid, int *status)
 {
 	siginfo_t info;
 
-	for (int i = 0; i < 2500; i++) {
+	for (int i = 0; i < 25000; i++) {
 		info.si_pid = 0;
 		if (waitid(P_PID, (id_t)pid, &info, WSTOPPED | WEXITED | WNOHANG | WNOWAIT) == 0 &&
 		    info.si_pid == pid) {
@@ -39,7 +41,8 @@ static int change_of(pid_t pid, int *status)
 	return 0;
 }
 
-int main(int argc, char **argv)
+int
+main(int argc, char **argv)
 {
 	int signo, count, worked = 0, stuck = 0, odd = 0;
 

@@ -1,15 +1,22 @@
 /*
  * What a process hands on to what it executes: signals and the like.
  *
- *	inherit [-dg] [-b SIGNAL]... [-i SIGNAL]... [-a MILLISECONDS] [-u UMASK] COMMAND [ARGUMENT]...
- *		-g: begin a process group; -d: all signals by default and unblocked (a shell starts its background
- *		processes with INT and QUIT ignored); -b: block, -i: ignore SIGNAL, a number
- *		or "all"; -a: set an alarm; -u: set the umask (octal); then execute COMMAND.
- *	inherit
- *		prints what this process was given, but for the alarm, which never
- *		reads the same twice.
- *	inherit -A
- *		prints the milliseconds to the alarm, 0 where there is none.
+ * inherit OPTION... COMMAND [ARGUMENT]...
+ *	-d	make all signals default and unblocked: a shell starts its background
+ *		processes with INT and QUIT ignored
+ *	-g	begin a process group
+ *	-b N	block signal N, or "all"
+ *	-i N	ignore signal N, or "all"
+ *	-a MS	set an alarm, in milliseconds
+ *	-u MODE	set the umask
+ *	and execute COMMAND.
+ *
+ * inherit
+ *	print what this process was given, but for the alarm, which never reads the
+ *	same twice.
+ *
+ * inherit -A
+ *	print the milliseconds to the alarm, 0 where there is none.
  */
 #include <errno.h>
 #include <signal.h>
@@ -20,7 +27,8 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-static void show(void)
+static void
+show(void)
 {
 	sigset_t mask;
 	struct sigaction action;
@@ -38,7 +46,8 @@ static void show(void)
 }
 
 /* Calls change for the signal, or for each that can be changed, where name is "all". */
-static void each(const char *name, void (*change)(int))
+static void
+each(const char *name, void (*change)(int))
 {
 	if (strcmp(name, "all") != 0) {
 		change(atoi(name));
@@ -49,7 +58,8 @@ static void each(const char *name, void (*change)(int))
 			change(s);
 }
 
-static void reset(int s)
+static void
+reset(int s)
 {
 	sigset_t one;
 
@@ -59,7 +69,8 @@ static void reset(int s)
 	signal(s, SIG_DFL);
 }
 
-static void block(int s)
+static void
+block(int s)
 {
 	sigset_t one;
 
@@ -68,14 +79,16 @@ static void block(int s)
 		sigprocmask(SIG_BLOCK, &one, NULL);
 }
 
-static void ignore(int s)
+static void
+ignore(int s)
 {
 	signal(s, SIG_IGN);
 }
 
-int main(int argc, char **argv)
+int
+main(int argc, char **argv)
 {
-	struct itimerval alarm_at = { { 0, 0 }, { 0, 0 } };
+	struct itimerval alarm_at = {{0, 0}, {0, 0}};
 	int option;
 
 	while ((option = getopt(argc, argv, "+Adgb:i:a:u:")) != -1)

@@ -18,13 +18,15 @@
 #include <time.h>
 #include <unistd.h>
 
-static void fail(const char *what)
+static void
+fail(const char *what)
 {
 	perror(what);
 	exit(2);
 }
 
-static int open_file(const char *name)
+static int
+open_file(const char *name)
 {
 	int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 
@@ -33,23 +35,26 @@ static int open_file(const char *name)
 	return fd;
 }
 
-static void lock_byte(int fd, short type, off_t at)
+static void
+lock_byte(int fd, short type, off_t at)
 {
-	struct flock lock = { .l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1 };
+	struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
 
 	if (fcntl(fd, F_OFD_SETLKW, &lock) == -1)
 		fail("fcntl");
 }
 
-static void lock_file(int fd, int how)
+static void
+lock_file(int fd, int how)
 {
 	if (flock(fd, how) == -1)
 		fail("flock");
 }
 
-static void replace(const char *name, int old, long ms)
+static void
+replace(const char *name, int old, long ms)
 {
-	struct timespec pause = { ms / 1000, ms % 1000 * 1000000 };
+	struct timespec pause = {ms / 1000, ms % 1000 * 1000000};
 	char other[PATH_MAX];
 
 	snprintf(other, sizeof other, "%s.other", name);
@@ -66,7 +71,8 @@ static void replace(const char *name, int old, long ms)
 	}
 }
 
-int main(int argc, char **argv)
+int
+main(int argc, char **argv)
 {
 	int fd;
 	long ms = 0;

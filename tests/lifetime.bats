@@ -225,7 +225,7 @@ end_daemon() {
 }
 
 @test "nobody ever runs beside another, whoever is killed" {
-	local alone seconds=3
+	local alone seconds=2
 	[ -z "${KEYLOCK_LONG-}" ] || seconds=30
 	alone=$(probe alone)
 	run_it "$alone" "$BATS_TEST_TMPDIR/witness" "$seconds" 8 "$KEYLOCK" key

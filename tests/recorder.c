@@ -10,14 +10,16 @@
 #include <string.h>
 #include <unistd.h>
 
-int main(int argc, char **argv)
+int
+main(int argc, char **argv)
 {
 	int group = argc > 2 && strcmp(argv[2], "-g") == 0;
 	int log;
 	sigset_t all;
 	siginfo_t info;
 
-	if (argc < 2 || (log = open(argv[1], O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) == -1)
+	if (argc < 2 ||
+	    (log = open(argv[1], O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) == -1)
 		return 2;
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, NULL);

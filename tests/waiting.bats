@@ -122,19 +122,20 @@ gives_up_after() {
 }
 
 @test "in a stream of arrivals nobody is served before one that came earlier" {
-	local arrivals count=1500
+	local arrivals count=1500 others=500 keylock
+	[ -z "${KEYLOCK_LONG-}" ] || others=$count
 	arrivals=$(probe arrivals)
-	# Holding takes 1 ms and beginning and ending about half a millisecond, so that a hand-over
-	# is going on when the next one comes.
-	run_it "$arrivals" "$BATS_TEST_TMPDIR/served" "$count" 2000 1000 "$KEYLOCK" key
+	# With what beginning and ending takes, each holds for about those 2 ms: so there is a line,
+	# and the next one comes at any point of a hand-over.
+	run_it "$arrivals" "$BATS_TEST_TMPDIR/served" "$count" 2000 1500 "$KEYLOCK" key
 	expect 0
 	[[ $output =~ ^served=$count\ waited=([0-9]+)\ barged=([0-9]+)\ late=([0-9]+)$ ]]
 	[ "${BASH_REMATCH[2]}" = 0 ]
-	[ "${BASH_REMATCH[1]}" -ge 50 ]
+	[ "${BASH_REMATCH[1]}" -ge 10 ]
 	[ "$(files)" = 0 ]
-	local keylock=$output
+	keylock=$output
 	if command -v flock >/dev/null; then
-		run_it "$arrivals" "$BATS_TEST_TMPDIR/served" "$count" 2000 1000 \
+		run_it "$arrivals" "$BATS_TEST_TMPDIR/served" "$others" 2000 1500 \
 			flock "$BATS_TEST_TMPDIR/lock"
 		echo "# keylock: $keylock; flock(1): $output" >&3
 	fi
