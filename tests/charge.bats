@@ -1,0 +1,155 @@
+#!/usr/bin/env bats
+# The double charge, what keylock was asked for: a web route looks whether the user has subscribed,
+# charges the card through a third party, and writes a row. Twenty requests of one user come at once,
+# and one each of ten other users.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154 # inner shells' and the helper's variables
+
+export KEYLOCK_TEST_LIMIT=${KEYLOCK_TEST_LIMIT:-180}
+load helper
+load tty
+
+others=(1 2 3 4 5 6 7 8 9 10)
+
+setup() {
+	keylock_setup
+	need_long
+	need python3 sqlite3 curl
+	here=$BATS_TEST_DIRNAME/charge work=$BATS_TEST_TMPDIR
+	mkdir "$work/bin"
+	ln -s "$KEYLOCK" "$work/bin/keylock"
+	PATH=$work/bin:$PATH
+	export DATABASE=$work/database
+	# That a user has one row only is not for the database to say here: it would refuse the second
+	# row, but the card was charged before.
+	sqlite3 "$DATABASE" 'PRAGMA journal_mode = WAL; CREATE TABLE subscriptions (user INTEGER, receipt TEXT)' >/dev/null
+	python3 "$here/service.py" "$work" >"$work/service.log" 2>&1 3>&- 4>&- &
+	wait_for 60 test -e "$work/port"
+	SERVICE=http://127.0.0.1:$(cat "$work/port")
+	export SERVICE
+	unset http_proxy
+	requests=()
+}
+
+# What the service tells of a user, and how many rows there are of one, or of all but one.
+service() {
+	curl -fsS "$SERVICE/$1/$2"
+}
+
+rows() {
+	sqlite3 -batch -cmd '.timeout 60000' "$DATABASE" "SELECT count(*) FROM subscriptions WHERE user $1"
+}
+
+have_rows() {
+	[ "$(rows "$1")" -ge "$2" ]
+}
+
+has_arrived() {
+	[ "$(service arrived 42)" -ge "$1" ]
+}
+
+waits_in_line() {
+	[ "$("$KEYLOCK" --list | awk '$1 == "user:42" { print $6 }')" = "$1" ]
+}
+
+# by_shell HOW: all requests as shell scripts.
+by_shell() {
+	local user wrapper=()
+	for user in $(printf '42 %.0s' {1..20}) "${others[@]}"; do
+		[ "$1" = unlocked ] || wrapper=(keylock "user:$user")
+		# As the README has it.
+		"${wrapper[@]}" "$here/subscribe" "$user" >>"$work/said" 2>&1 3>&- 4>&- &
+		requests+=($!)
+	done
+}
+
+# by_elixir HOW: all requests as processes of one BEAM.
+by_elixir() {
+	# The README's module, with time enough for the busiest machine.
+	sed -n '/^    defmodule Keylock do$/,/^    end$/s/^    //p' "$BATS_TEST_DIRNAME/../README" |
+		sed 's/"-w", "5"/"-w", "120"/' >"$work/keylock.exs"
+	grep -q '"-w", "120"' "$work/keylock.exs"
+	# shellcheck disable=SC2046
+	elixir -r "$work/keylock.exs" "$here/subscribe.exs" "$1" $(printf '42 %.0s' {1..20}) "${others[@]}" \
+		>"$work/said" 2>&1 3>&- 4>&- &
+	requests+=($!)
+}
+
+all_end() {
+	local request failed=0
+	rm "$work/slow-42"
+	for request in "${requests[@]}"; do
+		wait "$request" || failed=$((failed + 1))
+	done
+	cat "$work/said"
+	[ "$failed" = 0 ]
+	[ "$(wc -l <"$work/said")" = 30 ]
+}
+
+# The test can fail: without keylock, requests of one user charge at the same time.
+without_keylock() {
+	: >"$work/slow-42"
+	"$1" unlocked
+	wait_for 120 has_arrived 2
+	all_end
+	echo "charges of user 42 without keylock: $(service charged 42)"
+	[ "$(service charged 42)" -gt 1 ]
+	[ "$(rows '= 42')" = "$(service charged 42)" ]
+}
+
+with_keylock() {
+	local user
+	: >"$work/slow-42"
+	"$1" locked
+	# The service is at it for user 42, and nineteen requests of that user wait: all others come to
+	# their end meanwhile.
+	wait_for 120 has_arrived 1
+	wait_for 120 waits_in_line 19
+	wait_for 120 have_rows '!= 42' 10
+	[ "$(rows '= 42')" = 0 ]
+	[ "$(service charged 42)" = 0 ]
+	all_end
+	for user in 42 "${others[@]}"; do
+		echo "user $user: $(service charged "$user") charges, $(rows "= $user") rows"
+		[[ $(service charged "$user") == 1 && $(rows "= $user") == 1 ]]
+	done
+	wait_for 20 eval '[ "$(files)" = 0 ]'
+}
+
+@test "the double charge, in shell: without keylock" {
+	without_keylock by_shell
+}
+
+@test "the double charge, in shell: with keylock each user is charged once, and none waits for another" {
+	grep -qxF '    keylock "user:$1" ./subscribe "$1"' "$BATS_TEST_DIRNAME/../README"
+	with_keylock by_shell
+}
+
+@test "the double charge, in Elixir: without keylock" {
+	need elixir
+	without_keylock by_elixir
+}
+
+@test "the double charge, in Elixir: with keylock each user is charged once, and none waits for another" {
+	need elixir
+	with_keylock by_elixir
+}
+
+@test "the double charge: a look before the lock charges again" {
+	local user=42 request
+	: >"$work/slow-42"
+	# What the README warns of: the look outside, the charge and the row inside.
+	cat >"$work/too-early" <<-'SCRIPT'
+		[ "$(sqlite3 "$DATABASE" "SELECT count(*) FROM subscriptions WHERE user = $1")" = 0 ] || exit 0
+		exec keylock "user:$1" sh -c '
+			curl -fsS -X POST "$SERVICE/charge/$1" >/dev/null &&
+			sqlite3 "$DATABASE" "INSERT INTO subscriptions VALUES ($1, 0)"' - "$1"
+	SCRIPT
+	for request in 1 2 3; do
+		sh "$work/too-early" "$user" 3>&- 4>&- &
+		requests+=($!)
+	done
+	wait_for 60 waits_in_line 2
+	rm "$work/slow-42"
+	wait "${requests[@]}"
+	[ "$(service charged 42)" = 3 ]
+}
