@@ -71,7 +71,7 @@ after_waiting() {
 	local i signal expected
 	start_recorder
 	expected="ready $recorder"
-	for i in {1..20}; do
+	for i in {1..10}; do
 		for signal in TERM HUP INT USR1 ALRM; do
 			send "$signal"
 			expected+=$'\n'"$(kill -l "$signal") process"
@@ -428,7 +428,7 @@ after_waiting() {
 @test "a waiter that is killed while the key becomes free leaves no file" {
 	local i inherit waiter
 	inherit=$(probe inherit)
-	for i in {1..40}; do
+	for i in {1..25}; do
 		hold key
 		"$inherit" -d "$KEYLOCK" key sleep 1000 3>&- 4>&- &
 		waiter=$!

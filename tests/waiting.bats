@@ -127,7 +127,7 @@ gives_up_after() {
 	arrivals=$(probe arrivals)
 	# With what beginning and ending takes, each holds for about those 2 ms: so there is a line,
 	# and the next one comes at any point of a hand-over.
-	run_it "$arrivals" "$BATS_TEST_TMPDIR/served" "$count" 2000 1500 "$KEYLOCK" key
+	run_it "$arrivals" "$BATS_TEST_TMPDIR/served" "$count" 2000 1800 "$KEYLOCK" key
 	expect 0
 	[[ $output =~ ^served=$count\ waited=([0-9]+)\ barged=([0-9]+)\ late=([0-9]+)$ ]]
 	[ "${BASH_REMATCH[2]}" = 0 ]
@@ -135,7 +135,7 @@ gives_up_after() {
 	[ "$(files)" = 0 ]
 	keylock=$output
 	if command -v flock >/dev/null; then
-		run_it "$arrivals" "$BATS_TEST_TMPDIR/served" "$others" 2000 1500 \
+		run_it "$arrivals" "$BATS_TEST_TMPDIR/served" "$others" 2000 1800 \
 			flock "$BATS_TEST_TMPDIR/lock"
 		echo "# keylock: $keylock; flock(1): $output" >&3
 	fi
@@ -368,7 +368,7 @@ gives_up_after() {
 
 @test "a waiter whose time is up while the key becomes free leaves no file" {
 	local i begun=0
-	for i in {1..40}; do
+	for i in {1..25}; do
 		"$KEYLOCK" key sleep 0.02 3>&- 4>&- &
 		local first=$!
 		status=0
@@ -381,5 +381,5 @@ gives_up_after() {
 		ended_with "$first" 0
 		[ "$(files)" = 0 ]
 	done
-	echo "$begun of 40 were served"
+	echo "$begun of 25 were served"
 }
