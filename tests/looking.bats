@@ -411,6 +411,32 @@ print(key.encode("utf-8", "surrogateescape") == open(sys.argv[1], "rb").read())'
 	[ "$(column 4 key) $(column 7 key)" = "$daemon sleep 1000" ]
 }
 
+@test "a process that has lost its parent is no holder while keylock lives" {
+	local mode orphan holder
+	for mode in -x -s; do
+		rm -f "$BATS_TEST_TMPDIR/orphan"
+		"$KEYLOCK" "$mode" key sh -c '(sleep 1000 & echo $! >"$0.new"); mv "$0.new" "$0"; sleep 1000; :' \
+			"$BATS_TEST_TMPDIR/orphan" 3>&- 4>&- &
+		holder=$!
+		wait_for 20 test -e "$BATS_TEST_TMPDIR/orphan"
+		orphan=$(cat "$BATS_TEST_TMPDIR/orphan")
+		run_keylock --who key
+		[ "$output" = "$holder" ]
+		run_keylock -n -v key true
+		expect_message 75 "key: taken: pid $holder (sh), held for "
+		# Without keylock and the command, it is the only one.
+		held=$(cat "/proc/$holder/task/$holder/children")
+		kill -KILL "$holder"
+		wait "$holder" 2>/dev/null || :
+		# shellcheck disable=SC2086
+		kill -KILL $held
+		wait_for 20 is_dead "$held"
+		[ "$("$KEYLOCK" --who key)" = "$orphan" ]
+		kill -KILL "$orphan"
+		wait_for 20 is_dead "$orphan"
+	done
+}
+
 @test "-F: the command is the holder" {
 	"$KEYLOCK" -F key sleep 1000 3>&- 4>&- &
 	holder=$!
@@ -421,17 +447,27 @@ print(key.encode("utf-8", "surrogateescape") == open(sys.argv[1], "rb").read())'
 	[ "$(column 7 key)" = 'sleep 1000' ]
 }
 
-@test "flock(1) that holds a pinned key is a holder" {
-	need flock
-	local path
+@test "flock(1) that holds a pinned key is a holder, for an unknown time" {
+	need flock python3
+	local path flock
 	path=$("$KEYLOCK" --pin key)
+	touch -d '-3 hours' "$path"
 	flock "$path" sleep 1000 3>&- 4>&- &
-	wait_for 20 eval '! "$KEYLOCK" -n key true'
+	flock=$!
+	# Not tried with keylock -n, which would set the file's time.
+	wait_for 20 eval '! flock -n "$path" true'
 	run_keylock --list
-	[ "$(column 2 key) $(column 3 key)" = 'held exclusive' ]
+	[ "$(column 2 key) $(column 3 key) $(column 4 key) $(column 5 key)" = "held exclusive $flock -" ]
+	run_keylock --list --json
+	[ "$(ask 'rows[0]["since"]')" = None ]
 	run_keylock --who key
 	expect 0
-	[ "$output" = $! ]
+	[ "$output" = "$flock" ]
+	run_keylock -n -W 2h key true
+	expect_taken 75
+	run_keylock -n -v key true
+	expect_message 75 "key: taken: pid $flock (flock)"
+	[[ $stderr != *'held for'* ]]
 }
 
 @test "another user's key in a shared directory" {
