@@ -160,6 +160,15 @@ microseconds() {
 	order_is ''
 }
 
+@test "-n beside many others is not turned away while there are slots for all" {
+	local crowd
+	crowd=$(probe crowd)
+	run_it "$crowd" 200 "$KEYLOCK" -n -j 300 key true
+	expect 0
+	[ "$output" = '0 200' ]
+	[ "$(files)" = 0 ]
+}
+
 @test "who waits for a slot is served in the order of arrival" {
 	local i expected='' waiters=()
 	hold -j 2 key
@@ -637,7 +646,7 @@ no_traces() {
 	local i
 	need_long
 	for i in {1..1000}; do
-		"$KEYLOCK" -n -F -j 1000 key sleep 1000 3>&- 4>&- &
+		"$KEYLOCK" -F -j 1000 key sleep 1000 3>&- 4>&- &
 		[ "$i" != 500 ] || local one=$!
 	done
 	wait_for 50 full 1000
