@@ -513,7 +513,7 @@ struct wait {
 	int (*look)(struct wait *, struct lock *locks, size_t count, size_t *covered);
 	bool reentrant;      /* for `look`: -r */
 	bool aloud;          /* for `look`: say what is waited for at once */
-	bool terminal;       /* for `look`: say it after a second */
+	bool quiet;          /* for `look`: never say it */
 	bool holding;        /* for `look`: this process holds other keys */
 	bool related;        /* of `look`: an ancestor may hold other keys */
 	nanoseconds started; /* of `look`: when the wait began; 0: it did not */
@@ -564,7 +564,7 @@ mask_add(sigset_t *set, int signo)
 	unsigned long words[sizeof(*set) / sizeof(unsigned long)];
 
 	memcpy(words, set, sizeof(*set));
-	words[(signo - 1) / BITS] |= 1UL << (signo - 1) % BITS;
+	words[(unsigned)(signo - 1) / BITS] |= 1UL << (unsigned)(signo - 1) % BITS;
 	memcpy(set, words, sizeof(*set));
 }
 
@@ -617,7 +617,8 @@ on_signal(int signo, siginfo_t *info, void *context)
 
 	(void)context;
 	if (signo == WAKER &&
-	    (info->si_code == SI_TIMER || signals.came[WAKER].sa_handler == SIG_IGN))
+	    (info->si_code == SI_TIMER || signals.came[WAKER].sa_handler == SIG_IGN ||
+	     sigismember(&signals.came_mask, WAKER) == 1))
 		return;
 	if (!signals.caught || is_stop_signal(signals.caught))
 		signals.caught = signo;
@@ -653,7 +654,7 @@ waiting_begin(void)
 	if (signals.handling)
 		return 0;
 	if (timer_make(&event) < 0)
-		return errno;
+		return errno == EAGAIN ? ENOMEM : errno; /* EAGAIN means taken here */
 	handler.sa_mask = mask_all();
 	for (int signo = 1; signo < _NSIG; signo++) {
 		struct sigaction *came = &signals.came[signo];
@@ -698,6 +699,20 @@ waiting_end(void)
 }
 
 /*
+ * Take one of the pending signals `these`, if there is one; returns it, else 0.
+ * One that was pending a moment ago may be gone: SIGCONT and the stop signals
+ * take each other away.
+ */
+static int
+signal_take(const sigset_t *these)
+{
+	static const struct timespec at_once;
+	int signo = sigtimedwait(these, NULL, &at_once);
+
+	return signo > 0 ? signo : 0;
+}
+
+/*
  * Take down a signal that came before there was a command to give it to, as if
  * it had come while waiting. Returns whether one that ends or stops came.
  */
@@ -718,10 +733,20 @@ signal_came(void)
 			continue;
 		if (sigaction(signo, NULL, &action) < 0 || action.sa_handler == SIG_IGN)
 			continue;
-		sigwaitinfo(&only, NULL);
-		signals.caught = signo;
+		if (signal_take(&only))
+			signals.caught = signo;
 	}
 	return signals.caught != 0;
+}
+
+/* Let in one blocked signal; where it is pending and stops, until continued. */
+static void
+signal_let_in(int signo)
+{
+	sigset_t only = mask_of(signo), all = mask_all();
+
+	mask_change(SIG_UNBLOCK, &only, NULL);
+	mask_change(SIG_SETMASK, &all, NULL);
 }
 
 /*
@@ -732,15 +757,11 @@ static void
 stop_by(int signo)
 {
 	struct sigaction action;
-	sigset_t only, all = mask_all();
 
-	if (signo != SIGSTOP && sigaction(signo, NULL, &action) == 0 &&
-	    action.sa_handler == SIG_IGN)
+	if (sigaction(signo, NULL, &action) == 0 && action.sa_handler == SIG_IGN)
 		signo = SIGSTOP;
-	only = mask_of(signo);
 	kill(getpid(), signo);
-	mask_change(SIG_UNBLOCK, &only, NULL);
-	mask_change(SIG_SETMASK, &all, NULL);
+	signal_let_in(signo);
 }
 
 /* Stop by the stop signal that was caught, and forget it. */
@@ -1253,6 +1274,7 @@ struct lock {
 	int fd;       /* -1: not open */
 	bool made;    /* by this process, so that its times are right */
 	bool watched; /* by a waiter for slots */
+	int events;   /* its inotify descriptor, or -1 */
 	dev_t device;
 	ino_t inode;
 	off_t ticket; /* 0: none */
@@ -1440,6 +1462,8 @@ lockfile_open(struct directory *directory, struct lock *lock)
 		                        "not safe: it is no regular file; remove it");
 	lock->device = file.st_dev;
 	lock->inode = file.st_ino;
+	if (file.st_nlink > 1)
+		lock->made = true; /* another's file: its times are not ours to set */
 	return 0;
 }
 
@@ -1491,6 +1515,9 @@ lockfile_tidy(const struct directory *directory, const char *name, int fd)
 	    fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
 	    named.st_ino == file.st_ino && named.st_dev == file.st_dev)
 		unlinkat(directory->fd, name, 0);
+	/* close(2) alone opens the gate a moment before it gives up the lock, and a
+	 * newcomer would find taken what nobody has. */
+	flock(fd, LOCK_UN);
 	close(fd);
 }
 
@@ -1503,13 +1530,14 @@ lockfile_again(const struct directory *directory, const char *name)
 
 /* Enter the gate. Returns as wait_for() does. */
 static int
-gate_enter(const struct lock *lock, struct wait *wait)
+gate_enter(const struct lock *lock, const struct wait *wait)
 {
-	struct wait bounded = *wait;
 	int error = byte_try(lock->fd, F_WRLCK, GATE, 1);
+	struct wait bounded;
 
 	if (error != EAGAIN)
 		return error;
+	bounded = *wait;
 	bounded.look_at = FOREVER;
 	return byte_wait(lock->fd, F_WRLCK, GATE, &bounded);
 }
@@ -1691,7 +1719,7 @@ lock_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 			break;
 		lockfile_close(lock);
 		error = ETIMEDOUT;
-		if (is_late(wait))
+		if (!wait->nonblock && is_late(wait))
 			break;
 	}
 	if (error == EAGAIN && wait->reentrant) {
@@ -1704,7 +1732,7 @@ lock_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 
 /*
  * Before a holder lets an exclusive lock go: wait until the nested runs that it
- * covers have ended, and let no other in, on the new description `fd`. Returns
+ * covers have ended, and let no other in, on the description `fd`. Returns
  * whether that is so; not when a signal ends the wait.
  */
 static bool
@@ -1729,13 +1757,18 @@ guests_leave(int fd)
 static void
 lock_release(const struct directory *directory, struct lock *lock, bool linger)
 {
+	/* A new description, since a daemon that shares ours would keep the guests
+	 * out of what comes after if keylock were killed in here. */
 	int again = lockfile_again(directory, lock->name);
 
-	if (!linger && (lock->shared || lock->nested || again < 0 || guests_leave(again))) {
+	if (!linger &&
+	    (lock->shared || lock->nested || guests_leave(again < 0 ? lock->fd : again))) {
 		flock(lock->fd, LOCK_UN);
 		byte_try(lock->fd, F_UNLCK, 0, ALL_BYTES);
 	}
 	lockfile_close(lock);
+	if (again < 0) /* no descriptor was free */
+		again = lockfile_again(directory, lock->name);
 	lockfile_tidy(directory, lock->name, again);
 }
 
@@ -1804,7 +1837,7 @@ static void
 record_text(const char *bytes, size_t length, char text[RECORD_SIZE])
 {
 	static const char *const fields[] = {"keylock1 pid=", " since=", " cause=", " command="};
-	const char *rest = text;
+	const char *rest;
 	size_t count = 0;
 
 	compose(text, RECORD_SIZE, "pid=? since=? cause=unreadable command=?");
@@ -1988,6 +2021,10 @@ record_settle(const struct directory *directory, const struct lock *lock, struct
  *    the tries are repeated for a while.
  */
 
+/* Closing it takes the kernel milliseconds (synchronize_srcu), in which the next
+ * in line would wait: it is done while the command runs. */
+static int slots_events = -1;
+
 static const nanoseconds SLOT_PERSISTENCE = 100 * MILLISECOND;
 static const nanoseconds SLOT_POLL = 50 * MILLISECOND;
 
@@ -2122,6 +2159,15 @@ slots_sleep(int events, nanoseconds until, bool *woken)
 	return signals.caught ? EINTR : 0;
 }
 
+/* Close the inotify descriptor of slots_await(), when there is time for it. */
+static void
+slots_unwatch(void)
+{
+	if (slots_events >= 0)
+		close(slots_events);
+	slots_events = -1;
+}
+
 /*
  * First in line: try the slots whenever one may have become free, until one is
  * had. Returns as slots_try() does, and ETIMEDOUT or EINTR as wait_for() does.
@@ -2130,6 +2176,7 @@ static int
 slots_await(struct directory *directory, struct lock *slots, size_t count, struct wait *wait,
             size_t *taken)
 {
+	slots_unwatch(); /* that of a key before this one */
 	int events = above_standard(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
 	nanoseconds persist = 0; /* until when to try again without an event */
 	nanoseconds pause = MILLISECOND;
@@ -2174,8 +2221,7 @@ slots_await(struct directory *directory, struct lock *slots, size_t count, struc
 			pause *= 2;
 		}
 	}
-	if (events >= 0)
-		close(events);
+	slots_events = events;
 	return error;
 }
 
@@ -2261,7 +2307,7 @@ slots_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 		for (size_t i = 0; i < count; i++)
 			lockfile_close(&slots[i]);
 		error = ETIMEDOUT;
-		if (is_late(wait))
+		if (!wait->nonblock && is_late(wait))
 			break;
 	}
 	if (error == EAGAIN && wait->reentrant) {
@@ -2342,6 +2388,9 @@ keys_acquire(struct directory *directory, struct keys *keys, struct wait *wait, 
 {
 	for (;;) {
 		int result = keys_acquire_once(directory, keys, wait, failed);
+
+		if (result)
+			slots_unwatch();
 
 		waiting_end();
 		if (wait->turn >= 0) {
@@ -2626,33 +2675,20 @@ struct glance {
 
 /*
  * Count the bytes from `start` to before `end` that others hold against a lock
- * of `type`, and write the first `room` of them to `list`.
+ * of `type`, and write the lowest `room` of them to `list`.
  */
 static size_t
 bytes_held(int fd, short type, off_t start, off_t end, off_t *list, size_t room)
 {
 	size_t count = 0;
+	off_t hit, below;
 
-	/* The kernel names any one of several: then those below it come first. */
-	while (start < end) {
-		off_t hit = byte_held(fd, type, start, end);
-
-		if (hit < 0)
-			break;
-		if (hit > start) {
-			size_t below = bytes_held(fd, type, start, hit, list, room);
-			size_t listed = below < room ? below : room;
-
-			count += below;
-			list += listed;
-			room -= listed;
-		}
-		if (room) {
-			*list++ = hit;
-			room--;
-		}
-		count++;
-		start = hit + 1;
+	for (; start < end && (hit = byte_held(fd, type, start, end)) >= 0; start = hit + 1) {
+		/* The kernel names any one of several. */
+		while (hit > start && (below = byte_held(fd, type, start, hit)) >= 0)
+			hit = below;
+		if (count++ < room)
+			list[count - 1] = hit;
 	}
 	return count;
 }
@@ -2763,8 +2799,12 @@ holders_of(const struct glance *glance, const struct seats *seats, struct holder
 	}
 	for (size_t i = 0; i < glance->count && here == 0; i++) {
 		pid_t pid = mark_pid(glance->marks[i]);
+		char path[64];
 
-		if ((kill(pid, 0) == 0 || errno == EPERM) && count++ < room)
+		compose(path, sizeof(path), "/proc/%ld/fd", (long)pid);
+		/* One that can be seen into would have been seen. */
+		if ((kill(pid, 0) == 0 || errno == EPERM) && access(path, R_OK) < 0 &&
+		    count++ < room)
 			list[count - 1] =
 			    (struct holder){pid, pid, mark_is_shared(glance->marks[i])};
 	}
@@ -2872,18 +2912,14 @@ process_holds(const struct lock *lock, pid_t pid)
 {
 	struct seats seats = {0};
 	char path[64];
-	bool holds;
+	bool holds = false;
 
 	compose(path, sizeof(path), "/proc/%ld/fd", (long)pid);
 	if (access(path, R_OK) < 0)
 		return true;
 	seats_of_process(&seats, pid, lock->device);
-	qsort(seats.list, seats.count, sizeof(*seats.list), seats_compare);
-
-	const struct seat *first;
-	size_t here = seats_at(&seats, lock->device, lock->inode, &first);
-
-	holds = holds_among(first, here, pid);
+	for (size_t i = 0; i < seats.count; i++)
+		holds = holds || (seats.list[i].holds && seats.list[i].inode == lock->inode);
 	free(seats.list);
 	return holds;
 }
@@ -2947,30 +2983,44 @@ ancestor_of(const struct lock *lock, bool *related)
 }
 
 /*
- * Come under the ancestor's lock, past the queue. Returns whether that was so;
- * not when the ancestor is just letting the lock go.
+ * See whether an ancestor holds the lock, as *ancestor, and with `come` come under
+ * it, past the queue. It cannot leave meanwhile, since the guests' byte is ours to
+ * read; a holder before it that is still leaving is waited for first. Returns 0;
+ * COVERED when we came under it; else as wait_for() does.
  */
-static bool
-nest(struct lock *lock, const struct ancestor *ancestor)
+static int
+nest(struct lock *lock, const struct wait *wait, bool come, struct ancestor *ancestor,
+     bool *related)
 {
+	struct wait bounded = *wait;
 	int error;
 
-	if (ancestor->shared)
-		error = flock(lock->fd, LOCK_SH | LOCK_NB) < 0 ? errno : presence_take(lock);
-	else
-		error = byte_try(lock->fd, F_RDLCK, GUESTS, 1);
-	bool related;
-
-	if (!error && ancestor_of(lock, &related).holds) {
+	*ancestor = ancestor_of(lock, related);
+	if (!ancestor->holds)
+		return 0;
+	bounded.look_at = FOREVER;
+	error = byte_try(lock->fd, F_RDLCK, GUESTS, 1);
+	if (error == EAGAIN)
+		error = byte_wait(lock->fd, F_RDLCK, GUESTS, &bounded);
+	if (!error)
+		*ancestor = ancestor_of(lock, related);
+	come = come && !error && ancestor->holds && (lock->shared || !ancestor->shared);
+	if (come && ancestor->shared) {
+		/* One of the holders. */
+		if (flock(lock->fd, LOCK_SH | LOCK_NB) < 0)
+			error = errno;
+		else
+			error = presence_take(lock);
+	}
+	if (come && !error) {
 		lock->guest = !ancestor->shared;
 		byte_try(lock->fd, F_UNLCK, TICKETS, MARKS - TICKETS);
-		return true;
+		if (!lock->guest)
+			byte_try(lock->fd, F_UNLCK, GUESTS, 1);
+		return COVERED;
 	}
-	if (ancestor->shared)
-		flock(lock->fd, LOCK_UN);
-	byte_try(lock->fd, F_UNLCK, PRESENCE, GUESTS - PRESENCE + 1);
-	byte_try(lock->fd, F_UNLCK, MARKS, ALL_BYTES);
-	return false;
+	byte_try(lock->fd, F_UNLCK, GUESTS, 1);
+	return error;
 }
 
 /* Say for whom `lock` waits. */
@@ -3260,24 +3310,24 @@ look_around(struct wait *wait, struct lock *locks, size_t count, size_t *covered
 
 	wait->look_at = FOREVER;
 	if (!first) {
-		if (wait->terminal && !wait->aloud)
+		if (isatty(STDERR_FILENO) && !wait->quiet && !wait->aloud)
 			say_waiting(locks);
 		return wait->holding || wait->related ? cycle_look(wait, locks) : 0;
 	}
 	for (size_t i = 0; i < count; i++) {
 		struct ancestor ancestor = {0};
+		int error;
 
-		if (locks[i].fd >= 0)
-			ancestor = ancestor_of(&locks[i], &wait->related);
-		/* One that is just leaving has its end behind it. */
-		if (!ancestor.holds || byte_held(locks[i].fd, F_RDLCK, GUESTS, GUESTS + 1) >= 0)
+		if (locks[i].fd < 0)
 			continue;
-		if (!wait->reentrant || (ancestor.shared && !locks[i].shared))
-			return nested(wait, &locks[i], &ancestor);
-		if (nest(&locks[i], &ancestor)) {
+		error = nest(&locks[i], wait, wait->reentrant, &ancestor, &wait->related);
+		if (error == COVERED) {
 			*covered = i;
 			return COVERED;
 		}
+		/* An error, as of a signal, comes up again where it is looked at. */
+		if (!error && ancestor.holds)
+			return nested(wait, &locks[i], &ancestor);
 	}
 	if (wait->nonblock)
 		return 0;
@@ -3285,7 +3335,7 @@ look_around(struct wait *wait, struct lock *locks, size_t count, size_t *covered
 		wait->started = now();
 	if (wait->aloud)
 		say_waiting(locks);
-	if (wait->terminal || wait->holding || wait->related)
+	if (wait->holding || wait->related || (!wait->quiet && isatty(STDERR_FILENO)))
 		wait->look_at = deadline_in(SECOND);
 	return 0;
 }
@@ -3312,6 +3362,7 @@ struct ending {
 	int status; /* the command's exit status, or keylock's own */
 	int signal; /* that it died of, or 0 */
 	bool ran;   /* the command was executed */
+	int error;  /* errno, where it was not */
 };
 
 /*
@@ -3344,6 +3395,7 @@ execute(char **argv, char **environment)
 				argv[-1] = shell;
 				argv[0] = file;
 				execve(shell, argv - 1, environment);
+				argv[0] = name;
 				return;
 			}
 			if (errno == EACCES)
@@ -3441,6 +3493,30 @@ is_for_command(const siginfo_t *info, pid_t child)
 }
 
 /*
+ * Stop, as the command has by `signo`, until keylock is continued; but not when
+ * the command has been continued meanwhile, by a SIGCONT to both that came a
+ * moment too early for keylock. And not by SIGSTOP: in an orphaned process
+ * group, where no shell would continue keylock, the kernel ignores the others,
+ * and the key would stay taken when somebody continues the command alone.
+ */
+static void
+stop_with(pid_t child, int signo)
+{
+	siginfo_t info = {.si_pid = 0};
+	sigset_t stop;
+
+	if (signo == SIGSTOP)
+		signo = SIGTSTP;
+	kill(getpid(), signo); /* blocked; a SIGCONT takes it away again */
+	if (waitid(P_PID, (id_t)child, &info, WCONTINUED | WNOHANG) == 0 && info.si_pid == child) {
+		stop = mask_of(signo);
+		signal_take(&stop);
+		return;
+	}
+	signal_let_in(signo);
+}
+
+/*
  * Wait for the command, passing signals on to it and stopping with it. Other
  * children, as process 1 of a container gets them, are reaped in passing.
  */
@@ -3467,7 +3543,7 @@ command_wait(pid_t child)
 				continue;
 			if (WIFSTOPPED(status)) {
 				/* Continued, keylock gets a SIGCONT to pass on. */
-				stop_by(WSTOPSIG(status));
+				stop_with(child, WSTOPSIG(status));
 				continue;
 			}
 			if (WIFSIGNALED(status))
@@ -3480,19 +3556,23 @@ command_wait(pid_t child)
 	}
 }
 
-/* Say why the command was not run; returns that it was not. */
-static struct ending
-command_failure(const char *name, int status, int error)
+/*
+ * Say why the command was not run. Not before the key is free: who reads standard
+ * error may be slow.
+ */
+static void
+say_not_run(const char *name, const struct ending *ending)
 {
 	char shown[SHOWN_SIZE];
-	const char *why = strerror(error);
+	const char *why = strerror(ending->error);
 
-	if (status == NOT_FOUND)
-		why = strchr(name, '/') && access(name, F_OK) == 0
-		          ? "the interpreter that its first line names is not found"
-		          : "command not found";
+	if (ending->status == REFUSED && ending->error == EINVAL)
+		why = "no descriptor at 10 or above is free; see ulimit -n";
+	else if (ending->status == NOT_FOUND && strchr(name, '/') && access(name, F_OK) == 0)
+		why = "the interpreter that its first line names is not found";
+	else if (ending->status == NOT_FOUND)
+		why = "command not found";
 	say("%s: %s", show(name, shown), why);
-	return (struct ending){.status = status};
 }
 
 /* Does nothing: execve(2) gives its signal the default action back. */
@@ -3529,17 +3609,13 @@ static void
 forward_early(pid_t child)
 {
 	static const int signos[] = {SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU};
-	sigset_t pending;
+	sigset_t early = {0};
+	int signo;
 
-	sigpending(&pending);
-	for (size_t i = 0; i < sizeof(signos) / sizeof(*signos); i++) {
-		sigset_t only = mask_of(signos[i]);
-
-		if (sigismember(&pending, signos[i]) == 1) {
-			sigwaitinfo(&only, NULL);
-			kill(child, signos[i]);
-		}
-	}
+	for (size_t i = 0; i < sizeof(signos) / sizeof(*signos); i++)
+		mask_add(&early, signos[i]);
+	while ((signo = signal_take(&early)) != 0)
+		kill(child, signo);
 }
 
 /*
@@ -3552,7 +3628,6 @@ command_run(const struct command *command, bool in_place)
 {
 	static const struct sigaction by_default = {.sa_handler = SIG_DFL};
 	static volatile int status, error;
-	const char *name = command->argv[0];
 	struct sigaction child_came;
 	pid_t child;
 
@@ -3561,7 +3636,7 @@ command_run(const struct command *command, bool in_place)
 		status = become(command, &child_came);
 		error = errno;
 		signals_block();
-		return command_failure(name, status, error);
+		return (struct ending){.status = status, .error = error};
 	}
 	/* Were SIGCHLD ignored, the kernel would not keep the child's status. */
 	if (child_came.sa_handler == SIG_IGN)
@@ -3574,16 +3649,19 @@ command_run(const struct command *command, bool in_place)
 		_exit(status);
 	}
 	if (child < 0)
-		return command_failure(name, REFUSED, errno);
+		return (struct ending){.status = REFUSED, .error = errno};
 	if (status) {
 		waitpid(child, NULL, 0);
-		return command_failure(name, status, error);
+		return (struct ending){.status = status, .error = error};
 	}
 	forward_early(child);
+	slots_unwatch();
 	/* As without keylock, the command alone decides when its input's writer
-	 * and its output's reader see it closed. */
-	close(STDIN_FILENO);
-	close(STDOUT_FILENO);
+	 * and its output's reader see it closed; their numbers stay taken. */
+	if (dup2(STDERR_FILENO, STDIN_FILENO) < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
+		close(STDIN_FILENO);
+		close(STDOUT_FILENO);
+	}
 	return command_wait(child);
 }
 
@@ -3658,6 +3736,7 @@ hold(const char **cause)
 	ending.status = print("locked\n", strlen("locked\n"));
 	if (ending.status)
 		ending.ran = false;
+	slots_unwatch();
 	while (!ending.status) {
 		struct pollfd ends[] = {{.fd = STDIN_FILENO, .events = POLLIN},
 		                        {.fd = STDOUT_FILENO}};
@@ -3812,31 +3891,38 @@ rows_compare(const void *one, const void *other)
 	return strcmp(((const struct row *)one)->name, ((const struct row *)other)->name);
 }
 
-/* The command line of process `pid`, its arguments with blanks between. */
-static void
-command_of_process(pid_t pid, char text[4096])
+/*
+ * The command line of process `pid`, its arguments with blanks between; NULL
+ * where it cannot be told, as of a zombie.
+ */
+static char *
+command_of_process(pid_t pid)
 {
-	char path[64];
+	char path[64], text[4096];
 	ssize_t length;
 
 	compose(path, sizeof(path), "/proc/%ld/cmdline", (long)pid);
-	length = read_text(path, text, 4096);
-	if (length <= 0) {
-		name_of_process(pid, text);
-		return;
-	}
+	length = read_text(path, text, sizeof(text));
+	if (length <= 0)
+		return NULL;
 	for (ssize_t i = 0; i < length - 1; i++)
 		if (!text[i])
 			text[i] = ' ';
+	return strdup(text);
 }
 
-/* The value of field `name` ("pid=") in the text of a record, to `value`. */
+/*
+ * The value of field `name` ("pid=") in the text of a record, to `value`; NULL
+ * where it is not known.
+ */
 static const char *
 record_field(const char *record, const char *name, char value[RECORD_SIZE])
 {
 	const char *start = strstr(record, name);
 
-	compose(value, RECORD_SIZE, "%s", start ? start + strlen(name) : "?");
+	if (!start || start[strlen(name)] == '?')
+		return NULL;
+	compose(value, RECORD_SIZE, "%s", start + strlen(name));
 	if (strcmp(name, "command=") != 0)
 		value[strcspn(value, " ")] = '\0';
 	return value;
@@ -3860,8 +3946,6 @@ row_read_record(const struct directory *directory, struct row *row)
 static void
 row_look(const struct directory *directory, struct row *row, const struct seats *seats)
 {
-	char command[4096];
-
 	row->count = holders_of(&row->glance, seats, NULL, 0);
 	if (row->count)
 		row->holders = calloc(row->count, sizeof(*row->holders));
@@ -3870,8 +3954,9 @@ row_look(const struct directory *directory, struct row *row, const struct seats 
 	holders_of(&row->glance, seats, row->holders, row->count);
 	if (row->count) {
 		row->glance.held = true;
-		command_of_process(row->holders[0].command, command);
-		row->command = strdup(command);
+		row->command = command_of_process(row->holders[0].command);
+		if (!row->command)
+			row->command = command_of_process(row->holders[0].pid);
 	}
 	if (!row->glance.held && row->glance.size)
 		row_read_record(directory, row);
@@ -3885,7 +3970,7 @@ row_state(const struct row *row)
 		return "held";
 	if (*row->record)
 		return "abandoned";
-	return row->glance.mode & PINNED ? "pinned" : NULL;
+	return (row->glance.mode & PINNED) ? "pinned" : NULL;
 }
 
 static const char *
@@ -3973,8 +4058,8 @@ row_cell(const struct row *row, int column, char cell[CELL_SIZE])
 			                (long)row->holders[i].pid);
 		break;
 	case 4:
-		if (*row->record)
-			compose(cell, CELL_SIZE, "%s", record_field(row->record, "since=", value));
+		if (*row->record && record_field(row->record, "since=", value))
+			compose(cell, CELL_SIZE, "%s", value);
 		else if (row->glance.held)
 			date_text(row->glance.since.tv_sec, cell);
 		break;
@@ -3982,8 +4067,8 @@ row_cell(const struct row *row, int column, char cell[CELL_SIZE])
 		compose(cell, CELL_SIZE, "%zu", row->glance.waiting);
 		break;
 	default:
-		if (*row->record)
-			return show(record_field(row->record, "command=", value), cell);
+		if (*row->record && record_field(row->record, "command=", value))
+			return show(value, cell);
 		if (row->command)
 			return show(row->command, cell);
 	}
@@ -3997,7 +4082,8 @@ width_of(const char *text)
 	int width = 0;
 
 	for (; *text; text++)
-		width += ((unsigned char)*text & 0xc0) != 0x80;
+		if (((unsigned char)*text & 0xc0) != 0x80)
+			width++;
 	return width;
 }
 
@@ -4066,7 +4152,7 @@ row_json(const struct directory *directory, const struct row *row, struct text *
 		text_add(text, "%s%ld", i ? "," : "", (long)row->holders[i].pid);
 	text_add(text, "],\"since\":");
 	if (in_doubt)
-		text_add_json(text, record_field(row->record, "since=", value));
+		text_add_json_or_null(text, record_field(row->record, "since=", value));
 	else
 		text_add_json_or_null(
 		    text, row->glance.held ? date_text(row->glance.since.tv_sec, date) : NULL);
@@ -4081,14 +4167,14 @@ row_json(const struct directory *directory, const struct row *row, struct text *
 	text_add_json(text, path);
 	if (in_doubt) {
 		text_add(text, ",\"cause\":");
-		text_add_json(text, record_field(row->record, "cause=", value));
+		text_add_json_or_null(text, record_field(row->record, "cause=", value));
 	}
 	text_add(text, "}\n");
 }
 
 /* --list: print the keys that are held, in doubt or pinned. */
 static int
-list(struct directory *directory, char **keys, bool json)
+list_keys(struct directory *directory, char **keys, bool json)
 {
 	struct rows rows = {0};
 	struct text text = {0};
@@ -4113,7 +4199,7 @@ list(struct directory *directory, char **keys, bool json)
 
 /* --who: print the pids of who holds the key, a line each; 1 when nobody does. */
 static int
-who(struct directory *directory, char **keys)
+list_holders(struct directory *directory, char **keys)
 {
 	struct rows rows = {0};
 	struct text text = {0};
@@ -4394,16 +4480,15 @@ parse_key(struct options *options, size_t place, char *key)
 static int
 parse_unknown(struct options *options, char **argv)
 {
+	const char letter[] = {'-', (char)optopt, '\0'};
 	char shown[SHOWN_SIZE];
 
 	/* A long option that takes no value was given one. */
 	for (const struct option *known = long_options; known->name; known++)
 		if (optopt && optopt == known->val)
 			return usage(options, "--%s: takes no value", known->name);
-	if (optopt)
-		return usage(options, "-%c: no such option; see keylock --help", optopt);
 	return usage(options, "%s: no such option; see keylock --help",
-	             show(argv[optind - 1], shown));
+	             show(optopt ? letter : argv[optind - 1], shown));
 }
 
 /* Take one option. Returns 0 or USAGE. */
@@ -4549,7 +4634,7 @@ key_of_command(char *const *argv)
 
 	for (size_t i = 0; argv[i]; i++)
 		size += 2 * strlen(argv[i]) + 1;
-	key = end = malloc(size);
+	key = end = calloc(size, 1);
 	for (size_t i = 0; key && argv[i]; i++) {
 		if (i)
 			*end++ = ' ';
@@ -4559,8 +4644,6 @@ key_of_command(char *const *argv)
 			*end++ = *byte;
 		}
 	}
-	if (key)
-		*end = '\0';
 	return key;
 }
 
@@ -4741,16 +4824,29 @@ records_end(const struct options *options, const struct directory *directory, st
 		              options->command ? options->command[0] : "--hold");
 }
 
-/* KEYLOCK_KEY=, with the keys a line each, KEY first; or NULL. */
-static char *
-key_line(const struct options *options)
-{
-	struct text line = {0};
+static const char KEY_VARIABLE[] = "KEYLOCK_KEY=";
 
-	text_add(&line, "KEYLOCK_KEY=%s", options->keys[0]);
-	for (size_t i = 1; i < options->key_count; i++)
-		text_add(&line, "\n%s", options->keys[i]);
-	return line.failed ? NULL : line.bytes;
+/* How long KEYLOCK_KEY is, with its name and the NUL. */
+static size_t
+key_line_size(const struct options *options)
+{
+	size_t size = sizeof(KEY_VARIABLE);
+
+	for (size_t i = 0; i < options->key_count; i++)
+		size += strlen(options->keys[i]) + 1;
+	return size;
+}
+
+/* Write KEYLOCK_KEY with the keys, a line each, KEY first. */
+static void
+key_line(const struct options *options, char *line)
+{
+	line = stpcpy(line, KEY_VARIABLE);
+	for (size_t i = 0; i < options->key_count; i++) {
+		if (i)
+			*line++ = '\n';
+		line = stpcpy(line, options->keys[i]);
+	}
 }
 
 /* Do under the keys what is to be done under them. */
@@ -4759,9 +4855,11 @@ run_under(const struct options *options, const struct directory *directory, stru
           mode_t came_umask)
 {
 	bool records = options->refuse_abandoned || options->recover;
+	char line[key_line_size(options)];
 	struct ending ending = {0};
 	const char *cause = NULL;
 
+	key_line(options, line);
 	if (options->action == FORGET)
 		return (struct ending){.status = forget(directory, keys->locks)};
 	if (records)
@@ -4773,7 +4871,7 @@ run_under(const struct options *options, const struct directory *directory, stru
 		    .argv = options->command,
 		    .locks = keys->locks,
 		    .count = options->close_lock ? 0 : keys->count,
-		    .key_line = key_line(options),
+		    .key_line = line,
 		    .abandoned_line = records ? abandoned_line(keys) : NULL,
 		    .umask = came_umask,
 		};
@@ -4790,8 +4888,10 @@ static int
 run(const struct options *options, struct directory *directory)
 {
 	size_t count = options->key_count, failed = 0;
-	struct lock locks[count];
-	struct record records[count];
+	static struct lock one_lock; /* most often there is one, and no need for malloc */
+	static struct record one_record;
+	struct lock *locks = count == 1 ? &one_lock : calloc(count, sizeof(*locks));
+	struct record *records = count == 1 ? &one_record : calloc(count, sizeof(*records));
 	struct keys keys = {.locks = locks, .records = records, .count = count};
 	bool at_once =
 	    options->wait == 0 || (options->action == FORGET && options->wait == FOREVER);
@@ -4801,6 +4901,7 @@ run(const struct options *options, struct directory *directory)
 	    .look = look_around,
 	    .reentrant = options->reentrant,
 	    .aloud = options->verbose,
+	    .quiet = options->quiet,
 	    .directory = directory,
 	    .turn = -1,
 	};
@@ -4809,7 +4910,10 @@ run(const struct options *options, struct directory *directory)
 	char shown[SHOWN_SIZE];
 	int result;
 
-	memset(records, 0, sizeof(records));
+	if (!locks || !records) {
+		say("keys: %s", strerror(ENOMEM));
+		_exit(REFUSED);
+	}
 	for (size_t i = 0; i < count; i++) {
 		locks[i] = (struct lock){
 		    .key = options->keys[i],
@@ -4823,7 +4927,6 @@ run(const struct options *options, struct directory *directory)
 	result = directory_open(directory);
 	if (result)
 		return result;
-	wait.terminal = !options->quiet && !at_once && isatty(STDERR_FILENO);
 	result = keys_acquire(directory, &keys, &wait, &failed);
 	if (result == CAUGHT)
 		return die_by(signals.caught);
@@ -4841,6 +4944,8 @@ run(const struct options *options, struct directory *directory)
 	}
 	ending = run_under(options, directory, &keys, came_umask);
 	keys_release(directory, &keys, keys.count, options->linger);
+	if (ending.error)
+		say_not_run(options->command[0], &ending);
 	if (signals.caught)
 		return die_by(signals.caught);
 	return ending.signal ? die_by(ending.signal) : ending.status;
@@ -4875,10 +4980,10 @@ main(int argc, char **argv)
 	case SHOW_PATH:
 		return print_path(&directory, keys[0]);
 	case LIST:
-		return list(&directory, options.keys, options.json);
+		return list_keys(&directory, options.keys, options.json);
 	case WHO:
 		keys[1] = NULL;
-		return who(&directory, keys);
+		return list_holders(&directory, keys);
 	case PIN:
 		return pin(&directory, keys[0]);
 	default:

@@ -97,7 +97,8 @@ waiter_of_shell() {
 	terminal_shell
 	local signal number
 	for signal in STOP TSTP; do
-		number=$(kill -l "$signal")
+		# keylock stops by what the kernel ignores where no shell would continue it.
+		number=$(kill -l TSTP)
 		type_line '"$KEYLOCK" key sh -c "kill -'"$signal"' \$\$; . ./job '"$signal"'" job '"$signal"'; echo $? >stopped.'"$signal"
 		wrote "stopped.$signal" $((128 + number))
 		wait_for 20 at_prompt
