@@ -1462,8 +1462,12 @@ lockfile_open(struct directory *directory, struct lock *lock)
 		                        "not safe: it is no regular file; remove it");
 	lock->device = file.st_dev;
 	lock->inode = file.st_ino;
-	if (file.st_nlink > 1)
+	if (file.st_nlink > 1) {
 		lock->made = true; /* another's file: its times are not ours to set */
+	} else if (!(file.st_mode & S_ISVTX) &&
+	           fchmod(lock->fd, (file.st_mode & 07777) | S_ISVTX) < 0) {
+		/* Made by another program, for another user: rule 2 is not ours to keep. */
+	}
 	return 0;
 }
 
@@ -1682,8 +1686,10 @@ lock_result(const struct directory *directory, struct lock *lock, int error)
 		error = 0;
 	}
 	if (!error && !signals.caught) {
-		if (!lock->made && !lock->nested)
-			futimens(lock->fd, NULL); /* held since now */
+		/* Held since now, unless others hold it along with us. */
+		if (!lock->made && !lock->nested &&
+		    !(lock->shared && byte_held(lock->fd, F_WRLCK, PRESENCE, PRESENCE + 1) >= 0))
+			futimens(lock->fd, NULL);
 		return 0;
 	}
 	if (signals.caught)
@@ -2255,7 +2261,7 @@ slots_take(struct directory *directory, struct lock *queue, struct lock *slots, 
 {
 	int error = gate_enter(queue, wait);
 
-	if (error)
+	if (error && !(error == ETIMEDOUT && wait->nonblock)) /* as lock_take() */
 		return error;
 	off_t last = highest_ticket(queue->fd, MARKS);
 
@@ -2443,7 +2449,8 @@ struct seat {
 	int fd; /* its descriptor */
 	dev_t device;
 	ino_t inode;
-	bool holds; /* the lock, exclusively or shared */
+	bool holds;  /* the lock, exclusively or shared */
+	pid_t taker; /* who took it; 0: not known */
 	bool shared;
 	off_t ticket;    /* 0: none */
 	bool for_slots;  /* waits for one of several slots */
@@ -2527,6 +2534,7 @@ seat_line(struct seat *seat, char *line)
 	if (strcmp(field[2], "FLOCK") == 0) {
 		seat->holds = true;
 		seat->shared = strcmp(field[4], "READ") == 0;
+		seat->taker = (pid_t)strtol(field[5], NULL, 10);
 	} else if (strcmp(field[2], "OFDLCK") == 0) {
 		long long start = strtoll(field[7], NULL, 10);
 		bool write = strcmp(field[4], "WRITE") == 0;
@@ -2568,9 +2576,12 @@ seats_add(struct seats *seats, const struct seat *seat)
 	seats->list[seats->count++] = *seat;
 }
 
-/* Add the seats of process `pid` at the lockfiles on `device`. */
+/*
+ * Add the seats of process `pid` at the lockfiles on `device`, or with `inode`
+ * other than 0 at that one.
+ */
 static void
-seats_of_process(struct seats *seats, pid_t pid, dev_t device)
+seats_of_process(struct seats *seats, pid_t pid, dev_t device, ino_t inode)
 {
 	pid_t parent = 0;
 	char path[64 + NAME_MAX];
@@ -2587,7 +2598,8 @@ seats_of_process(struct seats *seats, pid_t pid, dev_t device)
 
 		/* A lockfile is a regular file and sticky; most others are not. */
 		if (fstatat(dirfd(fds), entry->d_name, &file, 0) < 0 || file.st_dev != device ||
-		    !S_ISREG(file.st_mode) || !(file.st_mode & S_ISVTX))
+		    !S_ISREG(file.st_mode) ||
+		    (file.st_ino != inode && (inode || !(file.st_mode & S_ISVTX))))
 			continue;
 		compose(path, sizeof(path), "/proc/%ld/fdinfo/%s", (long)pid, entry->d_name);
 		if (read_text(path, text, sizeof(text)) < 0)
@@ -2630,7 +2642,7 @@ seats_scan(dev_t device)
 		long pid = strtol(entry->d_name, NULL, 10);
 
 		if (pid > 0 && pid <= INT_MAX)
-			seats_of_process(&seats, (pid_t)pid, device);
+			seats_of_process(&seats, (pid_t)pid, device, 0);
 	}
 	closedir(processes);
 	if (seats.count)
@@ -2787,8 +2799,11 @@ holders_of(const struct glance *glance, const struct seats *seats, struct holder
 		struct holder holder = {seat->pid, seat->pid, seat->shared};
 		bool took = has_mark(glance, seat->pid);
 
+		/* What it has inherited is held by who took it, while that one lives. */
 		if (!seat->holds || seat->pid == last ||
-		    (!took && holds_among(first, here, seat->parent)))
+		    (!took &&
+		     (holds_among(first, here, seat->parent) ||
+		      (has_mark(glance, seat->taker) && holds_among(first, here, seat->taker)))))
 			continue;
 		last = seat->pid;
 		for (size_t child = 0; child < here && took; child++)
@@ -2837,7 +2852,7 @@ age_text(nanoseconds age, char text[32])
 	    {3600, 'h', 'm', 60},
 	    {60, 'm', 's', 1},
 	};
-	int64_t seconds = age < 0 ? 0 : age / SECOND;
+	int64_t seconds = age / SECOND;
 
 	for (size_t i = 0; i < sizeof(scales) / sizeof(*scales); i++)
 		if (seconds >= scales[i].seconds) {
@@ -2851,12 +2866,16 @@ age_text(nanoseconds age, char text[32])
 	return text;
 }
 
+/*
+ * For how long a key has been held: since an acquirer set its file's modification
+ * time; -1 where another program holds it, which sets none.
+ */
 static nanoseconds
 age_of(const struct glance *glance)
 {
 	nanoseconds since = (nanoseconds)glance->since.tv_sec * SECOND + glance->since.tv_nsec;
 
-	return clock_now(CLOCK_REALTIME) - since;
+	return glance->held ? clock_now(CLOCK_REALTIME) - since : -1;
 }
 
 enum { WHOSE_SIZE = 512 };
@@ -2882,7 +2901,9 @@ whose_text(const struct glance *glance, char text[WHOSE_SIZE])
 		used = compose(text, WHOSE_SIZE, "another process");
 	if (count > 1)
 		used += compose(text + used, WHOSE_SIZE - used, " and %zu more", count - 1);
-	compose(text + used, WHOSE_SIZE - used, ", held for %s", age_text(age_of(glance), age));
+	if (age_of(glance) >= 0)
+		compose(text + used, WHOSE_SIZE - used, ", held for %s",
+		        age_text(age_of(glance), age));
 	return text;
 }
 
@@ -2917,69 +2938,75 @@ process_holds(const struct lock *lock, pid_t pid)
 	compose(path, sizeof(path), "/proc/%ld/fd", (long)pid);
 	if (access(path, R_OK) < 0)
 		return true;
-	seats_of_process(&seats, pid, lock->device);
+	seats_of_process(&seats, pid, lock->device, lock->inode);
 	for (size_t i = 0; i < seats.count; i++)
-		holds = holds || (seats.list[i].holds && seats.list[i].inode == lock->inode);
+		holds = holds || seats.list[i].holds;
 	free(seats.list);
 	return holds;
 }
 
+/* This process, its ancestors, and the locks that it has inherited. */
+struct lineage {
+	pid_t pids[64];
+	size_t count;
+	struct seats inherited;
+	bool related; /* there are signs that an ancestor holds some key */
+};
+
 /*
- * Whether this process has inherited a descriptor that holds the lock; *related
- * is set where it has one that holds any.
+ * Find out the lineage, without the descriptors of `locks`, which are our own.
+ * This process is part of it, since it may have become its ancestor (-F). The
+ * caller frees inherited.list.
  */
-static bool
-inherits(const struct lock *lock, bool *shared, bool *related)
+static struct lineage
+lineage_of(const struct lock *locks, size_t count)
 {
+	struct lineage lineage = {.pids = {getpid(), getppid()}, .count = 2};
 	struct seats seats = {0};
-	bool found = false;
 
-	seats_of_process(&seats, getpid(), lock->device);
-	for (size_t i = 0; i < seats.count && !found; i++) {
-		if (seats.list[i].fd == lock->fd || !seats.list[i].holds)
-			continue;
-		*related = true;
-		found = seats.list[i].inode == lock->inode;
-		*shared = seats.list[i].shared;
-	}
-	free(seats.list);
-	return found;
-}
-
-/*
- * Find the ancestor that holds the lock; this process may have become it (-F).
- * Sets *related where there are signs that an ancestor holds some key, be it
- * this one: its environment, a descriptor, or its name.
- */
-static struct ancestor
-ancestor_of(const struct lock *lock, bool *related)
-{
-	struct ancestor ancestor = {0};
-	pid_t pid = getpid();
-
-	for (int depth = 0; pid > 0 && depth < 10000; depth++) {
-		bool shared =
-		    byte_held(lock->fd, F_WRLCK, SHARED_MARKS + pid, SHARED_MARKS + pid + 1) >= 0;
+	while (lineage.count < sizeof(lineage.pids) / sizeof(*lineage.pids)) {
+		pid_t pid = lineage.pids[lineage.count - 1];
 		char path[64], text[512];
 
-		if ((shared || byte_held(lock->fd, F_WRLCK, MARKS + pid, MARKS + pid + 1) >= 0) &&
-		    process_holds(lock, pid))
-			return (struct ancestor){.holds = true, .shared = shared, .pid = pid};
-		if (depth == 0) {
-			pid = getppid();
-			continue;
-		}
 		compose(path, sizeof(path), "/proc/%ld/stat", (long)pid);
-		if (read_text(path, text, sizeof(text)) < 0)
+		if (pid <= 0 || read_text(path, text, sizeof(text)) < 0)
 			break;
 		if (strstr(text, "(keylock)"))
-			*related = true;
-		pid = parent_in_stat(text);
+			lineage.related = true;
+		lineage.pids[lineage.count++] = parent_in_stat(text);
 	}
-	if (getenv("KEYLOCK_KEY"))
-		*related = true;
-	ancestor.holds = inherits(lock, &ancestor.shared, related);
-	return ancestor;
+	seats_of_process(&seats, getpid(), locks->device, 0);
+	for (size_t i = 0; i < seats.count; i++) {
+		bool own = !seats.list[i].holds;
+
+		for (size_t j = 0; j < count && !own; j++)
+			own = seats.list[i].fd == locks[j].fd;
+		if (!own)
+			seats_add(&lineage.inherited, &seats.list[i]);
+	}
+	free(seats.list);
+	lineage.related = lineage.related || getenv("KEYLOCK_KEY") || lineage.inherited.count;
+	return lineage;
+}
+
+/* Find the ancestor that holds the lock. */
+static struct ancestor
+ancestor_of(const struct lock *lock, const struct lineage *lineage)
+{
+	for (size_t i = 0; i < lineage->count && lineage->pids[i] > 0; i++) {
+		off_t mark = MARKS + lineage->pids[i], shared = SHARED_MARKS + lineage->pids[i];
+		bool is_shared = byte_held(lock->fd, F_WRLCK, shared, shared + 1) >= 0;
+
+		if ((is_shared || byte_held(lock->fd, F_WRLCK, mark, mark + 1) >= 0) &&
+		    process_holds(lock, lineage->pids[i]))
+			return (struct ancestor){
+			    .holds = true, .shared = is_shared, .pid = lineage->pids[i]};
+	}
+	for (size_t i = 0; i < lineage->inherited.count; i++)
+		if (lineage->inherited.list[i].inode == lock->inode)
+			return (struct ancestor){.holds = true,
+			                         .shared = lineage->inherited.list[i].shared};
+	return (struct ancestor){0};
 }
 
 /*
@@ -2989,21 +3016,25 @@ ancestor_of(const struct lock *lock, bool *related)
  * COVERED when we came under it; else as wait_for() does.
  */
 static int
-nest(struct lock *lock, const struct wait *wait, bool come, struct ancestor *ancestor,
-     bool *related)
+nest(struct lock *lock, const struct wait *wait, const struct lineage *lineage, bool come,
+     struct ancestor *ancestor)
 {
 	struct wait bounded = *wait;
 	int error;
 
-	*ancestor = ancestor_of(lock, related);
+	*ancestor = ancestor_of(lock, lineage);
 	if (!ancestor->holds)
 		return 0;
 	bounded.look_at = FOREVER;
 	error = byte_try(lock->fd, F_RDLCK, GUESTS, 1);
 	if (error == EAGAIN)
 		error = byte_wait(lock->fd, F_RDLCK, GUESTS, &bounded);
-	if (!error)
-		*ancestor = ancestor_of(lock, related);
+	if (!error) {
+		struct lineage again = lineage_of(lock, 1);
+
+		*ancestor = ancestor_of(lock, &again);
+		free(again.inherited.list);
+	}
 	come = come && !error && ancestor->holds && (lock->shared || !ancestor->shared);
 	if (come && ancestor->shared) {
 		/* One of the holders. */
@@ -3307,6 +3338,8 @@ static int
 look_around(struct wait *wait, struct lock *locks, size_t count, size_t *covered)
 {
 	bool first = wait->look_at == 0;
+	struct lineage lineage;
+	int result = 0;
 
 	wait->look_at = FOREVER;
 	if (!first) {
@@ -3314,21 +3347,24 @@ look_around(struct wait *wait, struct lock *locks, size_t count, size_t *covered
 			say_waiting(locks);
 		return wait->holding || wait->related ? cycle_look(wait, locks) : 0;
 	}
-	for (size_t i = 0; i < count; i++) {
+	lineage = lineage_of(locks, count);
+	wait->related = lineage.related;
+	for (size_t i = 0; i < count && !result; i++) {
 		struct ancestor ancestor = {0};
-		int error;
+		int error = 0;
 
-		if (locks[i].fd < 0)
-			continue;
-		error = nest(&locks[i], wait, wait->reentrant, &ancestor, &wait->related);
-		if (error == COVERED) {
-			*covered = i;
-			return COVERED;
-		}
+		if (locks[i].fd >= 0)
+			error = nest(&locks[i], wait, &lineage, wait->reentrant, &ancestor);
+		*covered = i;
 		/* An error, as of a signal, comes up again where it is looked at. */
-		if (!error && ancestor.holds)
-			return nested(wait, &locks[i], &ancestor);
+		if (error == COVERED)
+			result = COVERED;
+		else if (!error && ancestor.holds)
+			result = nested(wait, &locks[i], &ancestor);
 	}
+	free(lineage.inherited.list);
+	if (result)
+		return result;
 	if (wait->nonblock)
 		return 0;
 	if (!wait->started)
@@ -3942,6 +3978,13 @@ row_read_record(const struct directory *directory, struct row *row)
 	record_text(bytes, length > 0 ? (size_t)length : 0, row->record);
 }
 
+/* Whether somebody holds the lockfile of a row, be it another program. */
+static bool
+row_held(const struct row *row)
+{
+	return row->glance.held || row->count > 0;
+}
+
 /* Find out who holds the lockfile of a row and with which command. */
 static void
 row_look(const struct directory *directory, struct row *row, const struct seats *seats)
@@ -3953,12 +3996,11 @@ row_look(const struct directory *directory, struct row *row, const struct seats 
 		row->count = 0;
 	holders_of(&row->glance, seats, row->holders, row->count);
 	if (row->count) {
-		row->glance.held = true;
 		row->command = command_of_process(row->holders[0].command);
 		if (!row->command)
 			row->command = command_of_process(row->holders[0].pid);
 	}
-	if (!row->glance.held && row->glance.size)
+	if (!row_held(row) && row->glance.size)
 		row_read_record(directory, row);
 }
 
@@ -3966,7 +4008,7 @@ row_look(const struct directory *directory, struct row *row, const struct seats 
 static const char *
 row_state(const struct row *row)
 {
-	if (row->glance.held)
+	if (row_held(row))
 		return "held";
 	if (*row->record)
 		return "abandoned";
@@ -3976,7 +4018,7 @@ row_state(const struct row *row)
 static const char *
 row_mode(const struct row *row)
 {
-	if (!row->glance.held)
+	if (!row_held(row))
 		return NULL;
 	if (row->count)
 		return row->holders[0].shared ? "shared" : "exclusive";
@@ -4219,7 +4261,7 @@ list_holders(struct directory *directory, char **keys)
 	for (size_t i = 0; i < rows.count; i++) {
 		const struct row *row = &rows.list[i];
 
-		held = held || row->glance.held;
+		held = held || row_held(row);
 		for (size_t j = 0; j < row->count; j++)
 			text_add(&text, "%ld\n", (long)row->holders[j].pid);
 	}
