@@ -2081,6 +2081,8 @@ slot_try(struct directory *directory, struct lock *slot, struct wait *wait, bool
 			error = EAGAIN;
 		else if (!gated)
 			error = gate_enter(slot, wait);
+		if (error == ETIMEDOUT && wait->nonblock)
+			error = 0; /* without the gate, as in lock_take() */
 		if (!error) {
 			at_once.fd = slot->fd;
 			error = request(&at_once, false);
@@ -2096,7 +2098,7 @@ slot_try(struct directory *directory, struct lock *slot, struct wait *wait, bool
 		if (gated)
 			return ESTALE; /* the queue's own file: begin again */
 		lockfile_close(slot);
-		if (is_late(wait))
+		if (!wait->nonblock && is_late(wait))
 			return ETIMEDOUT;
 	}
 }
@@ -2263,6 +2265,10 @@ slots_take(struct directory *directory, struct lock *queue, struct lock *slots, 
 
 	if (error && !(error == ETIMEDOUT && wait->nonblock)) /* as lock_take() */
 		return error;
+	/* Here and not after a slot is had: inside the gate, and then by our ticket,
+	 * the file keeps its name. */
+	if (!lockfile_is_current(directory, queue))
+		return ESTALE;
 	off_t last = highest_ticket(queue->fd, MARKS);
 
 	error = last ? EAGAIN : slots_try(directory, slots, count, wait, true, taken);
@@ -2306,8 +2312,7 @@ slots_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 		if (error)
 			break;
 		error = slots_take(directory, lock, slots, count, wait, &taken);
-		if (error != ESTALE &&
-		    ((error && error != EAGAIN) || lockfile_is_current(directory, lock)))
+		if (error != ESTALE)
 			break;
 		lockfile_close(lock);
 		for (size_t i = 0; i < count; i++)
@@ -2327,8 +2332,14 @@ slots_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 		*lock = slots[taken];
 		slots[taken].fd = -1;
 	}
-	for (size_t i = 0; i < count; i++)
+	for (size_t i = 0; i < count; i++) {
+		if (slots[i].fd < 0)
+			continue;
 		lockfile_close(&slots[i]);
+		if (slots[i].made) /* and another was quicker to take it, or to tidy */
+			lockfile_tidy(directory, slots[i].name,
+			              lockfile_again(directory, slots[i].name));
+	}
 	free(slots);
 	error = lock_result(directory, lock, error);
 	if (error)

@@ -415,8 +415,11 @@ print(key.encode("utf-8", "surrogateescape") == open(sys.argv[1], "rb").read())'
 	local mode orphan holder
 	for mode in -x -s; do
 		rm -f "$BATS_TEST_TMPDIR/orphan"
-		"$KEYLOCK" "$mode" key sh -c '(sleep 1000 & echo $! >"$0.new"); mv "$0.new" "$0"; sleep 1000; :' \
-			"$BATS_TEST_TMPDIR/orphan" 3>&- 4>&- &
+		# The command itself waits without a child, which would be another to inherit the lock.
+		rm -f "$BATS_TEST_TMPDIR/orphan.fifo"
+		mkfifo "$BATS_TEST_TMPDIR/orphan.fifo"
+		"$KEYLOCK" "$mode" key sh -c '(sleep 1000 & echo $! >"$0.new"); mv "$0.new" "$0"
+			exec 8<>"$0.fifo"; read -r _ <&8' "$BATS_TEST_TMPDIR/orphan" 3>&- 4>&- &
 		holder=$!
 		wait_for 20 test -e "$BATS_TEST_TMPDIR/orphan"
 		orphan=$(cat "$BATS_TEST_TMPDIR/orphan")
