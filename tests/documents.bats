@@ -197,7 +197,7 @@ options_of_help() {
 # --- messages ---
 
 # literals: the string literals of the code, neighbours joined, as FUNCTION<tab>N<tab>TEXT, where
-# TEXT is argument N of FUNCTION, counted from 0.
+# TEXT is argument N of FUNCTION, counted from 0; FUNCTION is - where there is none.
 literals() {
 	awk '
 		{ text = text $0 "\n" }
@@ -255,7 +255,7 @@ literals() {
 					i += RLENGTH - 1
 				}
 			} while (substr(text, i, 1) == "\"")
-			print call[depth] "\t" place[depth] "\t" out
+			print (call[depth] == "" ? "-" : call[depth]) "\t" place[depth] "\t" out
 			return i
 		}' "$source"
 }
@@ -289,6 +289,7 @@ heads() {
 		say0 | usage1) where=heads pattern="^keylock: $pattern\$" ;;
 		*) where=text ;;
 		esac
+		[ -n "$text" ]
 		seen=$((seen + 1))
 		grep -qE -- "$pattern" "$BATS_TEST_TMPDIR/$where" || {
 			echo "not in DIAGNOSTICS: $text"
