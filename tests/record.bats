@@ -628,6 +628,24 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 	expect_message 76 "pid=$holder"
 }
 
+@test "keylock does not end another's record that a dead one left meanwhile" {
+	need flock
+	"$KEYLOCK" -A key bash -c 'for fd in /proc/self/fd/*; do
+			[ "$(readlink "$fd")" != "$KEYLOCK_DIR/key" ] || flock -u "${fd##*/}"
+		done
+		echo >"$0/unlocked"; until [ -e "$0/go" ]; do sleep 0.01; done' "$BATS_TEST_TMPDIR" 3>&- 4>&- &
+	local first=$! other
+	wait_for 20 test -e "$BATS_TEST_TMPDIR/unlocked"
+	run_keylock -n -R key sh -c 'kill -KILL $$'
+	expect 137
+	other=$(field pid)
+	[ "$other" != "$first" ]
+	touch "$BATS_TEST_TMPDIR/go"
+	wait "$first"
+	run_keylock -A key true
+	expect_message 76 "pid=$other" cause=signal-9
+}
+
 @test "--forget clears the record; 75 while the key is held, 0 when there was nothing" {
 	local begin
 	run_keylock --forget key

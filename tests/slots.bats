@@ -390,7 +390,8 @@ microseconds() {
 	need_root
 	need setpriv
 	public_folder
-	cp "$KEYLOCK" "$(probe watchers)" "$public/"
+	cp "$KEYLOCK" "$public/keylock"
+	cp "$(probe watchers)" "$public/watchers"
 	chmod 755 "$public"/*
 	mkdir "$public/dir"
 	chown "$uid" "$public/dir"
@@ -463,6 +464,29 @@ microseconds() {
 	kill -KILL "$daemon"
 	began_at_once w
 	ended_with "$waiter" 0
+}
+
+@test "files of slots whose holders were killed go with the first run that comes after" {
+	local first
+	hold -j 3 key
+	first=$holder
+	hold -j 3 key
+	kill -KILL "$first" "$(descendants "$first" | tail -n 1)"
+	wait "$first" 2>/dev/null || :
+	[ "$(files)" = 2 ]
+	# The second slot's holder leaves the first's file, too, whose line it has used.
+	let_go
+	[ "$(files)" = 0 ]
+	hold -j 3 key
+	first=$holder
+	hold -j 3 key
+	kill -KILL "$holder" "$held"
+	wait "$holder" 2>/dev/null || :
+	wait_for 20 is_dead "$held"
+	let_go "$first"
+	run_keylock -j 3 key true
+	expect 0
+	[ "$(files)" = 0 ]
 }
 
 @test "-k with -j: a slot of each key" {
