@@ -45,6 +45,16 @@ check: keylock
 check-long: keylock
 	KEYLOCK_LONG=1 bats tests
 
+# The longer proofs; "make proof SIZE=long" takes hours.
+SIZE = quick
+
+proof: keylock
+	tests/proof.sh $(SIZE)
+
+# keylock beside every lock command that is installed; BENCH_SIZE=quick is shorter.
+bench: keylock
+	tests/bench.sh
+
 # No finding. The tests' C is held to gcc's warnings; "_GNU_SOURCE=" is what a
 # "#define _GNU_SOURCE" of their own says again. Which manuals a machine has is
 # no matter of the page, so that mandoc's word on it is left out; and variables
@@ -84,4 +94,4 @@ dist:
 clean:
 	rm -f keylock keylock-*.tar.gz
 
-.PHONY: all install uninstall check check-long lint format dist clean
+.PHONY: all install uninstall check check-long proof bench lint format dist clean

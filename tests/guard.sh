@@ -14,8 +14,8 @@
 
 # What is allowed; empty: only counted.
 most_calls=41
-most_calls_of_child=4
-most_instructions=6500
+most_calls_of_child=8
+most_instructions=8000
 
 set -u
 LC_ALL=C
