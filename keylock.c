@@ -2034,22 +2034,6 @@ static int slots_events = -1;
 static const nanoseconds SLOT_PERSISTENCE = 100 * MILLISECOND;
 static const nanoseconds SLOT_POLL = 50 * MILLISECOND;
 
-/*
- * Who has another slot than the first leaves the first file, too, whose queue it
- * has used.
- */
-static void
-slots_tidy(const struct directory *directory, const struct lock *lock)
-{
-	char base[NAME_SIZE];
-
-	if (lock->slots < 2)
-		return;
-	name_of_key(lock->key, base);
-	if (strcmp(base, lock->name) != 0)
-		lockfile_tidy(directory, base, lockfile_again(directory, base));
-}
-
 /* Name slot `number` of the key, from 1. */
 static void
 slot_name(char name[NAME_SIZE], const char *base, int number)
@@ -2058,6 +2042,31 @@ slot_name(char name[NAME_SIZE], const char *base, int number)
 		compose(name, NAME_SIZE, "%s", base);
 	else
 		compose(name, NAME_SIZE, "%s%%s%d", base, number);
+}
+
+/*
+ * Who leaves a slot leaves the first file, too, whose queue it has used; and where
+ * nobody is there, the files of slots whose holders were killed, which nobody may
+ * come to again: the lowest slot that is free is taken.
+ */
+static void
+slots_tidy(const struct directory *directory, const struct lock *lock)
+{
+	char base[NAME_SIZE], name[NAME_SIZE];
+	bool busy;
+	int first;
+
+	if (lock->slots < 2)
+		return;
+	name_of_key(lock->key, base);
+	first = lockfile_again(directory, base);
+	busy = first >= 0 && byte_held(first, F_WRLCK, PRESENCE, 0) >= 0;
+	lockfile_tidy(directory, base, first);
+	for (int number = 2; number <= lock->slots && !busy; number++) {
+		slot_name(name, base, number);
+		if (strcmp(name, lock->name) != 0)
+			lockfile_tidy(directory, name, lockfile_again(directory, name));
+	}
 }
 
 /*
