@@ -673,7 +673,7 @@ no_traces() {
 		"$KEYLOCK" -F -j 1000 key sleep 1000 3>&- 4>&- &
 		[ "$i" != 500 ] || local one=$!
 	done
-	wait_for 50 full 1000
+	wait_for 50 eval '! "$KEYLOCK" -n -j 1000 key true'
 	queue w -j 1000
 	local begin took=()
 	begin=$(microseconds)
