@@ -149,7 +149,7 @@ optimize=-O2
 in_turn part killed model safe "-DM1=5 -DM2=2 -DKILLS=1 -DSTALL -DNI=6" whole
 in_turn part slots-killed slots safe "-DENDLESS=4 -DDAEMONS=2 -DKILLS=1 -DMORTALS=2 -DONCE=5"
 in_turn part exclusive model safe "-DKILLS=1 -DNI=6"
-in_turn part slots-once slots safe "-DM1=4 -DM2=2 -DKILLS=1 -DDAEMONS=1 -DONCE=7" whole
+in_turn part slots-once slots safe "-DSKIP_WHERE_BUSY -DM1=4 -DM2=2 -DKILLS=1 -DDAEMONS=1 -DONCE=7" whole
 in_turn part daemons model safe "-DM1=1 -DM2=2 -DDAEMONS=3 -DNI=6"
 in_turn part two-killed model safe "-DN=2 -DM1=4 -DDAEMONS=3 -DKILLS=2 -DSTALL -DNI=6"
 in_turn part sticky model safe "-DM1=2 -DM2=2 -DSTICKY"
@@ -157,8 +157,8 @@ in_turn part pinned model safe "-DM1=2 -DM2=8 -DKILLS=1 -DONCE=3 -DNI=6" whole '
 in_turn part careful model safe "-DM1=2 -DM2=16 -DKILLS=1 -DONCE=3 -DNI=6" whole 'excused = 1'
 in_turn part served model live "-DM1=1 -DLIVE -DNI=6"
 in_turn part served-killed model live "-DN=2 -DM1=1 -DLIVE -DKILLS=1 -DMORTALS=2 -DDAEMONS=2 -DNI=6"
-in_turn part slots-free slots safe "-DM1=4 -DM2=2"
-in_turn part slots-two slots safe "-DN=2 -DM1=4 -DKILLS=1 -DDAEMONS=3"
+in_turn part slots-free slots safe "-DSKIP_WHERE_BUSY -DM1=4 -DM2=2"
+in_turn part slots-two slots safe "-DSKIP_WHERE_BUSY -DN=2 -DM1=4 -DKILLS=1 -DDAEMONS=3"
 in_turn part slots-served slots live "-DLIVE -DENDLESS=4"
 
 optimize=-O0 # found soon, so the compiler's time counts
@@ -200,7 +200,7 @@ if [ "$size" = long ]; then
 	in_turn part served-daemons model live "-DM1=1 -DLIVE -DKILLS=1 -DMORTALS=2 -DDAEMONS=2 -DNI=6"
 	in_turn part no-look model safe "-DTIDY_NO_LOOK -DM1=5 -DM2=2 -DKILLS=1 -DNI=6"
 	in_turn part slots-four slots safe "-DN=4 -DONCE=15"
-	in_turn part slots-all-killed slots safe "-DM1=4 -DM2=2 -DKILLS=1"
+	in_turn part slots-all-killed slots safe "-DSKIP_WHERE_BUSY -DM1=4 -DM2=2 -DKILLS=1"
 	in_turn part slots-daemons slots safe "-DENDLESS=4 -DDAEMONS=2 -DKILLS=1 -DMORTALS=2"
 	in_turn part slots-check-after-gate slots safe "-DCHECK_AFTER_GATE -DENDLESS=4 -DKILLS=1 -DMORTALS=2"
 	in_turn part slots-served-killed slots live "-DLIVE -DENDLESS=4 -DKILLS=1 -DMORTALS=2 -DDAEMONS=2"

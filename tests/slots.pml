@@ -39,6 +39,8 @@
  *     left is not removed by the next run; and where the names are compared
  *     after the gate was left (CHECK_AFTER_GATE) one is left without a kill,
  *     by a run that had another slot, found file 1 gone, and began again.
+ *     Where file 1 shows a presence or a ticket, the others may be left to
+ *     that one (SKIP_WHERE_BUSY, which is no mutant).
  *   - File 1's name is compared before the ticket is given back: the ticket
  *     is what keeps file 1 from being removed (LATE_RECHECK).
  *
@@ -326,6 +328,15 @@ inline leave_queue() {
 	hot = 0
 }
 
+/* File 1 shows that somebody will come to tidy the others. */
+#ifdef SKIP_WHERE_BUSY
+#define LAST	0
+#define BUSY	(slot == 0 && name[0] != 0 && (pres[name[0]] != 0 || OTHERS(tick, name[0]) != 0))
+#else
+#define LAST	(S - 1)
+#define BUSY	false
+#endif
+
 /* -n: a busy slot is a held one, not one that is being tidied. */
 #define HONEST	assert(!(mode & NONBLOCK) || !trial[FD(slot)] || name[slot] != FD(slot) || excused)
 
@@ -592,7 +603,7 @@ release:
 	goto tidy;
 
 giveup:
-	KERNEL(leave_queue(); shut(0); shut(1); slot = S - 1);
+	KERNEL(leave_queue(); shut(0); shut(1); slot = LAST);
 
 	/* the slot's file, and then the other */
 tidy:
@@ -617,7 +628,10 @@ tidied:
 #elif defined(TIDY_TAKEN)
 	:: slot != 0 -> slot = 0; goto tidy
 #else
-	:: !half -> half = 1; slot = S - 1 - slot; goto tidy
+#ifdef SKIP_WHERE_BUSY
+	:: d_step { !half && BUSY -> skip }; goto done
+#endif
+	:: !half && !BUSY -> half = 1; slot = S - 1 - slot; goto tidy
 #endif
 	:: else
 	fi;
