@@ -2469,6 +2469,7 @@ struct seat {
 	int fd; /* its descriptor */
 	dev_t device;
 	ino_t inode;
+	bool known;  /* what follows has been read */
 	bool holds;  /* the lock, exclusively or shared */
 	pid_t taker; /* who took it; 0: not known */
 	bool shared;
@@ -2604,7 +2605,7 @@ static void
 seats_of_process(struct seats *seats, pid_t pid, dev_t device, ino_t inode)
 {
 	pid_t parent = 0;
-	char path[64 + NAME_MAX];
+	char path[64];
 
 	compose(path, sizeof(path), "/proc/%ld/fd", (long)pid);
 	DIR *fds = opendir(path);
@@ -2614,15 +2615,11 @@ seats_of_process(struct seats *seats, pid_t pid, dev_t device, ino_t inode)
 	for (struct dirent *entry; (entry = readdir(fds));) {
 		struct seat seat = {.pid = pid};
 		struct stat file;
-		char text[4096];
 
 		/* A lockfile is a regular file and sticky; most others are not. */
 		if (fstatat(dirfd(fds), entry->d_name, &file, 0) < 0 || file.st_dev != device ||
 		    !S_ISREG(file.st_mode) ||
 		    (file.st_ino != inode && (inode || !(file.st_mode & S_ISVTX))))
-			continue;
-		compose(path, sizeof(path), "/proc/%ld/fdinfo/%s", (long)pid, entry->d_name);
-		if (read_text(path, text, sizeof(text)) < 0)
 			continue;
 		if (!parent)
 			parent = parent_of(pid);
@@ -2630,10 +2627,23 @@ seats_of_process(struct seats *seats, pid_t pid, dev_t device, ino_t inode)
 		seat.device = file.st_dev;
 		seat.inode = file.st_ino;
 		seat.fd = (int)strtol(entry->d_name, NULL, 10);
-		seat_text(&seat, text);
 		seats_add(seats, &seat);
 	}
 	closedir(fds);
+}
+
+/* Find out what a seat has, which takes the kernel a while, unless it is known. */
+static void
+seat_learn(struct seat *seat)
+{
+	char path[96], text[4096];
+
+	if (seat->known)
+		return;
+	seat->known = true;
+	compose(path, sizeof(path), "/proc/%ld/fdinfo/%d", (long)seat->pid, seat->fd);
+	if (read_text(path, text, sizeof(text)) >= 0)
+		seat_text(seat, text);
 }
 
 /* Order seats by file, those of one file by process. */
@@ -2672,7 +2682,7 @@ seats_scan(dev_t device)
 
 /* The seats at one file: their number, and *first the first of them. */
 static size_t
-seats_at(const struct seats *seats, dev_t device, ino_t inode, const struct seat **first)
+seats_at(const struct seats *seats, dev_t device, ino_t inode, struct seat **first)
 {
 	const struct seat wanted = {.device = device, .inode = inode};
 	size_t low = 0, high = seats->count, end;
@@ -2781,23 +2791,54 @@ struct holder {
 	bool shared;
 };
 
-/* Whether process `pid` has one of the `count` seats of a file, and holds. */
+/* Whether process `pid` took the lock of the file, and how. */
 static bool
-holds_among(const struct seat *seats, size_t count, pid_t pid)
+has_mark(const struct glance *glance, pid_t pid, bool *shared)
 {
-	for (size_t i = 0; i < count; i++)
-		if (seats[i].pid == pid && seats[i].holds)
+	for (size_t i = 0; i < glance->count; i++)
+		if (mark_pid(glance->marks[i]) == pid) {
+			*shared = mark_is_shared(glance->marks[i]);
 			return true;
+		}
 	return false;
 }
 
+/*
+ * Whether process `pid` has one of the `count` seats of the file, and holds. A
+ * mark says so, too: in that case there is no need to learn what the seat has.
+ */
 static bool
-has_mark(const struct glance *glance, pid_t pid)
+holds_among(const struct glance *glance, struct seat *seats, size_t count, pid_t pid)
 {
-	for (size_t i = 0; i < glance->count; i++)
-		if (mark_pid(glance->marks[i]) == pid)
+	bool shared;
+
+	for (size_t i = 0; i < count; i++) {
+		if (seats[i].pid != pid)
+			continue;
+		if (has_mark(glance, pid, &shared))
 			return true;
+		seat_learn(&seats[i]);
+		if (seats[i].holds)
+			return true;
+	}
 	return false;
+}
+
+/* Whether a seat has its lock by itself and not from a process that lives. */
+static bool
+holds_itself(const struct glance *glance, struct seat *seats, size_t count, struct seat *seat)
+{
+	bool shared;
+
+	if (has_mark(glance, seat->pid, &seat->shared))
+		return true;
+	if (has_mark(glance, seat->parent, &shared) &&
+	    holds_among(glance, seats, count, seat->parent))
+		return false;
+	seat_learn(seat);
+	return seat->holds && !holds_among(glance, seats, count, seat->parent) &&
+	       !(has_mark(glance, seat->taker, &shared) &&
+	         holds_among(glance, seats, count, seat->taker));
 }
 
 /*
@@ -2809,28 +2850,26 @@ has_mark(const struct glance *glance, pid_t pid)
 static size_t
 holders_of(const struct glance *glance, const struct seats *seats, struct holder *list, size_t room)
 {
-	const struct seat *first;
+	struct seat *first;
 	size_t here = seats_at(seats, glance->device, glance->inode, &first);
 	size_t count = 0;
 	pid_t last = 0; /* one process may have several seats, side by side */
+	bool shared;
 
 	for (size_t i = 0; i < here; i++) {
-		const struct seat *seat = &first[i];
-		struct holder holder = {seat->pid, seat->pid, seat->shared};
-		bool took = has_mark(glance, seat->pid);
+		struct seat *seat = &first[i];
 
-		/* What it has inherited is held by who took it, while that one lives. */
-		if (!seat->holds || seat->pid == last ||
-		    (!took &&
-		     (holds_among(first, here, seat->parent) ||
-		      (has_mark(glance, seat->taker) && holds_among(first, here, seat->taker)))))
+		if (seat->pid == last || !holds_itself(glance, first, here, seat))
 			continue;
 		last = seat->pid;
-		for (size_t child = 0; child < here && took; child++)
-			if (first[child].parent == seat->pid && first[child].holds)
-				holder.command = first[child].pid;
-		if (count++ < room)
-			list[count - 1] = holder;
+		if (count++ >= room)
+			continue;
+		list[count - 1] = (struct holder){seat->pid, seat->pid, seat->shared};
+		/* keylock, whose command says more than its own name. */
+		for (size_t child = 0; child < here && has_mark(glance, seat->pid, &shared);
+		     child++)
+			if (first[child].parent == seat->pid)
+				list[count - 1].command = first[child].pid;
 	}
 	for (size_t i = 0; i < glance->count && here == 0; i++) {
 		pid_t pid = mark_pid(glance->marks[i]);
@@ -2959,8 +2998,10 @@ process_holds(const struct lock *lock, pid_t pid)
 	if (access(path, R_OK) < 0)
 		return true;
 	seats_of_process(&seats, pid, lock->device, lock->inode);
-	for (size_t i = 0; i < seats.count; i++)
+	for (size_t i = 0; i < seats.count; i++) {
+		seat_learn(&seats.list[i]);
 		holds = holds || seats.list[i].holds;
+	}
 	free(seats.list);
 	return holds;
 }
@@ -2997,11 +3038,14 @@ lineage_of(const struct lock *locks, size_t count)
 	}
 	seats_of_process(&seats, getpid(), locks->device, 0);
 	for (size_t i = 0; i < seats.count; i++) {
-		bool own = !seats.list[i].holds;
+		bool own = false;
 
 		for (size_t j = 0; j < count && !own; j++)
 			own = seats.list[i].fd == locks[j].fd;
-		if (!own)
+		if (own)
+			continue;
+		seat_learn(&seats.list[i]);
+		if (seats.list[i].holds)
 			seats_add(&lineage.inherited, &seats.list[i]);
 	}
 	free(seats.list);
@@ -3119,7 +3163,7 @@ blocks(const struct seat *waiter, const struct seat *other)
 	       (other->ticket && other->ticket < waiter->ticket);
 }
 
-/* Note for every waiter which processes it is and descends from. */
+/* Learn what all have, and for waiters which processes they are and descend from. */
 static void
 seats_climb(struct seats *seats)
 {
@@ -3127,6 +3171,7 @@ seats_climb(struct seats *seats)
 		struct seat *seat = &seats->list[i];
 		pid_t pid = seat->pid;
 
+		seat_learn(seat);
 		for (size_t up = 0; up < sizeof(seat->above) / sizeof(*seat->above); up++) {
 			if (!seat->ticket || pid <= 0)
 				break;
@@ -3218,7 +3263,7 @@ done:
 static const struct seat *
 seat_again(const struct seats *seats, const struct seat *seat)
 {
-	const struct seat *first;
+	struct seat *first;
 	size_t here = seats_at(seats, seat->device, seat->inode, &first);
 
 	for (size_t i = 0; i < here; i++)
@@ -3316,6 +3361,8 @@ cycle_look(struct wait *wait, const struct lock *lock)
 	if (wait->turn < 0 || byte_wait(wait->turn, F_WRLCK, CYCLE, &patience))
 		goto done;
 	seats = seats_scan(lock->device);
+	for (size_t i = 0; i < seats.count; i++)
+		seat_learn(&seats.list[i]);
 	if (cycle_persists(&cycle, &seats)) {
 		say_cycle(wait->directory, lock, &cycle);
 		result = ENDLESS;
@@ -4007,7 +4054,8 @@ row_held(const struct row *row)
 
 /* Find out who holds the lockfile of a row and with which command. */
 static void
-row_look(const struct directory *directory, struct row *row, const struct seats *seats)
+row_look(const struct directory *directory, struct row *row, const struct row *before,
+         const struct seats *seats)
 {
 	row->count = holders_of(&row->glance, seats, NULL, 0);
 	if (row->count)
@@ -4015,7 +4063,10 @@ row_look(const struct directory *directory, struct row *row, const struct seats 
 	if (!row->holders)
 		row->count = 0;
 	holders_of(&row->glance, seats, row->holders, row->count);
-	if (row->count) {
+	if (row->count && before && before->count &&
+	    before->holders[0].command == row->holders[0].command) {
+		row->command = before->command; /* one process holds several keys */
+	} else if (row->count) {
 		row->command = command_of_process(row->holders[0].command);
 		if (!row->command)
 			row->command = command_of_process(row->holders[0].pid);
@@ -4084,7 +4135,7 @@ rows_collect(const struct directory *directory, char **keys, struct rows *rows)
 
 	qsort(rows->list, rows->count, sizeof(*rows->list), rows_compare);
 	for (size_t i = 0; i < rows->count; i++)
-		row_look(directory, &rows->list[i], &seats);
+		row_look(directory, &rows->list[i], i ? &rows->list[i - 1] : NULL, &seats);
 	free(seats.list);
 	return 0;
 }
