@@ -1,7 +1,8 @@
 #!/usr/bin/env bats
 # The double charge, what keylock was asked for: a web route looks whether the user has subscribed,
 # charges the card through a third party, and writes a row. Twenty requests of one user come at once,
-# and one each of ten other users.
+# and one each of ten other users. And one of them is killed between charge and row: the next one must
+# not charge again.
 # shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154 # inner shells' and the helper's variables
 
 export KEYLOCK_TEST_LIMIT=${KEYLOCK_TEST_LIMIT:-180}
@@ -28,6 +29,8 @@ setup() {
 	export SERVICE
 	unset http_proxy
 	requests=()
+	# Who finds itself in doubt dies of SIGABRT.
+	ulimit -c 0
 }
 
 # What the service tells of a user, and how many rows there are of one, or of all but one.
@@ -152,4 +155,183 @@ with_keylock() {
 	rm "$work/slow-42"
 	wait "${requests[@]}"
 	[ "$(service charged 42)" = 3 ]
+}
+
+# --- killed between charge and row ---
+
+# request OPTION: a request of user 42.
+request() {
+	run_keylock "$1" user:42 "$here/subscribe" 42
+}
+
+# stopped_request OPTION: starts one that stops between charge and row. Sets keylock and subscriber,
+# their pids.
+stopped_request() {
+	local pause=$work/pause
+	rm -f "$pause" "$pause.pid"
+	mkfifo "$pause"
+	PAUSE=$pause "$KEYLOCK" "$1" user:42 "$here/subscribe" 42 >"$work/stopped" 2>&1 3>&- 4>&- &
+	keylock=$!
+	wait_for 60 test -s "$pause.pid"
+	subscriber=$(cat "$pause.pid")
+	[ "$(service charged 42)" = 1 ]
+	[ "$(rows '= 42')" = 0 ]
+}
+
+# kill_there WHO: kills the subscriber alone, or its keylock with it. Sets cause, what is to be said of
+# that.
+kill_there() {
+	local died=0
+	case $1 in
+	subscriber)
+		cause=signal-9
+		kill -KILL "$subscriber"
+		;;
+	both)
+		cause=killed
+		# keylock first, so that it does not see the other one's death.
+		kill -KILL "$keylock" "$subscriber"
+		;;
+	esac
+	wait "$keylock" || died=$?
+	[ "$died" = 137 ]
+	wait_for 20 is_dead "$subscriber"
+}
+
+# Charged once, with a row that has the receipt, and nothing left to settle.
+settled() {
+	echo "user 42: $(service charged 42) charges, $(rows '= 42') rows"
+	[ "$(service charged 42)" = 1 ]
+	[ "$(sqlite3 "$DATABASE" 'SELECT receipt FROM subscriptions WHERE user = 42')" = receipt-42-1 ]
+	request -A
+	expect 0
+	[ "$output" = 'user 42 has subscribed before' ]
+	[ "$(service charged 42)" = 1 ]
+	[ "$(files)" = 0 ]
+}
+
+# A line that the README shows.
+in_readme() {
+	grep -qxF -- "    $1" "$BATS_TEST_DIRNAME/../README"
+}
+
+# The test can fail: a key that is free is all that the next one sees.
+@test "the double charge, killed before the row: without -A the next one charges again" {
+	stopped_request --
+	kill_there both
+	request --
+	expect 0
+	[ "$(service charged 42)" = 2 ]
+}
+
+# refused WHO: those that come while it is in doubt, and one that has come before, are refused, until
+# the operator has looked, written the row and said so.
+refused() {
+	local line line_status=0 receipt
+	stopped_request -A
+	"$KEYLOCK" -A user:42 "$here/subscribe" 42 >"$work/line" 2>&1 3>&- 4>&- &
+	line=$!
+	wait_for 60 waits_in_line 1
+	kill_there "$1"
+	wait "$line" || line_status=$?
+	cat "$work/line"
+	[ "$line_status" = 76 ]
+	for _ in 1 2 3; do
+		request -A
+		expect_message 76 user:42 "pid=$keylock since=" " cause=$cause command=subscribe" --forget
+	done
+	# Another user is not concerned.
+	run_keylock -A user:7 "$here/subscribe" 7
+	expect 0
+	[ "$(service charged 7)" = 1 ]
+
+	[ "$(service charged 42)" = 1 ]
+	[ "$(rows '= 42')" = 0 ]
+	receipt=$(service receipt 42)
+	[ "$receipt" = receipt-42-1 ]
+	sqlite3 "$DATABASE" "INSERT INTO subscriptions VALUES (42, '$receipt')"
+	# The row alone does not settle it: somebody has to say so.
+	request -A
+	expect 76
+	run_keylock --forget user:42
+	expect 0
+	settled
+}
+
+@test "the double charge, killed before the row: with -A the next one is refused until somebody has looked" {
+	in_readme 'keylock -A "user:$1" ./subscribe "$1"'
+	refused subscriber
+}
+
+@test "the double charge, killed before the row with its keylock: with -A the next one is refused" {
+	refused both
+}
+
+@test "the double charge, only keylock killed: the key is taken until the row is written, then in doubt" {
+	local died=0
+	stopped_request -A
+	kill -KILL "$keylock"
+	wait "$keylock" || died=$?
+	[ "$died" = 137 ]
+	run_keylock -n -A user:42 "$here/subscribe" 42
+	expect_taken 75
+	echo >"$work/pause"
+	wait_for 60 is_dead "$subscriber"
+	request -A
+	expect_message 76 "pid=$keylock" cause=killed
+	# The operator finds that all is well.
+	[ "$(rows '= 42')" = 1 ]
+	run_keylock --forget user:42
+	expect 0
+	settled
+}
+
+@test "the double charge, killed before the row: with -R the next one asks the service, and writes the row" {
+	local code
+	in_readme 'keylock -R "user:$1" ./subscribe "$1"'
+	code=$(sed -n '/^    if .*KEYLOCK_ABANDONED/,/^    fi$/s/^ *//p' "$BATS_TEST_DIRNAME/../README")
+	[ -n "$code" ]
+	[[ $(sed 's/^\t*//' "$here/subscribe") == *$'\n'"$code"$'\n'* ]]
+	stopped_request -R
+	kill_there both
+	# Nor is it lost when those that ask are killed, too.
+	stopped_request -R
+	kill_there subscriber
+	stopped_request -R
+	kill_there both
+	request -R
+	expect 0
+	[ "$output" = 'user 42 has subscribed: receipt-42-1' ]
+	settled
+}
+
+@test "the double charge, the service does not know yet: the next one with -R leaves it in doubt, and is right" {
+	local first died=0
+	: >"$work/slow-42"
+	"$KEYLOCK" -R user:42 "$here/subscribe" 42 >"$work/first" 2>&1 3>&- 4>&- &
+	first=$!
+	wait_for 60 has_arrived 1
+	subscriber=$(descendants "$first" | sed -n 2p)
+	kill -KILL "$subscriber"
+	wait "$first" || died=$?
+	[ "$died" = 137 ]
+	# The service is at it still, and will charge.
+	request -R
+	expect 134
+	[ "$(service arrived 42)" = 1 ]
+	run_keylock -A user:42 true
+	expect_message 76 cause=signal-6
+	rm "$work/slow-42"
+	wait_for 60 eval '[ "$(service charged 42)" = 1 ]'
+	request -R
+	expect 0
+	settled
+}
+
+@test "the double charge, died before the charge: the next one with -R charges" {
+	run_keylock -R user:42 sh -c 'kill -ABRT $$'
+	expect 134
+	request -R
+	expect 0
+	settled
 }

@@ -2,8 +2,9 @@
 
 service.py FOLDER: listens on a free port of the loopback address and writes its number to FOLDER/port.
 POST /charge/USER charges that user: it takes its time, as long as there is a file FOLDER/slow-USER,
-and answers with a receipt. GET /arrived/USER and GET /charged/USER tell how many charges of the user
-were asked for, and made.
+and answers with a receipt. GET /receipt/USER answers with the user's last receipt, with nothing when
+the user was not charged, and with 409 while a charge is under way. GET /arrived/USER and
+GET /charged/USER tell how many charges of the user were asked for, and made.
 """
 
 import collections
@@ -15,6 +16,7 @@ import time
 
 FOLDER = sys.argv[1]
 ARRIVED, CHARGED = collections.Counter(), collections.Counter()
+RECEIPTS = {}
 LOCK = threading.Lock()
 
 
@@ -29,16 +31,21 @@ class Service(http.server.BaseHTTPRequestHandler):
             time.sleep(0.01)
         with LOCK:
             CHARGED[user] += 1
-            receipt = f"receipt-{user}-{CHARGED[user]}"
+            receipt = RECEIPTS[user] = f"receipt-{user}-{CHARGED[user]}"
         self.answer(receipt)
 
     def do_GET(self):
         what, user = self.path.split("/")[1:]
         with LOCK:
-            self.answer(str({"arrived": ARRIVED, "charged": CHARGED}[what][user]))
+            if what != "receipt":
+                self.answer(str({"arrived": ARRIVED, "charged": CHARGED}[what][user]))
+            elif ARRIVED[user] > CHARGED[user]:
+                self.answer("a charge is under way", 409)
+            else:
+                self.answer(RECEIPTS.get(user, ""))
 
-    def answer(self, text):
-        self.send_response(200)
+    def answer(self, text, status=200):
+        self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text.encode())
