@@ -61,7 +61,7 @@ bench: keylock
 # are declared at the head of a function, which cppcheck would narrow.
 LINT_GCC = gcc -std=c11 -O2 -Wall -Wextra -Wpedantic -Wshadow -Wconversion \
 	-fanalyzer -Werror -c -o /dev/null
-LINT_SHELL = $(wildcard tests/*.bats tests/*.bash tests/*.sh .ci/run)
+LINT_SHELL = $(wildcard tests/*.bats tests/*.bash tests/*.sh tests/charge/subscribe .ci/run)
 
 lint:
 	$(LINT_GCC) keylock.c
