@@ -37,10 +37,15 @@ install: keylock
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/keylock $(DESTDIR)$(MANDIR)/man1/keylock.1
 
+# Several files at once, where bats can have what it needs for that; most tests
+# wait more than they work.
+TEST_JOBS = $(shell parallel --version 2>/dev/null | grep -q GNU && \
+	echo --jobs 4 --no-parallelize-within-files)
+
 # The tests take the binary that the environment's KEYLOCK names, else this one.
 # In check, those that take long skip themselves; check-long runs all.
 check: keylock
-	bats tests
+	bats $(TEST_JOBS) tests
 
 check-long: keylock
 	KEYLOCK_LONG=1 bats tests

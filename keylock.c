@@ -2019,9 +2019,9 @@ record_settle(const struct directory *directory, const struct lock *lock, struct
  * slots' files open between its tries, since closing them would wake it, and
  * sleeps on inotify(7) until somebody closes one:
  *
- *  - who releases a slot unlocks first and then opens and closes the file, in
- *    tidying it, so there is an event after the unlocking, also where a daemon
- *    keeps the holder's description;
+ *  - who releases a slot opens its file, for tidying, before it unlocks and closes
+ *    it after: so the event comes after the unlocking, also where a daemon keeps
+ *    the holder's description or keylock is killed in between;
  *  - the event of a holder that is killed comes before the kernel has let its
  *    lock go (fs/file_table.c, __fput), and is the only one: so after an event
  *    the tries are repeated for a while.
@@ -2212,8 +2212,11 @@ slots_await(struct directory *directory, struct lock *slots, size_t count, struc
 			close(events);
 			events = -1;
 		}
-		if (added > 0)
-			continue; /* what was freed before the watch made no event */
+		if (added > 0) {
+			/* What happened before the watch made no event for us. */
+			persist = now() + SLOT_PERSISTENCE;
+			continue;
+		}
 		if (is_late(wait)) {
 			error = ETIMEDOUT;
 			break;
