@@ -15,6 +15,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -34,7 +35,7 @@ struct judge {
 	int overlaps;              /* found by fcntl locks */
 	int collisions;            /* found by the words below */
 	int entered;               /* jobs that ran */
-	int owner[KEYS];           /* pid of the exclusive job in it, 0: none */
+	uint64_t owner[KEYS];      /* the exclusive job in it, as identity() has it; 0: none */
 	int running[PARALLEL_MAX]; /* pid of a contender's job, to be killed */
 };
 
@@ -117,6 +118,32 @@ witness_lock(int fd, short type, off_t byte, bool wait)
 	return true;
 }
 
+/*
+ * What no two processes have: the pid, and above it the time when the process was
+ * started (proc(5)). 0 for one that is no more, or only waits to be reaped.
+ */
+static uint64_t
+identity(pid_t pid)
+{
+	char path[64], state = 'X';
+	uint64_t started = 0;
+	unsigned long flags = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	file = fopen(path, "re");
+	if (!file)
+		return 0;
+	if (fscanf(file,
+	           "%*d (%*[^)]) %c %*d %*d %*d %*d %*d %lu %*u %*u %*u %*u %*u %*u %*d %*d %*d "
+	           "%*d %*d %*d %" SCNu64,
+	           &state, &flags, &started) != 3)
+		state = 'X';
+	fclose(file);
+	/* PF_EXITING (linux/sched.h): its locks are gone before it is. */
+	return state == 'Z' || state == 'X' || flags & 4 ? 0 : started << 32 | (uint32_t)pid;
+}
+
 /* Say that `key` is ours; false where another has it. */
 static bool
 enter(const char *key, bool shared, bool slots)
@@ -151,29 +178,17 @@ job(char **argv)
 		__atomic_store_n(&judge->running[place], getpid(), __ATOMIC_SEQ_CST);
 	__atomic_add_fetch(&judge->entered, 1, __ATOMIC_SEQ_CST);
 	for (char **key = keys; *key; key++) {
-		int *owner = &judge->owner[(*key)[1] - '0'];
+		uint64_t *owner = &judge->owner[(*key)[1] - '0'];
 
 		if (!enter(*key, shared, slots))
 			__atomic_add_fetch(&judge->overlaps, 1, __ATOMIC_SEQ_CST);
 		if (shared || slots)
 			continue;
-		int before = __atomic_exchange_n(owner, getpid(), __ATOMIC_SEQ_CST);
+		uint64_t before = __atomic_exchange_n(owner, identity(getpid()), __ATOMIC_SEQ_CST);
 
-		/* One that was killed could not say that it left. */
-		if (before && before != getpid() && kill(before, 0) == 0) {
-			char path[64], state = '?';
-			FILE *file;
-
-			snprintf(path, sizeof(path), "/proc/%d/stat", before);
-			file = fopen(path, "re");
-			if (file) {
-				if (fscanf(file, "%*d (%*[^)]) %c", &state) != 1)
-					state = '?';
-				fclose(file);
-			}
-			if (file && state != 'Z' && state != 'X' && state != '?')
-				__atomic_add_fetch(&judge->collisions, 1, __ATOMIC_SEQ_CST);
-		}
+		/* One that was killed could not say that it left; its pid may be another's. */
+		if (before && identity((pid_t)(before & 0xffffffff)) == before)
+			__atomic_add_fetch(&judge->collisions, 1, __ATOMIC_SEQ_CST);
 	}
 	if (strpbrk(kind, "dl")) {
 		pid_t daemon = fork();
@@ -194,7 +209,7 @@ job(char **argv)
 		pause_microseconds(microseconds);
 	for (char **key = keys; *key; key++)
 		if (!shared && !slots) {
-			int me = getpid();
+			uint64_t me = identity(getpid());
 
 			__atomic_compare_exchange_n(&judge->owner[(*key)[1] - '0'], &me, 0, false,
 			                            __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
