@@ -1279,7 +1279,6 @@ struct lock {
 	ino_t inode;
 	off_t ticket; /* 0: none */
 	bool nested;  /* an ancestor's lock covers this run */
-	bool guest;   /* and is exclusive */
 };
 
 /* Ask for a byte lock without waiting. Returns 0 or an errno. */
@@ -3111,9 +3110,8 @@ nest(struct lock *lock, const struct wait *wait, const struct lineage *lineage, 
 			error = presence_take(lock);
 	}
 	if (come && !error) {
-		lock->guest = !ancestor->shared;
 		byte_try(lock->fd, F_UNLCK, TICKETS, MARKS - TICKETS);
-		if (!lock->guest)
+		if (ancestor->shared) /* a holder, and no guest */
 			byte_try(lock->fd, F_UNLCK, GUESTS, 1);
 		return COVERED;
 	}
