@@ -3470,53 +3470,59 @@ struct ending {
 };
 
 /*
- * Execute argv[0] with `environment`, found along PATH as execvp(3) finds it,
- * and where the kernel does not know its format, as a script of /bin/sh. Only
- * returns on failure, with errno set; writes argv[-1] then.
+ * Execute `file` with the arguments argv; where the kernel does not know its
+ * format, as a script of /bin/sh, as execvp(3) of glibc does. Only returns on
+ * failure, with errno set; writes argv[-1] then.
+ */
+static void
+execute_file(char *file, char **argv, char **environment)
+{
+	static char shell[] = "/bin/sh";
+	char *name = argv[0];
+
+	execve(file, argv, environment);
+	if (errno != ENOEXEC)
+		return;
+	argv[-1] = shell;
+	argv[0] = file;
+	execve(shell, argv - 1, environment);
+	argv[0] = name;
+}
+
+/*
+ * Execute argv[0], found along PATH as execvp(3) finds it, but that a directory
+ * of PATH which this user may not search hides no command: what is nowhere else
+ * is not found then, as a shell says too. Returns and writes as execute_file().
  */
 static void
 execute(char **argv, char **environment)
 {
 	const char *path = getenv("PATH");
-	char *name = argv[0];
-	char file[PATH_MAX + NAME_MAX];
 	bool denied = false;
 
+	if (strchr(argv[0], '/')) {
+		execute_file(argv[0], argv, environment);
+		return;
+	}
 	if (!path)
 		path = "/bin:/usr/bin";
-	if (strchr(name, '/') || !*name)
-		path = "";
-	for (;;) {
-		size_t length = strcspn(path, ":");
-		const char *slash = length ? "/" : "";
+	for (;; path++) {
+		int length = (int)strcspn(path, ":");
+		char file[PATH_MAX];
 
-		if (length + strlen(name) + 2 <= sizeof(file)) {
-			compose(file, sizeof(file), "%.*s%s%s", (int)length, path, slash, name);
-			execve(file, argv, environment);
-			if (errno == ENOEXEC) {
-				static char shell[] = "/bin/sh";
-
-				argv[-1] = shell;
-				argv[0] = file;
-				execve(shell, argv - 1, environment);
-				argv[0] = name;
-				return;
-			}
-			if (errno == EACCES)
+		if (*argv[0] && compose(file, sizeof(file), "%.*s%s%s", length, path,
+		                        length ? "/" : "", argv[0]) < sizeof(file)) {
+			execute_file(file, argv, environment);
+			if (errno == EACCES && access(file, F_OK) == 0)
 				denied = true;
-			else if (errno != ENOENT && errno != ENOTDIR)
+			else if (errno != EACCES && errno != ENOENT && errno != ENOTDIR)
 				return;
-		} else {
-			errno = ENAMETOOLONG;
 		}
-		if (!path[length])
+		path += length;
+		if (!*path)
 			break;
-		path += length + 1;
 	}
-	if (denied)
-		errno = EACCES;
-	else if (!strchr(name, '/'))
-		errno = ENOENT;
+	errno = denied ? EACCES : ENOENT;
 }
 
 static bool

@@ -211,9 +211,28 @@ not_run() {
 	[ "$(files)" = 0 ]
 }
 
+@test "127, not 126, though PATH names a folder that this user may not search" {
+	local closed=$BATS_TEST_TMPDIR/closed try=()
+	mkdir -m 700 "$closed"
+	if [ "$(id -u)" = 0 ]; then
+		public_folder
+		cp "$KEYLOCK" "$public/keylock"
+		mkdir -m 777 "$public/dir"
+		KEYLOCK_DIR=$public/dir/keys
+		try=(as_user 12345:12345 env PATH="$closed:/usr/bin:/bin" "$public/keylock")
+	else
+		chmod 000 "$closed"
+		try=(env PATH="$closed:/usr/bin:/bin" "$KEYLOCK")
+	fi
+	run_it "${try[@]}" job7 no-such-command
+	expect_message 127 'no-such-command: command not found'
+	run_it "${try[@]}" job7 sh -c 'exit 5'
+	expect 5
+	run_it "${try[@]}" job7 "$closed/no-such-command"
+	expect_message 126 'Permission denied'
+}
+
 @test "127: the command is not found" {
-	# A folder of the PATH that may not be searched would make it 126, as execvp(3) says.
-	PATH=/usr/bin:/bin
 	local command option
 	for command in no-such-command-here ./no-such-command "$BATS_TEST_TMPDIR/none"; do
 		for option in -x -F -o; do
