@@ -56,18 +56,19 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -300,6 +301,46 @@ show(const char *text, char shown[SHOWN_SIZE])
 	return shown;
 }
 
+/*
+ * Make `memory`, of `size` bytes (NULL and 0: new), `wanted` bytes large, the new
+ * ones zero; it may move. Returns NULL where there is none, and `memory` stays as
+ * it is. Straight from the kernel, in pages: what keylock keeps is few and large,
+ * and libc's allocator would be a tenth of the program.
+ */
+static void *
+memory_resize(void *memory, size_t size, size_t wanted)
+{
+	void *resized =
+	    memory ? mremap(memory, size, wanted, MREMAP_MAYMOVE)
+		   : mmap(NULL, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return resized == MAP_FAILED ? NULL : resized;
+}
+
+static void
+memory_free(void *memory, size_t size)
+{
+	if (memory)
+		munmap(memory, size);
+}
+
+/*
+ * Make room for `count` members of `size` bytes in a list that has it for *room.
+ * Returns the list, or NULL where there is no memory, and it stays as it is.
+ */
+static void *
+list_grow(void *list, size_t size, size_t count, size_t *room)
+{
+	size_t wanted = count > 2 * *room ? count : 2 * *room;
+
+	if (list && count <= *room)
+		return list;
+	list = memory_resize(list, *room * size, wanted * size);
+	if (list)
+		*room = wanted;
+	return list;
+}
+
 /* A text that grows; where there is no memory, `failed` is set. */
 struct text {
 	char *bytes;
@@ -321,7 +362,7 @@ text_add(struct text *text, const char *format, ...)
 		return;
 	if (text->used + length + 1 > text->room) {
 		size_t room = 2 * text->room + length + 1;
-		char *bytes = realloc(text->bytes, room);
+		char *bytes = memory_resize(text->bytes, text->room, room);
 
 		if (!bytes) {
 			text->failed = true;
@@ -334,6 +375,41 @@ text_add(struct text *text, const char *format, ...)
 	vcompose(text->bytes + text->used, text->room - text->used, format, arguments);
 	va_end(arguments);
 	text->used += length;
+}
+
+/* The first place in `text` where `what` stands, or NULL. */
+static const char *
+find(const char *text, const char *what)
+{
+	size_t length = strlen(what);
+
+	while (strncmp(text, what, length) != 0)
+		if (!*text++)
+			return NULL;
+	return text;
+}
+
+/* The whole number at the beginning of `text`, 0 where none is or it is too large. */
+static int64_t
+number_at(const char *text)
+{
+	int64_t number = 0;
+
+	for (; *text >= '0' && *text <= '9'; text++) {
+		if (number > (INT64_MAX - 9) / 10)
+			return 0;
+		number = number * 10 + (*text - '0');
+	}
+	return number;
+}
+
+/* The process id at the beginning of `text`, 0 where none is. */
+static pid_t
+pid_at(const char *text)
+{
+	int64_t pid = number_at(text);
+
+	return pid <= INT_MAX ? (pid_t)pid : 0;
 }
 
 /* Read a whole number from `low` to `high`: digits and nothing else. */
@@ -994,7 +1070,7 @@ static bool
 key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 {
 	char again[NAME_SIZE], base[NAME_SIZE];
-	const char *mark = strstr(name, "%s");
+	const char *mark = find(name, "%s");
 	size_t length = mark ? (size_t)(mark - name) : strlen(name);
 	size_t used = 0;
 
@@ -1005,7 +1081,7 @@ key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 	*slot = 1;
 	if (mark && (!parse_number(mark + 2, 2, SLOTS_MAX, slot) || mark[2] == '0'))
 		return false;
-	*hashed = strstr(base, "%h") != NULL;
+	*hashed = find(base, "%h") != NULL;
 	if (*hashed) {
 		compose(key, NAME_SIZE, "%s", base);
 		return true;
@@ -1192,16 +1268,47 @@ directory_open(struct directory *directory)
 	return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? REFUSED : NO_FILE;
 }
 
-/* The directory's entries to read, or NULL; they are closed by closedir(3). */
-static DIR *
-directory_entries(const struct directory *directory)
-{
-	int fd = openat(directory->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *entries = fd < 0 ? NULL : fdopendir(fd);
+/*
+ * What is read of a directory, as getdents64(2) gives it, whose entries are libc's
+ * struct dirent where offsets have 64 bits.
+ */
+_Static_assert(offsetof(struct dirent, d_name) == 19, "struct dirent is the kernel's");
 
-	if (!entries && fd >= 0)
-		close(fd);
-	return entries;
+struct entries {
+	int fd; /* -1: not open */
+	size_t next, end;
+	_Alignas(8) char bytes[2048];
+};
+
+/* Begin to read the directory `path` of `at`. Returns whether it can be read. */
+static bool
+entries_begin(struct entries *entries, int at, const char *path)
+{
+	entries->fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	entries->next = entries->end = 0;
+	return entries->fd >= 0;
+}
+
+/* The next entry, or NULL behind the last, when the directory is closed. */
+static const struct dirent *
+entries_next(struct entries *entries)
+{
+	const struct dirent *entry;
+
+	if (entries->next == entries->end) {
+		long count =
+		    syscall(SYS_getdents64, entries->fd, entries->bytes, sizeof(entries->bytes));
+
+		if (count <= 0) {
+			close(entries->fd);
+			return NULL;
+		}
+		entries->next = 0;
+		entries->end = (size_t)count;
+	}
+	entry = (const void *)(entries->bytes + entries->next);
+	entries->next += entry->d_reclen;
+	return entry;
 }
 
 /* ---- Lockfile -----------------------------------------------------------
@@ -2309,7 +2416,7 @@ static int
 slots_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 {
 	size_t count = (size_t)lock->slots, taken = 0;
-	struct lock *slots = calloc(count, sizeof(*slots));
+	struct lock *slots = memory_resize(NULL, 0, count * sizeof(*slots));
 	int error;
 
 	if (!slots)
@@ -2351,7 +2458,7 @@ slots_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 			lockfile_tidy(directory, slots[i].name,
 			              lockfile_again(directory, slots[i].name));
 	}
-	free(slots);
+	memory_free(slots, count * sizeof(*slots));
 	error = lock_result(directory, lock, error);
 	if (error)
 		slots_tidy(directory, lock);
@@ -2514,12 +2621,8 @@ static pid_t
 parent_in_stat(const char *text)
 {
 	const char *end = strrchr(text, ')');
-	long parent;
 
-	if (!end || strlen(end) < 5)
-		return 0;
-	parent = strtol(end + 4, NULL, 10);
-	return parent > 0 && parent <= INT_MAX ? (pid_t)parent : 0;
+	return end && strlen(end) >= 5 ? pid_at(end + 4) : 0;
 }
 
 static pid_t
@@ -2557,9 +2660,9 @@ seat_line(struct seat *seat, char *line)
 	if (strcmp(field[2], "FLOCK") == 0) {
 		seat->holds = true;
 		seat->shared = strcmp(field[4], "READ") == 0;
-		seat->taker = (pid_t)strtol(field[5], NULL, 10);
+		seat->taker = pid_at(field[5]);
 	} else if (strcmp(field[2], "OFDLCK") == 0) {
-		long long start = strtoll(field[7], NULL, 10);
+		int64_t start = number_at(field[7]);
 		bool write = strcmp(field[4], "WRITE") == 0;
 
 		if (write && start >= TICKETS && start < MARKS)
@@ -2587,16 +2690,18 @@ seat_text(struct seat *seat, char *text)
 static void
 seats_add(struct seats *seats, const struct seat *seat)
 {
-	if (seats->count == seats->room) {
-		size_t room = seats->room ? 2 * seats->room : 64;
-		struct seat *list = realloc(seats->list, room * sizeof(*list));
+	struct seat *list = list_grow(seats->list, sizeof(*list), seats->count + 1, &seats->room);
 
-		if (!list)
-			return;
-		seats->list = list;
-		seats->room = room;
-	}
+	if (!list)
+		return;
+	seats->list = list;
 	seats->list[seats->count++] = *seat;
+}
+
+static void
+seats_free(struct seats *seats)
+{
+	memory_free(seats->list, seats->room * sizeof(*seats->list));
 }
 
 /*
@@ -2606,20 +2711,19 @@ seats_add(struct seats *seats, const struct seat *seat)
 static void
 seats_of_process(struct seats *seats, pid_t pid, dev_t device, ino_t inode)
 {
+	struct entries fds;
 	pid_t parent = 0;
 	char path[64];
 
 	compose(path, sizeof(path), "/proc/%ld/fd", (long)pid);
-	DIR *fds = opendir(path);
-
-	if (!fds)
+	if (!entries_begin(&fds, AT_FDCWD, path))
 		return;
-	for (struct dirent *entry; (entry = readdir(fds));) {
+	for (const struct dirent *entry; (entry = entries_next(&fds));) {
 		struct seat seat = {.pid = pid};
 		struct stat file;
 
 		/* A lockfile is a regular file and sticky; most others are not. */
-		if (fstatat(dirfd(fds), entry->d_name, &file, 0) < 0 || file.st_dev != device ||
+		if (fstatat(fds.fd, entry->d_name, &file, 0) < 0 || file.st_dev != device ||
 		    !S_ISREG(file.st_mode) ||
 		    (file.st_ino != inode && (inode || !(file.st_mode & S_ISVTX))))
 			continue;
@@ -2628,10 +2732,9 @@ seats_of_process(struct seats *seats, pid_t pid, dev_t device, ino_t inode)
 		seat.parent = parent;
 		seat.device = file.st_dev;
 		seat.inode = file.st_ino;
-		seat.fd = (int)strtol(entry->d_name, NULL, 10);
+		seat.fd = pid_at(entry->d_name);
 		seats_add(seats, &seat);
 	}
-	closedir(fds);
 }
 
 /* Find out what a seat has, which takes the kernel a while, unless it is known. */
@@ -2666,17 +2769,16 @@ static struct seats
 seats_scan(dev_t device)
 {
 	struct seats seats = {0};
-	DIR *processes = opendir("/proc");
+	struct entries processes;
 
-	if (!processes)
+	if (!entries_begin(&processes, AT_FDCWD, "/proc"))
 		return seats;
-	for (struct dirent *entry; (entry = readdir(processes));) {
-		long pid = strtol(entry->d_name, NULL, 10);
+	for (const struct dirent *entry; (entry = entries_next(&processes));) {
+		pid_t pid = pid_at(entry->d_name);
 
-		if (pid > 0 && pid <= INT_MAX)
-			seats_of_process(&seats, (pid_t)pid, device, 0);
+		if (pid)
+			seats_of_process(&seats, pid, device, 0);
 	}
-	closedir(processes);
 	if (seats.count)
 		qsort(seats.list, seats.count, sizeof(*seats.list), seats_compare);
 	return seats;
@@ -2954,7 +3056,7 @@ whose_text(const struct glance *glance, char text[WHOSE_SIZE])
 	char name[64], shown[SHOWN_SIZE], age[32];
 	size_t used;
 
-	free(seats.list);
+	seats_free(&seats);
 	if (count)
 		used = compose(text, WHOSE_SIZE, "pid %ld (%s)", (long)holder.pid,
 		               show(name_of_process(holder.command, name), shown));
@@ -3004,7 +3106,7 @@ process_holds(const struct lock *lock, pid_t pid)
 		seat_learn(&seats.list[i]);
 		holds = holds || seats.list[i].holds;
 	}
-	free(seats.list);
+	seats_free(&seats);
 	return holds;
 }
 
@@ -3034,7 +3136,7 @@ lineage_of(const struct lock *locks, size_t count)
 		compose(path, sizeof(path), "/proc/%ld/stat", (long)pid);
 		if (pid <= 0 || read_text(path, text, sizeof(text)) < 0)
 			break;
-		if (strstr(text, "(keylock)"))
+		if (find(text, "(keylock)"))
 			lineage.related = true;
 		lineage.pids[lineage.count++] = parent_in_stat(text);
 	}
@@ -3050,7 +3152,7 @@ lineage_of(const struct lock *locks, size_t count)
 		if (seats.list[i].holds)
 			seats_add(&lineage.inherited, &seats.list[i]);
 	}
-	free(seats.list);
+	seats_free(&seats);
 	lineage.related = lineage.related || getenv("KEYLOCK_KEY") || lineage.inherited.count;
 	return lineage;
 }
@@ -3099,7 +3201,7 @@ nest(struct lock *lock, const struct wait *wait, const struct lineage *lineage, 
 		struct lineage again = lineage_of(lock, 1);
 
 		*ancestor = ancestor_of(lock, &again);
-		free(again.inherited.list);
+		seats_free(&again.inherited);
 	}
 	come = come && !error && ancestor->holds && (lock->shared || !ancestor->shared);
 	if (come && ancestor->shared) {
@@ -3212,15 +3314,17 @@ cycle_find(const struct seats *seats, const struct lock *lock)
 	struct cycle cycle = {0};
 	struct step {
 		size_t waiter, from, blocker; /* came from `from` because of `blocker` */
-	} *steps = calloc(seats->count + 1, sizeof(*steps));
-	bool *seen = calloc(seats->count + 1, sizeof(*seen));
+		bool seen;                    /* the seat of this number */
+	} * steps;
+	size_t size = (seats->count + 1) * sizeof(*steps);
 	size_t count = 0, start = seats->count;
 
 	for (size_t i = 0; i < seats->count; i++)
 		if (seats->list[i].pid == getpid() && seats->list[i].ticket &&
 		    seats->list[i].inode == lock->inode)
 			start = i;
-	if (!steps || !seen || start == seats->count)
+	steps = memory_resize(NULL, 0, size);
+	if (!steps || start == seats->count)
 		goto done;
 	steps[count++].waiter = start;
 	for (size_t at = 0; at < count && !cycle.count; at++) {
@@ -3230,10 +3334,12 @@ cycle_find(const struct seats *seats, const struct lock *lock)
 			if (!blocks(waiter, &seats->list[b]))
 				continue;
 			for (size_t w = 0; w < seats->count && !cycle.count; w++) {
-				if (seen[w] || !leads_to(&seats->list[b], &seats->list[w]))
+				if (steps[w].seen || !leads_to(&seats->list[b], &seats->list[w]))
 					continue;
-				seen[w] = true;
-				steps[count] = (struct step){w, at, b};
+				steps[w].seen = true;
+				steps[count].waiter = w;
+				steps[count].from = at;
+				steps[count].blocker = b;
 				if (w == start)
 					cycle.count = 1;
 				else
@@ -3245,7 +3351,7 @@ cycle_find(const struct seats *seats, const struct lock *lock)
 		goto done;
 	for (size_t at = steps[count].from; at; at = steps[at].from)
 		cycle.count++;
-	cycle.links = calloc(cycle.count, sizeof(*cycle.links));
+	cycle.links = memory_resize(NULL, 0, cycle.count * sizeof(*cycle.links));
 	if (!cycle.links)
 		cycle.count = 0;
 	/* Backwards: each step names the blocker of the waiter before it. */
@@ -3255,8 +3361,7 @@ cycle_find(const struct seats *seats, const struct lock *lock)
 		    .blocker = seats->list[steps[at].blocker],
 		};
 done:
-	free(steps);
-	free(seen);
+	memory_free(steps, size);
 	return cycle;
 }
 
@@ -3293,17 +3398,16 @@ cycle_persists(const struct cycle *cycle, const struct seats *seats)
 static bool
 name_of_inode(const struct directory *directory, ino_t inode, char name[NAME_SIZE])
 {
-	DIR *entries = directory_entries(directory);
+	struct entries entries;
 	bool found = false;
 
-	if (!entries)
+	if (!entries_begin(&entries, directory->fd, "."))
 		return false;
-	for (struct dirent *entry; !found && (entry = readdir(entries));)
+	for (const struct dirent *entry; (entry = entries_next(&entries));)
 		if (entry->d_ino == inode && strlen(entry->d_name) < NAME_SIZE) {
 			compose(name, NAME_SIZE, "%s", entry->d_name);
 			found = true;
 		}
-	closedir(entries);
 	return found;
 }
 
@@ -3351,7 +3455,7 @@ cycle_look(struct wait *wait, const struct lock *lock)
 	const struct seat *first = NULL;
 	int result = 0;
 
-	free(seats.list);
+	seats_free(&seats);
 	for (size_t i = 0; i < cycle.count; i++)
 		if (!first || seats_compare(&cycle.links[i].blocker, first) < 0)
 			first = &cycle.links[i].blocker;
@@ -3368,9 +3472,9 @@ cycle_look(struct wait *wait, const struct lock *lock)
 		say_cycle(wait->directory, lock, &cycle);
 		result = ENDLESS;
 	}
-	free(seats.list);
+	seats_free(&seats);
 done:
-	free(cycle.links);
+	memory_free(cycle.links, cycle.count * sizeof(*cycle.links));
 	if (!result && wait->turn >= 0) {
 		lockfile_tidy(wait->directory, wait->turn_name, wait->turn);
 		wait->turn = -1;
@@ -3430,7 +3534,7 @@ look_around(struct wait *wait, struct lock *locks, size_t count, size_t *covered
 		else if (!error && ancestor.holds)
 			result = nested(wait, &locks[i], &ancestor);
 	}
-	free(lineage.inherited.list);
+	seats_free(&lineage.inherited);
 	if (result)
 		return result;
 	if (wait->nonblock)
@@ -3891,7 +3995,7 @@ text_print(struct text *text)
 		say("output: %s", strerror(ENOMEM));
 	else
 		status = print(text->bytes, text->used);
-	free(text->bytes);
+	memory_free(text->bytes, text->room);
 	return status;
 }
 
@@ -3951,9 +4055,8 @@ struct row {
 	bool hashed;           /* key is no key but the name */
 	int slot;
 	struct glance glance;
-	struct holder *holders;
-	size_t count;
-	char *command;            /* of the first holder, or NULL */
+	size_t first, count;      /* its holders among those of all rows */
+	size_t command;           /* where that of the first of them is; 0: not known */
 	char record[RECORD_SIZE]; /* of a key left in doubt, else empty */
 };
 
@@ -3961,13 +4064,17 @@ struct rows {
 	struct row *list;
 	size_t count;
 	size_t room;
+	struct holder *holders; /* of all rows */
+	size_t holder_count;
+	size_t holder_room;
+	struct text commands; /* each with its NUL; at first an empty one */
 };
 
 /* Take down the file `name` where it is a lockfile, and one of `keys` if any. */
 static bool
 rows_add(struct rows *rows, const struct directory *directory, const char *name, char **keys)
 {
-	struct row row = {.slot = 1};
+	struct row row = {.slot = 1}, *list;
 
 	if (!key_of_name(name, row.key, &row.slot, &row.hashed))
 		return true;
@@ -3982,15 +4089,10 @@ rows_add(struct rows *rows, const struct directory *directory, const char *name,
 	}
 	if ((*keys && !row.whole_key) || !glance_at_name(directory, name, &row.glance))
 		return true;
-	if (rows->count == rows->room) {
-		size_t room = rows->room ? 2 * rows->room : 64;
-		struct row *list = realloc(rows->list, room * sizeof(*list));
-
-		if (!list)
-			return false;
-		rows->list = list;
-		rows->room = room;
-	}
+	list = list_grow(rows->list, sizeof(*list), rows->count + 1, &rows->room);
+	if (!list)
+		return false;
+	rows->list = list;
 	rows->list[rows->count++] = row;
 	return true;
 }
@@ -4002,23 +4104,35 @@ rows_compare(const void *one, const void *other)
 }
 
 /*
- * The command line of process `pid`, its arguments with blanks between; NULL
- * where it cannot be told, as of a zombie.
+ * Take down the command line of process `pid`, its arguments with blanks between.
+ * Returns where it is among the commands; 0 where it cannot be told, as of a zombie.
  */
-static char *
-command_of_process(pid_t pid)
+static size_t
+rows_add_command(struct rows *rows, pid_t pid)
 {
 	char path[64], text[4096];
 	ssize_t length;
+	size_t place;
 
 	compose(path, sizeof(path), "/proc/%ld/cmdline", (long)pid);
 	length = read_text(path, text, sizeof(text));
 	if (length <= 0)
-		return NULL;
+		return 0;
 	for (ssize_t i = 0; i < length - 1; i++)
 		if (!text[i])
 			text[i] = ' ';
-	return strdup(text);
+	if (!rows->commands.used)
+		text_add(&rows->commands, "%c", '\0');
+	place = rows->commands.used;
+	text_add(&rows->commands, "%s%c", text, '\0');
+	return rows->commands.failed ? 0 : place;
+}
+
+/* The command line of the first holder of a row, or NULL. */
+static const char *
+row_command(const struct rows *rows, const struct row *row)
+{
+	return row->command ? rows->commands.bytes + row->command : NULL;
 }
 
 /*
@@ -4028,7 +4142,7 @@ command_of_process(pid_t pid)
 static const char *
 record_field(const char *record, const char *name, char value[RECORD_SIZE])
 {
-	const char *start = strstr(record, name);
+	const char *start = find(record, name);
 
 	if (!start || start[strlen(name)] == '?')
 		return NULL;
@@ -4061,23 +4175,31 @@ row_held(const struct row *row)
 
 /* Find out who holds the lockfile of a row and with which command. */
 static void
-row_look(const struct directory *directory, struct row *row, const struct row *before,
+row_look(const struct directory *directory, struct rows *rows, struct row *row,
          const struct seats *seats)
 {
+	const struct row *before = row > rows->list ? row - 1 : NULL;
+	struct holder *holders;
+	pid_t of = 0;
+
+	row->first = rows->holder_count;
 	row->count = holders_of(&row->glance, seats, NULL, 0);
-	if (row->count)
-		row->holders = calloc(row->count, sizeof(*row->holders));
-	if (!row->holders)
+	holders = list_grow(rows->holders, sizeof(*holders), row->first + row->count + 1,
+	                    &rows->holder_room);
+	if (holders)
+		rows->holders = holders;
+	else
 		row->count = 0;
-	holders_of(&row->glance, seats, row->holders, row->count);
-	if (row->count && before && before->count &&
-	    before->holders[0].command == row->holders[0].command) {
+	holders_of(&row->glance, seats, rows->holders + row->first, row->count);
+	rows->holder_count += row->count;
+	if (row->count)
+		of = rows->holders[row->first].command;
+	if (of && before && before->count && rows->holders[before->first].command == of)
 		row->command = before->command; /* one process holds several keys */
-	} else if (row->count) {
-		row->command = command_of_process(row->holders[0].command);
-		if (!row->command)
-			row->command = command_of_process(row->holders[0].pid);
-	}
+	else if (of)
+		row->command = rows_add_command(rows, of);
+	if (of && !row->command)
+		row->command = rows_add_command(rows, rows->holders[row->first].pid);
 	if (!row_held(row) && row->glance.size)
 		row_read_record(directory, row);
 }
@@ -4094,12 +4216,12 @@ row_state(const struct row *row)
 }
 
 static const char *
-row_mode(const struct row *row)
+row_mode(const struct rows *rows, const struct row *row)
 {
 	if (!row_held(row))
 		return NULL;
 	if (row->count)
-		return row->holders[0].shared ? "shared" : "exclusive";
+		return rows->holders[row->first].shared ? "shared" : "exclusive";
 	if (row->glance.count)
 		return mark_is_shared(row->glance.marks[0]) ? "shared" : "exclusive";
 	return NULL;
@@ -4109,20 +4231,20 @@ row_mode(const struct row *row)
 static int
 rows_collect(const struct directory *directory, char **keys, struct rows *rows)
 {
-	DIR *entries = directory_entries(directory);
+	struct entries entries;
+	bool listed = entries_begin(&entries, directory->fd, ".");
 	char shown[SHOWN_SIZE];
 	bool room = true;
 
-	if (entries) {
-		for (struct dirent *entry; room && (entry = readdir(entries));)
-			room = rows_add(rows, directory, entry->d_name, keys);
-		closedir(entries);
+	if (listed) {
+		for (const struct dirent *entry; (entry = entries_next(&entries));)
+			room = room && rows_add(rows, directory, entry->d_name, keys);
 	} else if (errno != EACCES || !*keys) {
 		say("%s: cannot be read: %s", show(directory->path, shown), strerror(errno));
 		return NO_FILE;
 	}
 	/* Where names can be opened but not listed, those asked for are tried. */
-	for (char **key = keys; !entries && *key && room; key++) {
+	for (char **key = keys; !listed && *key && room; key++) {
 		char base[NAME_SIZE], name[NAME_SIZE];
 
 		name_of_key(*key, base);
@@ -4142,8 +4264,8 @@ rows_collect(const struct directory *directory, char **keys, struct rows *rows)
 
 	qsort(rows->list, rows->count, sizeof(*rows->list), rows_compare);
 	for (size_t i = 0; i < rows->count; i++)
-		row_look(directory, &rows->list[i], i ? &rows->list[i - 1] : NULL, &seats);
-	free(seats.list);
+		row_look(directory, rows, &rows->list[i], &seats);
+	seats_free(&seats);
 	return 0;
 }
 
@@ -4151,11 +4273,11 @@ enum { COLUMNS = 7, CELL_SIZE = 4 * SHOWN_SIZE };
 
 /* Write one cell of the list: KEY, STATE, MODE, PID, SINCE, WAITING, COMMAND. */
 static const char *
-row_cell(const struct row *row, int column, char cell[CELL_SIZE])
+row_cell(const struct rows *rows, const struct row *row, int column, char cell[CELL_SIZE])
 {
 	char value[RECORD_SIZE];
 	const char *key = row->whole_key ? row->whole_key : row->key;
-	const char *mode = row_mode(row);
+	const char *mode = row_mode(rows, row);
 	size_t used = 0;
 
 	compose(cell, CELL_SIZE, "-");
@@ -4175,7 +4297,7 @@ row_cell(const struct row *row, int column, char cell[CELL_SIZE])
 	case 3:
 		for (size_t i = 0; i < row->count && used < CELL_SIZE - 32; i++)
 			used += compose(cell + used, CELL_SIZE - used, "%s%ld", i ? "," : "",
-			                (long)row->holders[i].pid);
+			                (long)rows->holders[row->first + i].pid);
 		break;
 	case 4:
 		if (*row->record && record_field(row->record, "since=", value))
@@ -4190,7 +4312,7 @@ row_cell(const struct row *row, int column, char cell[CELL_SIZE])
 		if (*row->record && record_field(row->record, "command=", value))
 			return show(value, cell);
 		if (row->command)
-			return show(row->command, cell);
+			return show(row_command(rows, row), cell);
 	}
 	return cell;
 }
@@ -4219,7 +4341,7 @@ rows_table(const struct rows *rows, struct text *text)
 
 	for (size_t i = 0; i < rows->count; i++)
 		for (int column = 0; column < COLUMNS && row_state(&rows->list[i]); column++) {
-			int width = width_of(row_cell(&rows->list[i], column, cell));
+			int width = width_of(row_cell(rows, &rows->list[i], column, cell));
 
 			widths[column] = width > widths[column] ? width : widths[column];
 			any = true;
@@ -4237,7 +4359,7 @@ rows_table(const struct rows *rows, struct text *text)
 		if (!row_state(&rows->list[i]))
 			continue;
 		for (int column = 0; column < COLUMNS; column++) {
-			row_cell(&rows->list[i], column, cell);
+			row_cell(rows, &rows->list[i], column, cell);
 			text_add(text, "%s%*s", cell,
 			         column < COLUMNS - 1 ? widths[column] - width_of(cell) + 2 : 0,
 			         "");
@@ -4257,7 +4379,8 @@ text_add_json_or_null(struct text *text, const char *string)
 
 /* Add a row as one line with a JSON object. */
 static void
-row_json(const struct directory *directory, const struct row *row, struct text *text)
+row_json(const struct directory *directory, const struct rows *rows, const struct row *row,
+         struct text *text)
 {
 	const char *key = row->whole_key ? row->whole_key : row->hashed ? NULL : row->key;
 	char value[RECORD_SIZE], date[sizeof("2026-11-24T23:26:16Z")];
@@ -4266,10 +4389,10 @@ row_json(const struct directory *directory, const struct row *row, struct text *
 	text_add(text, "{\"key\":");
 	text_add_json_or_null(text, key);
 	text_add(text, ",\"state\":\"%s\",\"mode\":", row_state(row));
-	text_add_json_or_null(text, row_mode(row));
+	text_add_json_or_null(text, row_mode(rows, row));
 	text_add(text, ",\"slot\":%d,\"pids\":[", row->slot);
 	for (size_t i = 0; i < row->count; i++)
-		text_add(text, "%s%ld", i ? "," : "", (long)row->holders[i].pid);
+		text_add(text, "%s%ld", i ? "," : "", (long)rows->holders[row->first + i].pid);
 	text_add(text, "],\"since\":");
 	if (in_doubt)
 		text_add_json_or_null(text, record_field(row->record, "since=", value));
@@ -4278,7 +4401,7 @@ row_json(const struct directory *directory, const struct row *row, struct text *
 		    text, row->glance.held ? date_text(row->glance.since.tv_sec, date) : NULL);
 	text_add(text, ",\"waiting\":%zu,\"command\":", row->glance.waiting);
 	text_add_json_or_null(text, in_doubt ? record_field(row->record, "command=", value)
-	                                     : row->command);
+	                                     : row_command(rows, row));
 	text_add(text, ",\"path\":");
 
 	char path[PATH_MAX + NAME_SIZE];
@@ -4310,7 +4433,7 @@ list_keys(struct directory *directory, char **keys, bool json)
 	if (json) {
 		for (size_t i = 0; i < rows.count; i++)
 			if (row_state(&rows.list[i]))
-				row_json(directory, &rows.list[i], &text);
+				row_json(directory, &rows, &rows.list[i], &text);
 	} else {
 		rows_table(&rows, &text);
 	}
@@ -4341,7 +4464,7 @@ list_holders(struct directory *directory, char **keys)
 
 		held = held || row_held(row);
 		for (size_t j = 0; j < row->count; j++)
-			text_add(&text, "%ld\n", (long)row->holders[j].pid);
+			text_add(&text, "%ld\n", (long)rows.holders[row->first + j].pid);
 	}
 	if (held && !text.used)
 		say("%s: held, but by whom cannot be seen", show(*keys, shown));
@@ -4537,40 +4660,78 @@ enum {
 	OPTION_FORGET,
 };
 
-static const char short_options[] = "+:xesnw:E:k:aj:rFolARW:d:vqhV";
-static const struct option long_options[] = {
-    {"exclusive", no_argument, NULL, 'x'},
-    {"shared", no_argument, NULL, 's'},
-    {"nonblock", no_argument, NULL, 'n'},
-    {"nonblocking", no_argument, NULL, 'n'},
-    {"nb", no_argument, NULL, 'n'},
-    {"wait", required_argument, NULL, 'w'},
-    {"timeout", required_argument, NULL, 'w'},
-    {"conflict-exit-code", required_argument, NULL, 'E'},
-    {"key", required_argument, NULL, 'k'},
-    {"auto", no_argument, NULL, 'a'},
-    {"slots", required_argument, NULL, 'j'},
-    {"reentrant", no_argument, NULL, 'r'},
-    {"no-fork", no_argument, NULL, 'F'},
-    {"close", no_argument, NULL, 'o'},
-    {"linger", no_argument, NULL, 'l'},
-    {"refuse-abandoned", no_argument, NULL, 'A'},
-    {"recover", no_argument, NULL, 'R'},
-    {"warn-held", required_argument, NULL, 'W'},
-    {"dir", required_argument, NULL, 'd'},
-    {"verbose", no_argument, NULL, 'v'},
-    {"quiet", no_argument, NULL, 'q'},
-    {"hold", no_argument, NULL, OPTION_HOLD},
-    {"list", no_argument, NULL, OPTION_LIST},
-    {"json", no_argument, NULL, OPTION_JSON},
-    {"who", no_argument, NULL, OPTION_WHO},
-    {"path", no_argument, NULL, OPTION_PATH},
-    {"pin", no_argument, NULL, OPTION_PIN},
-    {"forget", no_argument, NULL, OPTION_FORGET},
-    {"help", no_argument, NULL, 'h'},
-    {"version", no_argument, NULL, 'V'},
-    {NULL, 0, NULL, 0},
+struct option {
+	const char *name;
+	int letter; /* or, where it has none, a number of the above */
+	bool takes_value;
 };
+
+static const struct option known_options[] = {
+    {"exclusive", 'x', false},
+    {"shared", 's', false},
+    {"nonblock", 'n', false},
+    {"nonblocking", 'n', false},
+    {"nb", 'n', false},
+    {"wait", 'w', true},
+    {"timeout", 'w', true},
+    {"conflict-exit-code", 'E', true},
+    {"key", 'k', true},
+    {"auto", 'a', false},
+    {"slots", 'j', true},
+    {"reentrant", 'r', false},
+    {"no-fork", 'F', false},
+    {"close", 'o', false},
+    {"linger", 'l', false},
+    {"refuse-abandoned", 'A', false},
+    {"recover", 'R', false},
+    {"warn-held", 'W', true},
+    {"dir", 'd', true},
+    {"verbose", 'v', false},
+    {"quiet", 'q', false},
+    {"hold", OPTION_HOLD, false},
+    {"list", OPTION_LIST, false},
+    {"json", OPTION_JSON, false},
+    {"who", OPTION_WHO, false},
+    {"path", OPTION_PATH, false},
+    {"pin", OPTION_PIN, false},
+    {"forget", OPTION_FORGET, false},
+    {"help", 'h', false},
+    {"version", 'V', false},
+    {NULL, 0, false},
+};
+
+/*
+ * The option that `name`, of `length` bytes, names or, like getopt_long(3), begins;
+ * NULL where none is, or several are.
+ */
+static const struct option *
+option_named(const char *name, size_t length)
+{
+	const struct option *found = NULL;
+	bool several = false;
+
+	for (const struct option *known = known_options; known->name; known++) {
+		if (strncmp(known->name, name, length) != 0)
+			continue;
+		if (!known->name[length])
+			return known;
+		several = several || (found && found->letter != known->letter);
+		found = known;
+	}
+	return several ? NULL : found;
+}
+
+static const struct option *
+option_lettered(char letter)
+{
+	const struct option *known = known_options;
+
+	if (letter == 'e')
+		letter = 'x';
+	while (known->name && known->letter != letter)
+		known++;
+	return known->name ? known : NULL;
+}
 
 /* Take what to do. --help and --version win; of the others there is only one. */
 static int
@@ -4596,30 +4757,14 @@ parse_key(struct options *options, size_t place, char *key)
 	return 0;
 }
 
-/* Say which option getopt_long(3) did not take; returns USAGE. */
+/* Take one option, with its value where it takes one. Returns 0 or USAGE. */
 static int
-parse_unknown(struct options *options, char **argv)
-{
-	const char letter[] = {'-', (char)optopt, '\0'};
-	char shown[SHOWN_SIZE];
-
-	/* A long option that takes no value was given one. */
-	for (const struct option *known = long_options; known->name; known++)
-		if (optopt && optopt == known->val)
-			return usage(options, "--%s: takes no value", known->name);
-	return usage(options, "%s: no such option; see keylock --help",
-	             show(optopt ? letter : argv[optind - 1], shown));
-}
-
-/* Take one option. Returns 0 or USAGE. */
-static int
-parse_option(struct options *options, int option, char **argv)
+parse_option(struct options *options, int option, char *value)
 {
 	char shown[SHOWN_SIZE];
 
 	switch (option) {
 	case 'x':
-	case 'e':
 		options->shared = false;
 		break;
 	case 's':
@@ -4629,25 +4774,25 @@ parse_option(struct options *options, int option, char **argv)
 		options->wait = 0;
 		break;
 	case 'w':
-		if (!parse_time(optarg, &options->wait))
+		if (!parse_time(value, &options->wait))
 			return usage(options,
 			             "-w '%s': not a time (seconds, or 500ms, 10s, 5m, 2h, 1d)",
-			             show(optarg, shown));
+			             show(value, shown));
 		break;
 	case 'E':
-		if (!parse_number(optarg, 0, 255, &options->conflict_status))
+		if (!parse_number(value, 0, 255, &options->conflict_status))
 			return usage(options, "-E '%s': not an exit status (0 to 255)",
-			             show(optarg, shown));
+			             show(value, shown));
 		break;
 	case 'k':
-		return parse_key(options, options->key_count++, optarg);
+		return parse_key(options, options->key_count++, value);
 	case 'a':
 		options->automatic = true;
 		break;
 	case 'j':
-		if (!parse_number(optarg, 1, SLOTS_MAX, &options->slots))
+		if (!parse_number(value, 1, SLOTS_MAX, &options->slots))
 			return usage(options, "-j '%s': not a number of slots (1 to %d)",
-			             show(optarg, shown), SLOTS_MAX);
+			             show(value, shown), SLOTS_MAX);
 		break;
 	case 'r':
 		options->reentrant = true;
@@ -4659,10 +4804,10 @@ parse_option(struct options *options, int option, char **argv)
 		options->recover = true;
 		break;
 	case 'W':
-		if (!parse_time(optarg, &options->warn_held))
+		if (!parse_time(value, &options->warn_held))
 			return usage(options,
 			             "-W '%s': not a time (seconds, or 500ms, 10s, 5m, 2h, 1d)",
-			             show(optarg, shown));
+			             show(value, shown));
 		break;
 	case 'F':
 		options->in_place = true;
@@ -4674,7 +4819,7 @@ parse_option(struct options *options, int option, char **argv)
 		options->linger = true;
 		break;
 	case 'd':
-		options->directory = optarg;
+		options->directory = value;
 		break;
 	case 'v':
 		options->verbose = true;
@@ -4701,14 +4846,49 @@ parse_option(struct options *options, int option, char **argv)
 		return parse_action(options, SHOW_PATH);
 	case OPTION_PIN:
 		return parse_action(options, PIN);
-	case OPTION_FORGET:
-		return parse_action(options, FORGET);
-	case ':':
-		return usage(options, "-%c: needs a value; see keylock --help", optopt);
 	default:
-		return parse_unknown(options, argv);
+		return parse_action(options, FORGET);
 	}
 	return 0;
+}
+
+/*
+ * Take the options in the first of the words, `-abc` or `--name[=VALUE]`; *used is
+ * how many words that were, 2 where the value is the second. Returns 0 or USAGE.
+ */
+static int
+parse_word(struct options *options, char **words, size_t *used)
+{
+	static char none[] = "";
+	char *next = *words + 1; /* what of the word is to be read */
+	char shown[SHOWN_SIZE];
+	int status = 0;
+
+	*used = 1;
+	do {
+		const bool is_long = *next == '-' && next == *words + 1;
+		size_t length = is_long ? strcspn(*words, "=") - 2 : 1;
+		const char letter[] = {'-', *next, '\0'};
+		const struct option *option =
+		    is_long ? option_named(next + 1, length) : option_lettered(*next);
+		char *value = none;
+
+		if (!option)
+			return usage(options, "%s: no such option; see keylock --help",
+			             show(is_long || *next < 0 ? *words : letter, shown));
+		next += is_long ? length + 1 : 1;
+		if (is_long && *next && !option->takes_value)
+			return usage(options, "--%s: takes no value", option->name);
+		if (option->takes_value) {
+			value = *next ? next + is_long : words[(*used)++];
+			next = none;
+		}
+		if (!value)
+			return usage(options, "-%c: needs a value; see keylock --help",
+			             option->letter);
+		status = parse_option(options, option->letter, value);
+	} while (!status && *next);
+	return status;
 }
 
 /* Take the command after KEY: `[--] COMMAND…` or `-c SCRIPT`. */
@@ -4754,7 +4934,7 @@ key_of_command(char *const *argv)
 
 	for (size_t i = 0; argv[i]; i++)
 		size += 2 * strlen(argv[i]) + 1;
-	key = end = calloc(size, 1);
+	key = end = memory_resize(NULL, 0, size);
 	for (size_t i = 0; key && argv[i]; i++) {
 		if (i)
 			*end++ = ' ';
@@ -4798,22 +4978,25 @@ parse_check(struct options *options)
 
 /*
  * Read the command line into `options`, which holds the defaults and has room
- * for argc keys. Returns 0, or USAGE with options->problem set.
+ * for as many keys as argv has words. Returns 0, or USAGE with options->problem set.
  */
 static int
-parse(struct options *options, int argc, char **argv)
+parse(struct options *options, char **argv)
 {
 	char shown[SHOWN_SIZE];
-	int option, status;
+	size_t used = *argv ? 1 : 0;
+	int status;
 
-	opterr = 0;
 	options->key_count = 1; /* the first is KEY, which comes last */
-	while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
-		status = parse_option(options, option, argv);
+	for (argv += used; *argv && **argv == '-' && (*argv)[1]; argv += used) {
+		if (strcmp(*argv, "--") == 0) {
+			argv++;
+			break;
+		}
+		status = parse_word(options, argv, &used);
 		if (status)
 			return status;
 	}
-	argv += optind;
 	if (options->action == SHOW_HELP || options->action == SHOW_VERSION)
 		return 0;
 	if (!options->directory) {
@@ -5008,10 +5191,12 @@ static int
 run(const struct options *options, struct directory *directory)
 {
 	size_t count = options->key_count, failed = 0;
-	static struct lock one_lock; /* most often there is one, and no need for malloc */
+	static struct lock one_lock; /* most often there is one, and no need to ask for memory */
 	static struct record one_record;
-	struct lock *locks = count == 1 ? &one_lock : calloc(count, sizeof(*locks));
-	struct record *records = count == 1 ? &one_record : calloc(count, sizeof(*records));
+	struct lock *locks =
+	    count == 1 ? &one_lock : memory_resize(NULL, 0, count * sizeof(*locks));
+	struct record *records =
+	    count == 1 ? &one_record : memory_resize(NULL, 0, count * sizeof(*records));
 	struct keys keys = {.locks = locks, .records = records, .count = count};
 	bool at_once =
 	    options->wait == 0 || (options->action == FORGET && options->wait == FOREVER);
@@ -5085,7 +5270,7 @@ main(int argc, char **argv)
 	struct directory directory = {.fd = -1};
 
 	signals_block();
-	if (parse(&options, argc, argv)) {
+	if (parse(&options, argv)) {
 		say("%s", options.problem);
 		return USAGE;
 	}
