@@ -62,12 +62,27 @@ refused() {
 @test "refused: a TIME that is none" {
 	local time
 	for time in '' x 1x -1 nan 1e400 inf infinity 0x10 ' 1' '1 ' +1 1.2.3 . s ms '1 s' 1msx -0.5 \
-		1,5 1e400s 999999999999999999999999d --; do
+		1,5 1e400s 999999999999999999999999d 9223372037 9223372036.9 --; do
 		refused -w "$time" job7 touch "$ran"
 		refused --timeout="$time" job7 touch "$ran"
 		# What is refused is quoted, so that it can be found in a long line.
 		[[ $stderr == *"$time"* ]]
 	done
+}
+
+@test "a TIME that is finer than a nanosecond is not 0" {
+	local time
+	hold job7
+	for time in 0 0.0000000000 0.0000000000d; do
+		run_keylock -v -w "$time" job7 true
+		expect_message 75 'job7: taken'
+	done
+	for time in 0.0000000001 0.0000000001ms 0.00000000000000001d; do
+		run_keylock -v -w "$time" job7 true
+		expect 75
+		[[ $stderr == *'job7: not had in time'* ]]
+	done
+	let_go
 }
 
 @test "refused: an exit status that is none" {
@@ -100,6 +115,22 @@ refused() {
 @test "refused: more than one KEY for --path, or a COMMAND" {
 	refused --path
 	refused --path job7 touch "$ran"
+}
+
+@test "refused: options that do not go together" {
+	refused --list --who job7
+	[[ $stderr == *'only one of'* ]]
+	refused --pin --forget job7
+	refused --hold --path job7
+	refused --json job7 touch "$ran"
+	refused --json --who job7
+	refused --auto --path job7
+}
+
+@test "refused: an option behind KEY, where a command of that name is hardly meant" {
+	refused job7 -n touch "$ran"
+	[[ $stderr == *'-n: '* ]]
+	refused job7 --wait=1 touch "$ran"
 }
 
 @test "a command line that is refused is refused though the key is taken" {
@@ -379,6 +410,20 @@ waits() {
 	expect_message 75 job7
 }
 
+@test "an empty KEYLOCK_DIR is none" {
+	run_it env -u KEYLOCK_DIR "$KEYLOCK" --path job7
+	expect 0
+	local default=$output
+	run_it env KEYLOCK_DIR= "$KEYLOCK" --path job7
+	expect 0
+	[ "$output" = "$default" ]
+}
+
+@test "--auto without a command is refused" {
+	refused --auto
+	refused -a --
+}
+
 @test "-h and -V: on standard output, 0, nothing made" {
 	local option
 	for option in -h --help -V --version; do
@@ -390,6 +435,13 @@ waits() {
 	done
 	run_keylock --version
 	[[ $output =~ ^keylock\ [0-9]+(\.[0-9]+)*$ ]]
+	# Whatever else is asked for; the first one wins.
+	run_keylock --version --list --help
+	expect 0
+	[[ $output =~ ^keylock\ [0-9]+(\.[0-9]+)*$ ]]
+	run_keylock --list --help --who
+	expect 0
+	[[ $output == Usage:* ]]
 	run_keylock --help
 	local word
 	for word in KEY COMMAND --exclusive --shared --nonblock --wait --conflict-exit-code --no-fork --close \

@@ -195,6 +195,25 @@ not_run() {
 	expect 4
 }
 
+@test "126: a command along PATH is a link to itself" {
+	mkdir "$BATS_TEST_TMPDIR/bin"
+	ln -s endless-link "$BATS_TEST_TMPDIR/bin/endless-link"
+	run_it env PATH="$BATS_TEST_TMPDIR/bin:$PATH" "$KEYLOCK" job7 endless-link
+	expect_message 126 endless-link
+	[ "$(files)" = 0 ]
+}
+
+@test "126: a script without #! where /bin/sh cannot be executed" {
+	echo "echo ran >'$ran'" >"$BATS_TEST_TMPDIR/script"
+	chmod +x "$BATS_TEST_TMPDIR/script"
+	run_it private_root bash -c 'mount --bind /dev/null "$(readlink -f /bin/sh)" && exec "$KEYLOCK" job7 "$0"' \
+		"$BATS_TEST_TMPDIR/script"
+	# The script is named, not the shell, which was not asked for.
+	expect_message 126 "$BATS_TEST_TMPDIR/script"
+	not_run
+	[ "$(files)" = 0 ]
+}
+
 @test "126: the arguments are too long for a smaller stack" {
 	# The environment grows by KEYLOCK_KEY, which may be the little that is too much. Never
 	# may the command be left out without a word.
@@ -249,6 +268,15 @@ not_run() {
 	[ "$(files)" = 0 ]
 }
 
+@test "127: the interpreter that a script names is not found" {
+	printf '#!/no/such/interpreter\n' >"$BATS_TEST_TMPDIR/script"
+	chmod +x "$BATS_TEST_TMPDIR/script"
+	run_keylock job7 "$BATS_TEST_TMPDIR/script"
+	# Not that the command is not found, since it is there.
+	expect_message 127 "$BATS_TEST_TMPDIR/script" interpreter
+	[ "$(files)" = 0 ]
+}
+
 @test "a script without #! is run by /bin/sh" {
 	echo 'echo "script $1 $2"; exit 5' >"$BATS_TEST_TMPDIR/script"
 	chmod +x "$BATS_TEST_TMPDIR/script"
@@ -287,4 +315,21 @@ not_run() {
 	expect 75
 	run_it sh -c 'exec "$KEYLOCK" -v other sh -c "exit 8" 2>/dev/full'
 	expect 8
+}
+
+@test "a standard error that nobody reads any more changes no status and does not reach the command" {
+	local gone='exec 2> >(:); wait $!; exec env --default-signal=PIPE "$KEYLOCK" "$@"' waiter
+	hold job7
+	run_it bash -c "$gone" - -v -n job7 true
+	expect 75
+	run_it bash -c "$gone" - -n job7
+	expect 64
+	# With -F a SIGPIPE that is still pending would be the command's death.
+	bash -c "$gone" - -F -v job7 sh -c 'exit 3' 3>&- 4>&- &
+	waiter=$!
+	wait_for 20 blocked "$KEYLOCK_DIR/job7"
+	let_go
+	status=0
+	wait "$waiter" || status=$?
+	expect 3
 }
