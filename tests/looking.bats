@@ -173,6 +173,88 @@ for line in sys.stdin: print(re.search("STATE|held", line).start() + 1)'
 	let_go
 }
 
+@test "--list: names that no key has are passed over" {
+	local name
+	mkdir -m 700 "$KEYLOCK_DIR"
+	# None is what a key or a slot would be called, for all that each has something in it.
+	for name in % %4 %4x %zz %00 'not a name' .x %s2 %41 a%2e a%s a%s1 a%s02 a%s1001 a%s2x \
+		"$(printf 'x%.0s' {1..201})" "$(printf 'x%.0s' {1..250})"; do
+		echo something >"$KEYLOCK_DIR/$name"
+	done
+	run_keylock --list
+	expect_taken 0
+	run_keylock --list --json
+	expect_taken 0
+	# These are.
+	for name in a %2Ea a%s2 a%s1000 "$(printf 'x%.0s' {1..200})"; do
+		echo something >"$KEYLOCK_DIR/$name"
+	done
+	run_keylock --list --json
+	expect 0
+	[ "$(wc -l <"$out")" = 5 ]
+}
+
+@test "--list: a file's time that no calendar has" {
+	local dir since
+	[ -w /dev/shm ] || skip 'needs a tmpfs, which keeps any time'
+	dir=$(mktemp -d /dev/shm/keylock-test.XXXXXX)
+	test_folders+=("$dir")
+	export KEYLOCK_DIR=$dir/dir
+	hold key
+	for since in 9223372036854775807 -70000000000 99999999999999; do
+		touch -d "@$since" "$KEYLOCK_DIR/key"
+		run_keylock --list key
+		expect 0
+		[ ! -s "$err" ]
+		[ "$(column 4 key)" = "$holder" ]
+		run_keylock -n -v key true
+		expect_message 75
+	done
+	let_go
+}
+
+@test "a directory that may not be read: --list says so, keys that are named are found" {
+	local try=("$KEYLOCK")
+	if [ "$(id -u)" = 0 ]; then
+		public_folder
+		cp "$KEYLOCK" "$public/keylock"
+		mkdir -m 1733 "$public/dir"
+		export KEYLOCK_DIR=$public/dir
+		try=(as_user 61111 "$public/keylock")
+	else
+		mkdir -m 300 "$KEYLOCK_DIR"
+	fi
+	hold key
+	hold -j 3 slots
+	run_it "${try[@]}" --list
+	expect_message 73 "$KEYLOCK_DIR" 'cannot be read'
+	run_it "${try[@]}" --who slots
+	expect 0
+	[ "$output" = "$holder" ]
+	run_it "${try[@]}" --who other
+	expect 1
+	run_it "${try[@]}" --list key other
+	expect 0
+	[[ $(wc -l <"$out") == 2 && $(column 2 key) == held ]]
+	chmod 700 "$KEYLOCK_DIR"
+}
+
+@test "a directory that is not safe is not looked at either" {
+	local what
+	mkdir -m 777 "$KEYLOCK_DIR"
+	for what in --list '--list key' '--list --json' '--who key' '--pin key'; do
+		# shellcheck disable=SC2086
+		run_keylock $what
+		expect_message 77 "$KEYLOCK_DIR"
+	done
+	[ "$(files)" = 0 ]
+	chmod 700 "$KEYLOCK_DIR"
+	ln -s nowhere "$KEYLOCK_DIR/key"
+	run_keylock --pin key
+	expect_message 77 key
+	[ "$(readlink "$KEYLOCK_DIR/key")" = nowhere ]
+}
+
 @test "--list: keys in doubt and pinned keys" {
 	local path
 	run_keylock -A doubt sh -c 'kill -KILL $$'
@@ -492,6 +574,68 @@ print(key.encode("utf-8", "surrogateescape") == open(sys.argv[1], "rb").read())'
 	expect_taken 0
 }
 
+@test "another user's two readers, the one with the lower pid having come second" {
+	local early
+	need_root
+	need setpriv
+	public_folder
+	cp "$KEYLOCK" "$public/keylock"
+	mkdir -m 1777 "$public/dir"
+	export KEYLOCK_DIR=$public/dir
+	mkfifo "$public/go" "$public/end"
+	sh -c 'read -r _ <"$0/go"; exec "$KEYLOCK" -s key sh -c "exec 8<>\"\$0/end\"; read -r _ <&8" "$0"' \
+		"$public" 3>&- 4>&- &
+	early=$!
+	hold -s key
+	echo >"$public/go"
+	wait_for 20 eval '[ "$("$KEYLOCK" --who key | wc -l)" = 2 ]'
+	# Who may not look into processes sees the marks alone, which the kernel gives in any order.
+	run_it as_user 65534:65534 "$public/keylock" --who key
+	expect 0
+	[ "$(sort -n <<<"$output")" = "$(printf '%s\n' "$early" "$holder" | sort -n)" ]
+	run_it as_user 65534:65534 "$public/keylock" --list
+	[ "$(column 3 key)" = shared ]
+	let_go
+	echo 1<>"$public/end"
+	wait "$early"
+}
+
+@test "seventy readers are all seen" {
+	local i pids=()
+	mkfifo "$BATS_TEST_TMPDIR/end"
+	for i in {1..70}; do
+		"$KEYLOCK" -s key sh -c 'exec 8<>"$0"; read -r _ <&8' "$BATS_TEST_TMPDIR/end" 3>&- 4>&- &
+		pids+=($!)
+	done
+	wait_for 20 eval '[ "$("$KEYLOCK" --who key | wc -l)" = 70 ]'
+	run_keylock --who key
+	[ "$(sort -n <<<"$output")" = "$(printf '%s\n' "${pids[@]}" | sort -n)" ]
+	run_keylock -n -v key true
+	expect_message 75 ' and 69 more'
+	exec 8<>"$BATS_TEST_TMPDIR/end"
+	printf '\n%.0s' {1..70} >&8
+	for i in "${pids[@]}"; do
+		wait "$i"
+	done
+	exec 8>&-
+	[ "$(files)" = 0 ]
+}
+
+@test "without /proc the key is taken all the same, and is had when it is free" {
+	hold key
+	# After a second there would be a look at who waits for whom.
+	run_it private_root bash -c 'mount -t tmpfs none /proc || exit 200
+		"$KEYLOCK" --who key; echo "who: $?"
+		"$KEYLOCK" -n -v key true; echo "taken: $?"
+		KEYLOCK_KEY=other "$KEYLOCK" -w 1.2 key true; echo "waited: $?"
+		"$KEYLOCK" free sh -c "exit 7"; echo "free: $?"'
+	[ "$status" != 200 ] || skip 'may not mount on /proc here'
+	[[ $output == *$'who: 0\ntaken: 75\nwaited: 75\nfree: 7' ]]
+	[[ $stderr == *'keylock: key: taken: '*', held for '* ]]
+	let_go
+	[ "$(files)" = 0 ]
+}
+
 # --- in nobody's way ---
 
 @test "--list in a loop: no -n on a free key fails" {
@@ -603,7 +747,7 @@ on_terminal() {
 	printf -v words ' %q' "$KEYLOCK" "$@"
 	script -qefc "exec$words key echo ran" /dev/null >"$BATS_TEST_TMPDIR/shown" 2>&1 3>&- 4>&- &
 	waiter=$!
-	wait_for 20 blocked "$KEYLOCK_DIR/key"
+	wait_for 20 eval '"$KEYLOCK" --list --json key | grep -q "\"waiting\":1"'
 }
 
 @test "a wait at a terminal is told once, after a second" {
@@ -618,6 +762,21 @@ on_terminal() {
 	echo "$output"
 	[ "$(wc -l <<<"$output")" = 2 ]
 	[[ $output == *$'\n'ran ]]
+}
+
+@test "a wait for a slot at a terminal is told once, after a second" {
+	hold -j 2 key
+	local stays=$holder
+	hold -j 2 key
+	on_terminal -j 2
+	wait_for 20 grep -qE "^keylock: key: waiting for pid ($stays|$holder) \(sh\), held for " "$BATS_TEST_TMPDIR/shown"
+	let_go
+	wait "$waiter"
+	output=$(tr -d '\r' <"$BATS_TEST_TMPDIR/shown")
+	echo "$output"
+	[ "$(wc -l <<<"$output")" = 2 ]
+	[[ $output == *$'\n'ran ]]
+	let_go "$stays"
 }
 
 @test "-q: a wait at a terminal is not told" {

@@ -326,14 +326,23 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 }
 
 @test "what is no record counts as one: torn, foreign, binary, huge" {
-	local content before good
+	local content before good fields odd=()
 	run_keylock -A key sh -c 'cat "$KEYLOCK_DIR/key"'
 	good=$output
+	# Of a record's length, too.
+	fields='pid=1 since=2026-11-24T23:26:16Z cause=killed command=sh'
+	for content in "${fields/1/x}" "${fields/1/-1}" "${fields/1/}" "${fields/2026-11-24T23:26:16Z/}" \
+		"${fields/killed/}" "${fields/since/until}" "${fields/ cause/cause}" "${fields/command=sh/}" \
+		"${fields/sh/$'\e'[31m}" "${fields/sh/$'\x7f'}" "${fields/killed/killed$'\n'}"; do
+		printf -v content 'keylock1 %-182s\n' "$content"
+		[ "${#content}" = 192 ]
+		odd+=("$content")
+	done
 	for content in k "${good:0:20}" "${good:0:191}" "$good" "$good"' \n' "$good"'\n\n' '\n' ' ' '\0' \
 		'pid\n' "${good/keylock1/keylock2}"'\n' "${good/keylock1/keylock}"'\n' "${good/pid=/pid=x}"'\n' \
 		"${good/since=/when_=}"'\n' "${good/cause=/\\033[31}"'\n' "${good/cause=/\\0aus\\0}"'\n' \
 		"$(printf '%0192d' 0)" "$(printf '%01000d' 0)" '\377\376\375\n' \
-		'keylock1\n' 'keylock1 pid= since= cause= command=\n' 'hello, world\n'; do
+		'keylock1\n' 'keylock1 pid= since= cause= command=\n' 'hello, world\n' "${odd[@]}"; do
 		write_record "$content"
 		before=$(checksum)
 		run_keylock -A key touch "$BATS_TEST_TMPDIR/ran"
