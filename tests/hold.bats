@@ -250,6 +250,53 @@ is_over() {
 	[ "$(files)" = 2 ]
 }
 
+@test "--pin waits while another is in the gate; a signal ends that" {
+	local pinning
+	keep gate
+	"$(probe inherit)" -d "$KEYLOCK" --pin key >"$out" 3>&- 4>&- &
+	pinning=$!
+	wait_for 20 blocked "$KEYLOCK_DIR/key"
+	kill -TERM "$pinning"
+	status=0
+	wait "$pinning" || status=$?
+	expect 143
+	[[ ! -s $out && ! -x $KEYLOCK_DIR/key ]]
+	"$KEYLOCK" --pin key >"$out" 3>&- 4>&- &
+	pinning=$!
+	wait_for 20 blocked "$KEYLOCK_DIR/key"
+	[ ! -s "$out" ]
+	stop_keeping
+	wait "$pinning"
+	[ "$(cat "$out")" = "$KEYLOCK_DIR/key" ]
+	run_keylock --list key
+	[[ $output == *pinned* ]]
+}
+
+@test "a stranger's file is neither pinned nor forgotten" {
+	local path
+	need_root
+	need setpriv
+	public_folder
+	cp "$KEYLOCK" "$public/keylock"
+	mkdir -m 1777 "$public/dir"
+	export KEYLOCK_DIR=$public/dir
+	hold key
+	run_it as_user 65534 "$public/keylock" --pin key
+	expect_message 73 "$KEYLOCK_DIR/key"
+	let_go
+	[ "$(files)" = 0 ]
+	path=$("$KEYLOCK" --pin key)
+	run_it as_user 65534 "$public/keylock" --forget key
+	expect_message 73 "$path"
+	[ -x "$path" ]
+	# One's own is.
+	run_it as_user 65534 "$public/keylock" --pin own
+	expect 0
+	run_it as_user 65534 "$public/keylock" --forget own
+	expect_taken 0
+	[ "$(files)" = 1 ]
+}
+
 @test "--forget: takes the pin away and the file with it, when nobody holds the key" {
 	local path
 	path=$("$KEYLOCK" --pin key)

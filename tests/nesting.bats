@@ -170,6 +170,24 @@ sys.exit(subprocess.run(sys.argv[1:], close_fds=True).returncode)')
 	[ "$(files)" = 0 ]
 }
 
+@test "also where the ancestor is another user's, as under sudo" {
+	need_root
+	need setpriv
+	public_folder
+	cp "$KEYLOCK" "$public/keylock"
+	mkdir -m 1777 "$public/dir"
+	export KEYLOCK_DIR=$public/dir
+	local between=(setpriv --reuid=65534 --regid=65534 --clear-groups --)
+	# The copy, which that user may execute.
+	local KEYLOCK=$public/keylock
+	nested key touch "$BATS_TEST_TMPDIR/ran" -- key
+	expect_told key
+	nested -r key echo ran -- key
+	expect 0
+	[ "$output" = ran ]
+	[ "$(files)" = 0 ]
+}
+
 @test "-r runs at once under the ancestor's lock" {
 	local between=() option
 	for option in -r --reentrant; do
@@ -239,6 +257,29 @@ sys.exit(subprocess.run(sys.argv[1:], close_fds=True).returncode)')
 		expect 5
 		[ "$(files)" = 0 ]
 	done
+}
+
+@test "Ctrl-Z stops a keylock that waits for a nested run to end, and the key stays taken" {
+	"$(probe inherit)" -d "$KEYLOCK" key sh -c '
+		"$KEYLOCK" -r key sh -c "echo >\"\$0/inner\"
+			until [ -e \"\$0/go\" ]; do sleep 0.01; done" "$0" &
+		until [ -e "$0/inner" ]; do sleep 0.01; done; exit 5' "$BATS_TEST_TMPDIR" 3>&- 4>&- &
+	local first=$! signal
+	wait_for 20 test -e "$BATS_TEST_TMPDIR/inner"
+	wait_for 20 eval '[ "$(ps -o pid= --ppid '"$first"' | wc -l)" = 0 ]'
+	for signal in TSTP TTIN; do
+		kill -"$signal" "$first"
+		wait_for 20 in_state "$first" T
+		taken key
+		kill -CONT "$first"
+		wait_for 20 in_state "$first" S
+	done
+	taken key
+	touch "$BATS_TEST_TMPDIR/go"
+	status=0
+	wait "$first" || status=$?
+	expect 5
+	[ "$(files)" = 0 ]
 }
 
 @test "keylock is killed under a nested run: the key stays taken until that has ended" {
@@ -368,6 +409,12 @@ sys.exit(subprocess.run(sys.argv[1:], close_fds=True).returncode)')
 	nested -j 2 -r key echo ran -- -j 2 key
 	expect 0
 	[ "$output" = ran ]
+	# At once, too.
+	nested -n -j 2 -r key echo ran -- -j 2 key
+	expect 0
+	[ "$output" = ran ]
+	nested -n -j 2 key touch "$BATS_TEST_TMPDIR/ran" -- -j 2 key
+	expect_taken 75
 	[ "$(files)" = 0 ]
 }
 

@@ -386,6 +386,29 @@ after_waiting() {
 	[ ! -e "$BATS_TEST_TMPDIR/ran" ]
 }
 
+@test "the signal that keylock wakes itself with is as good as any other to a waiter" {
+	local inherit how
+	inherit=$(probe inherit)
+	hold key
+	start_ended "$KEYLOCK" key touch "$BATS_TEST_TMPDIR/ran"
+	wait_for 20 has_ticket "$keylock"
+	kill -RTMAX "$keylock"
+	ended_as 'signal 64'
+	# Ignored or blocked by the caller, it ends nobody.
+	for how in '-i 64' '-b 64'; do
+		# shellcheck disable=SC2086
+		start_ended "$inherit" -d $how "$KEYLOCK" key touch "$BATS_TEST_TMPDIR/ran"
+		wait_for 20 has_ticket "$keylock"
+		kill -RTMAX "$keylock"
+		# Not pending any more: it has been taken. The first that ends decides how.
+		wait_for 20 grep -q '^ShdPnd:.[0-7]' "/proc/$keylock/status"
+		kill -TERM "$keylock"
+		ended_as 'signal 15'
+	done
+	let_go
+	[[ ! -e $BATS_TEST_TMPDIR/ran && $(files) == 0 ]]
+}
+
 @test "a waiter killed by TERM does not hold up those behind it" {
 	local inherit first second
 	inherit=$(probe inherit)

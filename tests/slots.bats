@@ -489,6 +489,22 @@ microseconds() {
 	[ "$(files)" = 0 ]
 }
 
+@test "a slot's file that is not safe to use is refused, the first one's and another's" {
+	mkdir -m 700 "$KEYLOCK_DIR"
+	ln -s nowhere "$KEYLOCK_DIR/key"
+	run_keylock -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+	expect_message 77 "$KEYLOCK_DIR/key:"
+	rm "$KEYLOCK_DIR/key"
+	ln -s nowhere "$KEYLOCK_DIR/key%s2"
+	hold -j 2 key
+	run_keylock -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+	expect_message 77 "$KEYLOCK_DIR/key%s2:"
+	[ ! -e "$BATS_TEST_TMPDIR/ran" ]
+	let_go
+	[ "$(readlink "$KEYLOCK_DIR/key%s2")" = nowhere ]
+	[ "$(files)" = 1 ]
+}
+
 @test "-k with -j: a slot of each key" {
 	hold -j 2 -k b a
 	local first=$holder
