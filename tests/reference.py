@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""
+reference.py name|time|shown - what keylock makes of a text, worked out a second time
+
+Reads pairs `text NUL answer NUL` from standard input, as fuzz.c built with -DBATCH writes
+them, and compares each answer with its own:
+
+    name   the file name of a key (DESIGN's section 5), hashed by hashlib; and the key read
+           back from the name, so that no two keys can have one name
+    time   a TIME in nanoseconds, -1 where it is none, by fractions
+    shown  the JSON line of a key held by a command of the same text, read by json
+
+Prints those that differ, the first ten of them, and how many there were; status 1 where any did.
+"""
+
+import fractions
+import hashlib
+import json
+import re
+import sys
+
+PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-+@:,="
+UNITS = [b"%%%02X" % byte if byte not in PLAIN else bytes([byte]) for byte in range(256)]
+SECONDS = {b"": 1, b"s": 1, b"ms": fractions.Fraction(1, 1000), b"m": 60, b"h": 3600, b"d": 86400}
+TIME = re.compile(rb"([0-9]*)(?:\.([0-9]*))?(|ms|s|m|h|d)", re.DOTALL)
+
+
+def name_of(key):
+    # 200 bytes of the key are more than the name can show.
+    units = [UNITS[byte] for byte in key[:201]]
+    if key[0] == ord("."):
+        units[0] = b"%2E"
+    name = b"".join(units)
+    if len(name) <= 200:
+        return name
+    start = b""
+    for unit in units:
+        if len(start + unit) > 200 - len("%h") - 64:
+            break
+        start += unit
+    return start + b"%h" + hashlib.sha256(key).hexdigest().encode()
+
+
+def check_name(key, name):
+    if name != name_of(key):
+        return False
+    if b"%h" in name:
+        return True
+    return re.sub(rb"%([0-9A-F]{2})", lambda found: bytes([int(found[1], 16)]), name) == key
+
+
+def check_time(text, answer):
+    found = TIME.fullmatch(text)
+    if not found or not (found[1] or found[2]):
+        return answer == b"-1"
+    whole, decimals = found[1], found[2] or b""
+    seconds = fractions.Fraction(int(whole + decimals), 10 ** len(decimals)) * SECONDS[found[3]]
+    time = -(-seconds * 10**9 // 1)
+    return int(answer) == (time if time < 2**63 - 1 else -1)
+
+
+def check_shown(text, line):
+    row = json.loads(line)
+
+    def same(value, wanted):
+        return value.encode("utf-8", "surrogateescape") == wanted
+
+    return (
+        line.endswith(b"}\n")
+        and line.count(b"\n") == 1
+        and same(row["key"], text)
+        and same(row["command"], text[:4095])
+        and same(row["path"], (text + b"/x")[: 4096 + 206])
+        and row["state"] == "held"
+        and list(row) == "key state mode slot pids since waiting command path".split()
+    )
+
+
+def pairs(stream):
+    rest = b""
+    held = None
+    while chunk := stream.read(1 << 20):
+        *texts, rest = (rest + chunk).split(b"\0")
+        for text in texts:
+            if held is None:
+                held = text
+            else:
+                yield held, text
+                held = None
+    if rest or held is not None:
+        sys.exit("reference.py: the last pair is cut off")
+
+
+def main():
+    check = {"name": check_name, "time": check_time, "shown": check_shown}[sys.argv[1]]
+    count = wrong = 0
+    for text, answer in pairs(sys.stdin.buffer):
+        count += 1
+        try:
+            right = check(text, answer)
+        except (ValueError, KeyError) as error:
+            right = False
+            print(error)
+        if not right:
+            wrong += 1
+            if wrong <= 10:
+                print(f"{sys.argv[1]}: {text.hex()} gives {answer!r}")
+    print(f"pairs {count} wrong {wrong}")
+    sys.exit(1 if wrong or not count else 0)
+
+
+main()
