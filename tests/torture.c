@@ -1,46 +1,470 @@
 /*
  * Torture: contenders of all kinds on few keys, killed, stopped and continued at
- * random, with daemons left behind and a cleaner at work. Whether two overlap is
- * found out by what is not keylock's: a process-associated fcntl lock that every
- * job takes on a file of its key, and a word in shared memory.
+ * random, with daemons left behind and a cleaner at work. What is right is judged
+ * by means that are not keylock's.
  *
- *	torture KEYLOCK RUNS [PARALLEL [SEED]]
+ *	torture [-vx] [-p PARALLEL] [-s SEED] [-t STUCK_SECONDS] KEYLOCK RUNS
  *
- * KEYLOCK_DIR is the directory of the lockfiles, which is empty at the start and
- * must be at the end; TMPDIR is where the judges' files go. Prints one line of
- * figures; exits 0 when there was no overlap, no key stuck, no file left and no
- * status that could not be, else 1.
+ * KEYLOCK_DIR is the directory of the lockfiles, which nobody else may use; TMPDIR
+ * is where the judges' files go. Prints one line of figures, and before it, on
+ * standard error, what was wrong; exits 0 when nothing was, else 1. -x ends with
+ * the first fault; -v tells of each start and each signal.
+ *
+ * The runs come in waves, each of its own kind and number of contenders. A command
+ * that runs asks these judges:
+ *
+ *  - the witness, a file of the key with process-associated locks (fcntl_locking(2)):
+ *    one that is refused means an overlap, or for slots one too many;
+ *  - the ledger, another: an exclusive command looks how many lines it has, does
+ *    something else, writes its own behind them, and looks again. In the end it has
+ *    exactly one line of each run that came to its end. Who shares the key, or has
+ *    it by -l, or is a nested run, sees to it that no line comes meanwhile;
+ *  - for the key with records, what became of the run before: whether it came to its
+ *    end is noted in memory that all share, and so is each signal before it is sent.
+ *
+ * The driver judges the statuses; the time that each run takes; the order, by who
+ * was seen to wait (/proc) before another was started; and when all of a wave have
+ * ended, the files. After a wave without kills, stops, -F and -l there is none;
+ * after others there is none when each key was had once more.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <signal.h>
+#include <spawn.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { KEYS = 4, SLOTS = 3, PARALLEL_MAX = 256, STUCK_SECONDS = 60 };
+/* Keys k0 and k1 are exclusive or shared, k2 keeps records, k3 and k4 have slots. */
+enum { RECORDED = 2, SLOTTED = 3, KEYS = 5, SLOTS = 3 };
+enum { PARALLEL_MAX = 250, WAVE_MAX = 1000, WORDS = 40, FAULTS_SHOWN = 40 };
+/* How a command may end: well, by itself in any other way, or in doubt. */
+enum { GOOD = 0, OTHER = 7, DOUBTFUL = 130 };
 
-/* What the jobs tell the driver, in memory that all of them share. */
-struct judge {
-	int overlaps;              /* found by fcntl locks */
-	int collisions;            /* found by the words below */
-	int entered;               /* jobs that ran */
-	uint64_t owner[KEYS];      /* the exclusive job in it, as identity() has it; 0: none */
-	int running[PARALLEL_MAX]; /* pid of a contender's job, to be killed */
+enum fault { OVERLAP, LEDGER, RECORD, ORDER, STUCK, LEFT, ODD, FAULTS };
+static const char *const fault_names[FAULTS] = {
+    "overlaps", "wrong lines in the ledgers", "wrong records", "out of turn", "stuck", "files left",
+    "odd ends",
 };
 
-static struct judge *judge;
+/* In memory that the commands share with the driver. */
+static struct judge {
+	pid_t driver;
+	int wave;           /* its number; daemons of an earlier one end */
+	int faults[FAULTS]; /* how many */
+	int entries;        /* how many commands ran in this wave */
+	int daemons;        /* how many were left behind in all */
+	/* Of the key with records. */
+	int doubts;  /* how often something happened that may leave the key in doubt */
+	int cleared; /* the key is clean if there was none since that one */
+	int last;    /* whose command ran last, or -1 */
+	bool well;   /* and came to its end */
+	struct {
+		int entry;   /* its place among those that ran, from 1; 0: did not run */
+		int pid;     /* of its command */
+		bool left;   /* its line is in the ledger */
+		bool shaken; /* it may have been killed */
+	} runs[WAVE_MAX];
+} * judge;
+
 static char folder[512]; /* of the judges' files */
+
+/* ---- What both sides use ---- */
+
+static int64_t
+now(void) /* in microseconds */
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (int64_t)time.tv_sec * 1000000 + time.tv_nsec / 1000;
+}
+
+static void
+pause_for(long microseconds)
+{
+	struct timespec time = {microseconds / 1000000, microseconds % 1000000 * 1000};
+
+	if (microseconds > 0)
+		nanosleep(&time, NULL);
+}
+
+static void
+fail(const char *what)
+{
+	fprintf(stderr, "torture: %s: %s\n", what, strerror(errno));
+	exit(2);
+}
+
+__attribute__((format(printf, 2, 3))) static void
+found(enum fault fault, const char *format, ...)
+{
+	char text[800];
+	va_list arguments;
+
+	if (__atomic_add_fetch(&judge->faults[fault], 1, __ATOMIC_SEQ_CST) > FAULTS_SHOWN)
+		return;
+	va_start(arguments, format);
+	vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	fprintf(stderr, "torture: wave %d: %s\n", judge->wave, text);
+}
+
+/* Open a judges' file, which only the end of the process closes. */
+static int
+judges_file(const char *what, const char *key)
+{
+	char path[600];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s.%s", folder, what, key);
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		fail(path);
+	return fd;
+}
+
+static void
+judge_open(void)
+{
+	int fd = judges_file("judge", "all");
+
+	if (ftruncate(fd, sizeof(*judge)) < 0)
+		fail("ftruncate");
+	judge = mmap(NULL, sizeof(*judge), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (judge == MAP_FAILED)
+		fail("mmap");
+	close(fd);
+}
+
+/* ---- The command's side ---- */
+
+/* A command in the middle of what it does. */
+struct stay {
+	int run;
+	const char *kind; /* letters: see start() */
+	char **keys;
+	int witness[KEYS]; /* descriptors */
+	int ledger[KEYS];
+	int lines[KEYS]; /* of the ledgers */
+	int doubts;      /* as it began */
+};
+
+static bool
+is(const struct stay *stay, char letter)
+{
+	return strchr(stay->kind, letter) != NULL;
+}
+
+static bool
+witness_lock(const struct stay *stay, int key, off_t byte, bool wait)
+{
+	struct flock lock = {.l_type = is(stay, 's') ? F_RDLCK : F_WRLCK,
+	                     .l_whence = SEEK_SET,
+	                     .l_start = byte,
+	                     .l_len = 1};
+
+	while (fcntl(stay->witness[key], wait ? F_SETLKW : F_SETLK, &lock) < 0)
+		if (errno != EINTR)
+			return false;
+	return true;
+}
+
+/* A process that keeps us from the witness. */
+static pid_t
+witness_of(const struct stay *stay, int key)
+{
+	struct flock lock = {.l_type = is(stay, 's') ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+
+	return fcntl(stay->witness[key], F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK ? lock.l_pid
+	                                                                                : 0;
+}
+
+static int
+ledger_lines(const struct stay *stay, int key)
+{
+	struct stat file;
+
+	if (fstat(stay->ledger[key], &file) < 0)
+		fail("ledger");
+	return (int)(file.st_size / (off_t)sizeof(int));
+}
+
+/* Open the judges' files: below 10, so that they are closed before the lock's. */
+static void
+judges_open(struct stay *stay)
+{
+	for (int i = 0; stay->keys[i]; i++) {
+		stay->witness[i] = judges_file("witness", stay->keys[i]);
+		stay->ledger[i] = judges_file("ledger", stay->keys[i]);
+		if (stay->ledger[i] >= 10 && !is(stay, 'h'))
+			fail("descriptor");
+	}
+}
+
+static void
+ledger_look(const struct stay *stay, const char *who)
+{
+	for (int i = 0; stay->keys[i]; i++)
+		if (!is(stay, 'j') && ledger_lines(stay, i) != stay->lines[i])
+			found(LEDGER, "%s: somebody wrote while %s of run %d had it", stay->keys[i],
+			      who, stay->run);
+}
+
+/* What the last run left of the record, against what keylock says. */
+static void
+record_enter(struct stay *stay)
+{
+	bool told = getenv("KEYLOCK_ABANDONED") != NULL;
+
+	stay->doubts = __atomic_load_n(&judge->doubts, __ATOMIC_SEQ_CST);
+	if (told && judge->cleared == stay->doubts)
+		found(RECORD, "run %d was told of a death that was not: %s", stay->run,
+		      getenv("KEYLOCK_ABANDONED"));
+	/* --hold with -R cannot tell. */
+	if (!told && !is(stay, 'h') && judge->last >= 0 && !judge->well)
+		found(RECORD, "run %d was not told that run %d died", stay->run, judge->last);
+	if (is(stay, 's'))
+		return;
+	judge->well = false;
+	judge->last = stay->run;
+}
+
+static void
+record_leave(const struct stay *stay, bool well)
+{
+	if (is(stay, 's'))
+		return;
+	if (!well) {
+		__atomic_add_fetch(&judge->doubts, 1, __ATOMIC_SEQ_CST);
+		return;
+	}
+	judge->well = true;
+	if (!judge->runs[stay->run].shaken)
+		judge->cleared = stay->doubts;
+}
+
+static void
+enter(struct stay *stay)
+{
+	bool first = !is(stay, 'g');
+
+	judges_open(stay);
+	for (int i = 0; stay->keys[i]; i++) {
+		off_t byte = 0, end = is(stay, 'j') ? SLOTS : 1;
+
+		/* A nested run comes after the command that it was begun by. */
+		while (byte < end && !witness_lock(stay, i, byte, !first))
+			byte++;
+		if (byte == end)
+			found(OVERLAP, "%s: run %d (%s, pid %d) came in beside pid %d",
+			      stay->keys[i], stay->run, stay->kind, (int)getpid(),
+			      (int)witness_of(stay, i));
+		stay->lines[i] = ledger_lines(stay, i);
+	}
+	if (!first)
+		return;
+	judge->runs[stay->run].entry = __atomic_add_fetch(&judge->entries, 1, __ATOMIC_SEQ_CST);
+	if (is(stay, 'a'))
+		record_enter(stay);
+	__atomic_store_n(&judge->runs[stay->run].pid, getpid(), __ATOMIC_SEQ_CST);
+}
+
+/* Write the ledgers, each by what it was found to have. */
+static void
+leave(struct stay *stay)
+{
+	ledger_look(stay, "the command");
+	if (is(stay, 's') || is(stay, 'j') || is(stay, 'g'))
+		return;
+	for (int i = 0; stay->keys[i]; i++) {
+		off_t at = stay->lines[i]++ * (off_t)sizeof(int);
+
+		if (pwrite(stay->ledger[i], &stay->run, sizeof(int), at) != sizeof(int))
+			fail("ledger");
+	}
+	judge->runs[stay->run].left = true;
+	ledger_look(stay, "the command");
+}
+
+/* Leave a daemon behind: under the lock, until the wave ends, or for a moment. */
+static void
+leave_daemon(struct stay *stay, long microseconds)
+{
+	int wave = judge->wave;
+
+	__atomic_add_fetch(&judge->daemons, 1, __ATOMIC_SEQ_CST);
+	if (fork() != 0)
+		return;
+	setsid();
+	if (is(stay, 'l')) {
+		/* After the end of the command, whose locks these are. */
+		for (int i = 0; stay->keys[i]; i++)
+			witness_lock(stay, i, 0, true);
+		pause_for(microseconds);
+		ledger_look(stay, "the daemon");
+		_exit(0);
+	}
+	pause_for(microseconds);
+	while (is(stay, 'D') && wave == judge->wave && kill(judge->driver, 0) == 0)
+		pause_for(5000);
+	_exit(0);
+}
+
+/* Begin a nested run and do not wait for it. */
+static void
+leave_nested(char **argv)
+{
+	char *words[] = {argv[6], "-r",    argv[7], argv[0], "job",   argv[1], argv[2],
+	                 NULL,    argv[4], "0",     argv[6], argv[7], NULL};
+	pid_t pid;
+
+	words[7] = strchr(argv[3], 's') ? "gs" : "g";
+	if (words[7][1])
+		words[1] = "-rs";
+	posix_spawn(&pid, words[0], NULL, NULL, words, environ);
+}
+
+/* SELF FOLDER RUN KIND MICROSECONDS CODE KEYLOCK KEY...: the command of a contender. */
+static int
+job(char **argv)
+{
+	struct stay stay = {.run = atoi(argv[2]), .kind = argv[3], .keys = argv + 7};
+	long microseconds = atol(argv[4]);
+	int code = atoi(argv[5]);
+
+	enter(&stay);
+	pause_for(microseconds / 2);
+	if (is(&stay, 'r'))
+		leave_nested(argv);
+	pause_for(microseconds / 2);
+	leave(&stay);
+	if (strpbrk(stay.kind, "dDl"))
+		leave_daemon(&stay, microseconds);
+	if (is(&stay, 'a'))
+		record_leave(&stay, code != DOUBTFUL);
+	return code;
+}
+
+/*
+ * The same arguments, and in place of KEYLOCK all that it is to be called with,
+ * up to "--": a caller that holds the keys by --hold. A letter q in KIND: kills
+ * it some time. Ends as keylock does.
+ */
+static int
+caller(char **argv)
+{
+	struct stay stay = {.run = atoi(argv[2]), .kind = argv[3]};
+	char *words[WORDS], line[8] = "";
+	long microseconds = atol(argv[4]);
+	int count = 0, in[2], out[2], status;
+	bool well = atoi(argv[5]) != DOUBTFUL;
+	posix_spawn_file_actions_t actions;
+	pid_t pid;
+
+	for (argv += 6; strcmp(*argv, "--") != 0; argv++)
+		words[count++] = *argv;
+	words[count] = NULL;
+	stay.keys = argv + 1;
+	posix_spawn_file_actions_init(&actions);
+	if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0 ||
+	    posix_spawn_file_actions_adddup2(&actions, in[0], 0) ||
+	    posix_spawn_file_actions_adddup2(&actions, out[1], 1) ||
+	    /* It has a word to say when its caller was killed. */
+	    posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0) ||
+	    posix_spawn(&pid, words[0], &actions, NULL, words, environ))
+		fail(words[0]);
+	close(in[0]);
+	close(out[1]);
+	if (is(&stay, 'q')) {
+		pause_for(microseconds);
+		if (is(&stay, 'a'))
+			__atomic_add_fetch(&judge->doubts, 1, __ATOMIC_SEQ_CST);
+		kill(pid, microseconds % 2 ? SIGKILL : SIGTERM);
+		waitpid(pid, &status, 0);
+		return 0;
+	}
+	if (read(out[0], line, sizeof(line)) == (ssize_t)strlen("locked\n") &&
+	    memcmp(line, "locked\n", strlen("locked\n")) == 0) {
+		enter(&stay);
+		pause_for(microseconds);
+		leave(&stay);
+		if (is(&stay, 'a'))
+			record_leave(&stay, well);
+		for (int i = 0; stay.keys[i]; i++)
+			close(stay.witness[i]); /* from here on another may come */
+		if (well && write(in[1], "done\n", strlen("done\n")) < 0)
+			found(ODD, "--hold has gone");
+	}
+	close(in[1]);
+	waitpid(pid, &status, 0);
+	if (WIFSIGNALED(status))
+		kill(getpid(), WTERMSIG(status));
+	return WEXITSTATUS(status);
+}
+
+/* ---- The driver's side ---- */
+
+struct contender {
+	pid_t pid; /* 0: free */
+	int run;
+	int64_t started;
+	int code;     /* its own status, when its command comes to its end */
+	long waiting; /* -w, in microseconds; 0: for ever; -1: -n */
+	bool may_be_taken, may_be_in_doubt, recorded;
+	bool caller;     /* by --hold */
+	bool in_place;   /* -F */
+	bool nested;     /* begins a nested run */
+	bool immortal;   /* a daemon of it has the lock if its keylock is killed */
+	uint64_t sent;   /* the signals that were sent to it, as bits */
+	int clean_since; /* judge->cleared when it was started, where that was sure */
+	/* When what will be done to it; 0: never. */
+	int64_t kill_at, stop_at, continue_at;
+};
+
+/* Of all runs of the wave. */
+static struct {
+	unsigned keys; /* as bits */
+	bool exclusive;
+	bool slotted;
+	bool moved; /* gave its place up */
+	int seen;   /* how many were started when it was seen to wait; 0: was not */
+} played[WAVE_MAX];
+
+static struct contender contenders[PARALLEL_MAX];
+
+enum wave_kind {
+	WILD,
+	GENTLE,  /* no kills, no stops, nothing that leaves a file */
+	READERS, /* likewise, and all share: nobody is turned away */
+	FEW,     /* likewise, at slots, no more than there are */
+	WAVE_KINDS,
+};
+
+static struct {
+	enum wave_kind kind;
+	int size, started, parallel;
+	int hot; /* the key that most want, or -1 */
+} wave;
+
+static const char *keylock, *self, *directory;
+static int64_t stuck_after = 60 * 1000000;
+static bool aloud;
+
+static struct {
+	long killed, killed_waiting, stopped, taken, doubtful, ran, cleaned, seen, waves;
+} counts;
 
 static uint64_t random_state;
 
@@ -53,525 +477,793 @@ pick(unsigned below)
 	return (unsigned)(random_state >> 11) % below;
 }
 
-static void
-pause_microseconds(long microseconds)
+/* Below 2 to the power of `bits`, and of all sizes alike. */
+static unsigned
+pick_size(unsigned bits)
 {
-	struct timespec time = {microseconds / 1000000, microseconds % 1000000 * 1000};
-
-	nanosleep(&time, NULL);
+	return pick(1u << (1 + pick(bits)));
 }
 
-static double
-now(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
-}
-
-static void
-fail(const char *what)
-{
-	fprintf(stderr, "torture: %s: %s\n", what, strerror(errno));
-	exit(2);
-}
-
-static void
-judge_open(bool create)
-{
-	char path[600];
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/judge", folder);
-	fd = open(path, O_RDWR | O_CLOEXEC | (create ? O_CREAT : 0), 0600);
-	if (fd < 0 || (create && ftruncate(fd, sizeof(*judge)) < 0))
-		fail(path);
-	judge = mmap(NULL, sizeof(*judge), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (judge == MAP_FAILED)
-		fail("mmap");
-	close(fd);
-}
-
-/* The judge's file of a key; closed only by the end of the process. */
 static int
-witness_open(const char *key)
+faults(void)
 {
-	char path[600];
-	int fd;
+	int sum = 0;
 
-	snprintf(path, sizeof(path), "%s/witness.%s", folder, key);
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (fd < 0)
-		fail(path);
-	return fd;
+	for (int i = 0; i < FAULTS; i++)
+		sum += __atomic_load_n(&judge->faults[i], __ATOMIC_SEQ_CST);
+	return sum;
 }
 
-static bool
-witness_lock(int fd, short type, off_t byte, bool wait)
-{
-	struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
-
-	while (fcntl(fd, wait ? F_SETLKW : F_SETLK, &lock) < 0)
-		if (errno != EINTR)
-			return false;
-	return true;
-}
-
-/*
- * What no two processes have: the pid, and above it the time when the process was
- * started (proc(5)). 0 for one that is no more, or only waits to be reaped.
- */
-static uint64_t
-identity(pid_t pid)
-{
-	char path[64], state = 'X';
-	uint64_t started = 0;
-	unsigned long flags = 0;
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	file = fopen(path, "re");
-	if (!file)
-		return 0;
-	if (fscanf(file,
-	           "%*d (%*[^)]) %c %*d %*d %*d %*d %*d %lu %*u %*u %*u %*u %*u %*u %*d %*d %*d "
-	           "%*d %*d %*d %" SCNu64,
-	           &state, &flags, &started) != 3)
-		state = 'X';
-	fclose(file);
-	/* PF_EXITING (linux/sched.h): its locks are gone before it is. */
-	return state == 'Z' || state == 'X' || flags & 4 ? 0 : started << 32 | (uint32_t)pid;
-}
-
-/* Say that `key` is ours; false where another has it. */
-static bool
-enter(const char *key, bool shared, bool slots)
-{
-	int fd = witness_open(key);
-
-	if (!slots)
-		return witness_lock(fd, shared ? F_RDLCK : F_WRLCK, 0, false);
-	for (off_t byte = 0; byte < SLOTS; byte++)
-		if (witness_lock(fd, F_WRLCK, byte, false))
-			return true;
-	return false;
-}
-
-/*
- * The command of a contender: job FOLDER PLACE KIND MICROSECONDS KEY... KIND has
- * the letters s (shared), j (slots), d (leaves a daemon that has nothing to do),
- * l (leaves one that goes on under the lock).
- */
-static int
-job(char **argv)
-{
-	int place = atoi(argv[1]);
-	const char *kind = argv[2];
-	long microseconds = atol(argv[3]);
-	bool shared = strchr(kind, 's') != NULL, slots = strchr(kind, 'j') != NULL;
-	char **keys = argv + 4;
-
-	snprintf(folder, sizeof(folder), "%s", argv[0]);
-	judge_open(false);
-	if (place >= 0)
-		__atomic_store_n(&judge->running[place], getpid(), __ATOMIC_SEQ_CST);
-	__atomic_add_fetch(&judge->entered, 1, __ATOMIC_SEQ_CST);
-	for (char **key = keys; *key; key++) {
-		uint64_t *owner = &judge->owner[(*key)[1] - '0'];
-
-		if (!enter(*key, shared, slots))
-			__atomic_add_fetch(&judge->overlaps, 1, __ATOMIC_SEQ_CST);
-		if (shared || slots)
-			continue;
-		uint64_t before = __atomic_exchange_n(owner, identity(getpid()), __ATOMIC_SEQ_CST);
-
-		/* One that was killed could not say that it left; its pid may be another's. */
-		if (before && identity((pid_t)(before & 0xffffffff)) == before)
-			__atomic_add_fetch(&judge->collisions, 1, __ATOMIC_SEQ_CST);
-	}
-	if (strpbrk(kind, "dl")) {
-		pid_t daemon = fork();
-
-		if (daemon == 0) {
-			setsid();
-			if (strchr(kind, 'l')) {
-				/* Ours to use until we end: after the job's end. */
-				for (char **key = keys; *key; key++)
-					witness_lock(witness_open(*key), shared ? F_RDLCK : F_WRLCK,
-					             0, true);
-			}
-			pause_microseconds(microseconds * 2);
-			_exit(0);
-		}
-	}
-	if (microseconds)
-		pause_microseconds(microseconds);
-	for (char **key = keys; *key; key++)
-		if (!shared && !slots) {
-			uint64_t me = identity(getpid());
-
-			__atomic_compare_exchange_n(&judge->owner[(*key)[1] - '0'], &me, 0, false,
-			                            __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-		}
-	return 0;
-}
-
-struct contender {
-	pid_t pid; /* 0: free */
-	double started;
-	bool stopped;
-	bool killed;
-	int input; /* of --hold, or -1 */
-	bool may_be_taken, may_be_in_doubt;
+/* A command line that grows. */
+struct words {
+	char text[WORDS][32];
+	char *argv[WORDS + 1];
+	int count;
 };
 
-static struct contender contenders[PARALLEL_MAX];
-static const char *keylock, *self;
-static struct {
-	long kills, stops, taken, doubtful, odd, stuck, cleaned;
-} counts;
+__attribute__((format(printf, 2, 3))) static void
+add(struct words *words, const char *format, ...)
+{
+	va_list arguments;
 
-/* Start a contender of a random kind in `place`. */
+	if (words->count == WORDS)
+		fail("words");
+	va_start(arguments, format);
+	vsnprintf(words->text[words->count], sizeof(words->text[0]), format, arguments);
+	va_end(arguments);
+	words->argv[words->count] = words->text[words->count];
+	words->argv[++words->count] = NULL;
+}
+
+/* A word that may be long, and stays where it is. */
+static void
+add_long(struct words *words, const char *text)
+{
+	add(words, "-");
+	words->argv[words->count - 1] = (char *)(uintptr_t)text;
+}
+
+/* What will be done to a contender, and when. */
+static void
+plan(struct contender *contender)
+{
+	if (wave.kind != WILD)
+		return;
+	if (pick(4) == 0)
+		contender->kill_at = contender->started + 50 + pick_size(15);
+	if (pick(12) == 0)
+		contender->stop_at = contender->started + 50 + pick_size(14);
+}
+
+/*
+ * Start a contender of a random kind in `place`. The letters of its command's
+ * kind: s shared, j slots, a records, h --hold, q killed by its caller, d leaves a
+ * daemon that has nothing to do, D for long, l one that goes on under the lock, r
+ * begins a nested run, g is one.
+ */
 static void
 start(int place)
 {
 	struct contender *contender = &contenders[place];
-	char *argv[32], key[KEYS][8], where[16], microseconds[16], kind[8] = "";
-	int argc = 0, keys = 0, input[2] = {-1, -1};
-	unsigned what = pick(16);
-	/* Keys k0 and k1 are exclusive or shared, k2 keeps records, k3 is for slots. */
-	unsigned main_key = pick(2);
+	int key = wave.hot >= 0 && pick(4) ? wave.hot : (int)pick(KEYS), keys[3] = {key}, count = 1;
+	bool gentle = wave.kind != WILD, slotted, shared, hold, linger = false, in_place = false;
+	const char *option = NULL; /* on records */
+	char kind[16] = "";
+	struct words words = {.count = 0};
+	posix_spawnattr_t attributes;
+	long microseconds = pick(3) ? (long)pick_size(11) : 0;
 
-	*contender = (struct contender){.started = now(), .input = -1};
-	argv[argc++] = (char *)(uintptr_t)keylock;
-	snprintf(key[keys++], sizeof(key[0]), "k%u", main_key);
-	switch (what) {
+	*contender = (struct contender){.started = now(), .run = wave.started};
+	if (wave.kind == FEW)
+		keys[0] = key = SLOTTED;
+	slotted = key >= SLOTTED;
+	hold = pick(10) == 0;
+	if (key == RECORDED && pick(4))
+		option = pick(3) ? "-qR" : "-qA";
+	shared = !slotted && (pick(4) == 0 || wave.kind == READERS);
+	if (!hold && !option)
+		in_place = !gentle && pick(10) == 0;
+	if (!hold && !in_place)
+		linger = !gentle && pick(12) == 0;
+	contender->in_place = in_place;
+	contender->recorded = option != NULL;
+	contender->caller = hold;
+
+	/* How long its patience lasts. */
+	switch (pick(6)) {
+	case 0:
+		contender->waiting = -1;
+		break;
+	case 1:
+		if (wave.kind < READERS)
+			contender->waiting = 1 + pick_size(16);
+		break;
+	}
+	contender->may_be_taken = contender->waiting && wave.kind < READERS;
+
+	/* All or none. */
+	if (pick(6) == 0 && !option && wave.kind != FEW) {
+		int other = slotted ? KEYS - 1 + SLOTTED - key : (key + 1) % RECORDED;
+
+		keys[count++] = other;
+		if (!slotted && key < RECORDED && pick(3) == 0)
+			keys[count++] = RECORDED;
+	}
+
+	/* How its command ends, and what is left of it. */
+	contender->code = pick(8) ? GOOD : OTHER;
+	if (option && !shared && !gentle && pick(6) == 0)
+		contender->code = DOUBTFUL;
+	if (hold) {
+		contender->code = contender->code == DOUBTFUL ? DOUBTFUL : GOOD;
+		strcat(kind, "h");
+		if (!gentle && pick(4) == 0)
+			strcat(kind, "q");
+	} else if (linger || in_place) {
+		strcat(kind, "l");
+	} else if (pick(8) == 0) {
+		contender->immortal = pick(16) == 0;
+		strcat(kind, contender->immortal ? "D" : "d");
+	} else if (!slotted && count == 1 && pick(12) == 0) {
+		contender->nested = true;
+		strcat(kind, "r");
+	}
+	if (option) {
+		/* All of -A that get in are sure that the key is clean. */
+		strcat(kind, "a");
+		contender->may_be_in_doubt = option[2] == 'A';
+		contender->clean_since =
+		    judge->cleared == judge->doubts && wave.kind == WILD ? judge->cleared : -1;
+	}
+	strcat(kind, shared ? "s" : "");
+	strcat(kind, slotted ? "j" : "");
+
+	/* SELF job|caller FOLDER RUN KIND MICROSECONDS CODE KEYLOCK..., in the order
+	 * that keylock and what it runs need. */
+	struct words tail = {.count = 0};
+
+	if (contender->waiting > 0)
+		add(&words, "-w%ld.%06ld", contender->waiting / 1000000,
+		    contender->waiting % 1000000);
+	else if (contender->waiting < 0)
+		add(&words, "-n");
+	if (shared)
+		add(&words, "-s");
+	if (slotted)
+		add(&words, "-j%d", SLOTS);
+	if (in_place)
+		add(&words, "-F");
+	if (linger)
+		add(&words, "-l");
+	if (option)
+		add(&words, "%s", option);
+	if (hold)
+		add(&words, "--hold");
+	for (int i = 1; i < count; i++)
+		add(&words, "-kk%d", keys[i]);
+	add(&words, "k%d", keys[0]);
+
+	struct words whole = {.count = 0};
+
+	add_long(&tail, self);
+	add(&tail, hold ? "caller" : "job");
+	add_long(&tail, folder);
+	add(&tail, "%d", contender->run);
+	add(&tail, "%s", *kind ? kind : "-");
+	add(&tail, "%ld", microseconds);
+	add(&tail, "%d", contender->code);
+	if (hold) {
+		contender->code = GOOD;
+		for (int i = 0; i < tail.count; i++)
+			add_long(&whole, tail.argv[i]);
+		add_long(&whole, keylock);
+		for (int i = 0; i < words.count; i++)
+			add_long(&whole, words.argv[i]);
+		add(&whole, "--");
+	} else {
+		add_long(&whole, keylock);
+		for (int i = 0; i < words.count; i++)
+			add_long(&whole, words.argv[i]);
+		for (int i = 0; i < tail.count; i++)
+			add_long(&whole, tail.argv[i]);
+		add_long(&whole, keylock);
+	}
+	for (int i = 0; i < count; i++)
+		add(&whole, "k%d", keys[i]);
+
+	memset(&played[contender->run], 0, sizeof(*played));
+	for (int i = 0; i < count; i++)
+		played[contender->run].keys |= 1u << keys[i];
+	played[contender->run].exclusive = !shared && !slotted;
+	played[contender->run].slotted = slotted;
+	memset(&judge->runs[contender->run], 0, sizeof(*judge->runs));
+	plan(contender);
+	posix_spawnattr_init(&attributes);
+	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+	errno = posix_spawn(&contender->pid, whole.argv[0], NULL, &attributes, whole.argv, environ);
+	if (errno)
+		fail(whole.argv[0]);
+	posix_spawnattr_destroy(&attributes);
+	if (aloud) {
+		fprintf(stderr, "run %d: pid %d:", contender->run, (int)contender->pid);
+		for (int i = 0; i < whole.count; i++)
+			fprintf(stderr, " %s", whole.argv[i]);
+		fprintf(stderr, "\n");
+	}
+	wave.started++;
+}
+
+/* The pid of the contender's command, 0 where it does not run. */
+static pid_t
+command_of(const struct contender *contender)
+{
+	pid_t pid = __atomic_load_n(&judge->runs[contender->run].pid, __ATOMIC_SEQ_CST);
+
+	return pid && !contender->caller && getpgid(pid) == contender->pid ? pid : 0;
+}
+
+/* Signal a contender (or its group, by a negative number, or its command). */
+static void
+send(struct contender *contender, pid_t to, int signo)
+{
+	bool ends = signo != SIGSTOP && signo != SIGTSTP && signo != SIGCONT;
+
+	contender->sent |= (uint64_t)1 << signo;
+	/* Before it can have an effect. */
+	if (ends && contender->recorded) {
+		judge->runs[contender->run].shaken = true;
+		__atomic_add_fetch(&judge->doubts, 1, __ATOMIC_SEQ_CST);
+	}
+	if (aloud)
+		fprintf(stderr, "run %d: signal %d to %d\n", contender->run, signo, (int)to);
+	kill(to, signo);
+}
+
+static void
+end_some(struct contender *contender)
+{
+	static const int signos[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1};
+	pid_t command = command_of(contender);
+
+	contender->kill_at = 0;
+	switch (contender->caller ? 0 : pick(10)) {
 	case 0:
 	case 1:
-		argv[argc++] = "-n";
-		contender->may_be_taken = true;
-		break;
 	case 2:
-		argv[argc++] = "-w";
-		argv[argc++] = pick(2) ? "0.003" : "0.03";
-		contender->may_be_taken = true;
-		break;
-	case 3:
+	case 3: /* the wrapper or the waiter, or the caller of --hold */
 	case 4:
-		argv[argc++] = "-s";
-		strcat(kind, "s");
+		/* Its nested run could outlive both as a waiter, which is no overlap; a
+		 * daemon that has the lock then would hold all up. */
+		if (contender->immortal)
+			return;
+		send(contender, contender->pid, SIGKILL);
 		break;
 	case 5:
-		argv[argc++] = "-F";
-		break;
-	case 6:
-	case 7:
-		argv[argc++] = "-j";
-		argv[argc++] = "3";
-		snprintf(key[0], sizeof(key[0]), "k3");
-		strcat(kind, "j");
-		break;
-	case 8:
-		argv[argc++] = "-k";
-		snprintf(key[keys], sizeof(key[0]), "k%u", 1 - main_key);
-		argv[argc++] = key[keys++];
-		break;
-	case 9:
-		argv[argc++] = "-l";
-		strcat(kind, "l");
-		break;
-	case 10:
-	case 11:
-		argv[argc++] = pick(3) ? "-qR" : "-qA";
-		contender->may_be_in_doubt = argv[argc - 1][2] == 'A';
-		snprintf(key[0], sizeof(key[0]), "k2");
-		break;
-	case 12:
-		argv[argc++] = "--hold";
-		break;
-	case 13:
-		argv[argc++] = "-n";
-		argv[argc++] = "-s";
-		contender->may_be_taken = true;
-		strcat(kind, "s");
-		break;
-	default:
-		break;
-	}
-	if (pick(8) == 0 && !strchr(kind, 'l') && what != 5)
-		strcat(kind, "d");
-	argv[argc++] = key[0];
-	if (what == 12) {
-		if (pipe2(input, O_CLOEXEC) < 0)
-			fail("pipe");
-	} else {
-		snprintf(where, sizeof(where), "%d", place);
-		snprintf(microseconds, sizeof(microseconds), "%u",
-		         pick(4) ? pick(300) : pick(3000));
-		argv[argc++] = (char *)(uintptr_t)self;
-		argv[argc++] = "job";
-		argv[argc++] = folder;
-		argv[argc++] = where;
-		argv[argc++] = *kind ? kind : "-";
-		argv[argc++] = microseconds;
-		for (int i = 0; i < keys; i++)
-			argv[argc++] = key[i];
-	}
-	argv[argc] = NULL;
-	judge->running[place] = 0;
-	contender->pid = fork();
-	if (contender->pid < 0)
-		fail("fork");
-	if (contender->pid == 0) {
-		setpgid(0, 0);
-		if (input[0] >= 0) {
-			dup2(input[0], 0);
-			int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
-
-			dup2(null, 1);
-		}
-		execv(keylock, argv);
-		_exit(127);
-	}
-	setpgid(contender->pid, contender->pid);
-	if (input[0] >= 0) {
-		close(input[0]);
-		contender->input = input[1];
-	}
-}
-
-/* Do something to a random contender. */
-static void
-disturb(int parallel)
-{
-	struct contender *contender = &contenders[pick((unsigned)parallel)];
-	int place = (int)(contender - contenders);
-
-	if (!contender->pid)
-		return;
-	if (contender->input >= 0 && pick(2)) {
-		close(contender->input);
-		contender->input = -1;
-		return;
-	}
-	switch (pick(8)) {
-	case 0:
-	case 1: /* the wrapper, or a waiter */
-		kill(contender->pid, SIGKILL);
-		break;
-	case 2: /* all of them */
-		kill(-contender->pid, SIGKILL);
-		break;
-	case 3: { /* the command */
-		int pid = __atomic_load_n(&judge->running[place], __ATOMIC_SEQ_CST);
-
-		if (!pid || getpgid(pid) != contender->pid)
+	case 6: /* with all of its group */
+		if (contender->immortal)
 			return;
-		kill(pid, SIGKILL);
+		send(contender, -contender->pid, SIGKILL);
 		break;
-	}
-	case 4:
-		kill(contender->pid, SIGTERM);
+	case 7: /* the command */
+		if (!command)
+			return;
+		send(contender, command, SIGKILL);
 		break;
 	default:
-		if (contender->stopped)
-			kill(-contender->pid, SIGCONT);
-		else
-			kill(pick(2) ? contender->pid : -contender->pid,
-			     pick(2) ? SIGSTOP : SIGTSTP);
-		contender->stopped = !contender->stopped;
-		counts.stops++;
-		return;
+		send(contender, contender->pid, signos[pick(4)]);
+		break;
 	}
-	kill(-contender->pid, SIGCONT);
-	contender->stopped = false;
-	contender->killed = true;
-	counts.kills++;
+	counts.killed++;
+	counts.killed_waiting += judge->runs[contender->run].entry == 0;
 }
 
-/* What systemd-tmpfiles does of old files: sticky ones are passed over. */
 static void
-clean(const char *directory)
+stop_some(struct contender *contender)
 {
+	pid_t command = command_of(contender), to = contender->pid;
+	int signo = pick(2) ? SIGSTOP : SIGTSTP;
+
+	contender->stop_at = 0;
+	if (pick(3) == 0)
+		to = -contender->pid;
+	else if (command && pick(2))
+		to = command;
+	if (signo == SIGTSTP)
+		played[contender->run].moved = true;
+	send(contender, to, signo);
+	/* Sometimes for longer than anybody waits at the gate. */
+	contender->continue_at = now() + (pick(60) ? pick_size(16) : 200000);
+	counts.stopped++;
+}
+
+/* The beginning of a file of the process in /proc, which may be gone. */
+static const char *
+glance(pid_t pid, const char *file, char text[200])
+{
+	char path[64];
+	ssize_t length = -1;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		length = read(fd, text, 199);
+		close(fd);
+	}
+	text[length > 0 ? length : 0] = '\0';
+	text[strcspn(text, "\n")] = '\0';
+	return text;
+}
+
+/* What the process is about, as far as the kernel says it. */
+static void
+describe(const char *who, pid_t pid, char text[300])
+{
+	char state[200], place[200], call[200], *end;
+
+	end = strrchr(glance(pid, "stat", state), ')');
+	snprintf(text, 300, "%s, pid %d, in state %.1s at %.40s, system call %.30s", who, (int)pid,
+	         end && end[1] ? end + 2 : "-", glance(pid, "wchan", place),
+	         glance(pid, "syscall", call));
+}
+
+/* What is due to be done to a contender. */
+static void
+tend(struct contender *contender)
+{
+	int64_t time = now();
+	bool last_of_wave = wave.started == wave.size;
+
+	if (contender->kill_at && time >= contender->kill_at)
+		end_some(contender);
+	if (contender->stop_at && time >= contender->stop_at)
+		stop_some(contender);
+	if (contender->continue_at && (time >= contender->continue_at || last_of_wave)) {
+		contender->continue_at = 0;
+		send(contender, -contender->pid, SIGCONT);
+	}
+	if (time - contender->started > stuck_after) {
+		char one[300], other[300] = "its command has not begun or is gone";
+
+		describe("it", contender->pid, one);
+		if (command_of(contender))
+			describe("its command", command_of(contender), other);
+		found(STUCK, "run %d (keys %x) has not ended after %d s: %s; %s", contender->run,
+		      played[contender->run].keys, (int)(stuck_after / 1000000), one, other);
+		contender->started = time; /* and once more, should it survive this */
+		send(contender, -contender->pid, SIGKILL);
+	}
+}
+
+/*
+ * What systemd-tmpfiles(8) does of old files and folders, to whom all are old here:
+ * sticky ones are passed over, an empty folder goes.
+ */
+static void
+clean(void)
+{
+	DIR *list = opendir(directory);
+	struct stat file;
+
+	if (list) {
+		for (struct dirent *entry; (entry = readdir(list));)
+			if (fstatat(dirfd(list), entry->d_name, &file, AT_SYMLINK_NOFOLLOW) == 0 &&
+			    S_ISREG(file.st_mode) && !(file.st_mode & S_ISVTX))
+				unlinkat(dirfd(list), entry->d_name, 0);
+		closedir(list);
+	}
 	if (rmdir(directory) == 0)
 		counts.cleaned++;
+	else if (pick(2))
+		mkdir(directory, 0700);
 }
 
-/* Take down how a contender ended. */
+/* Whether the process has a ticket or is blocked in flock(2), at the file of `key`. */
+static bool
+waits_at(pid_t pid, int key)
+{
+	static char text[1 << 16];
+	char path[600], pattern[64];
+	struct stat file, other;
+	DIR *list;
+	bool waits = false;
+	ssize_t length;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/k%d", directory, key);
+	snprintf(pattern, sizeof(pattern), "/proc/%d/fdinfo", (int)pid);
+	if (stat(path, &file) < 0 || !(list = opendir(pattern)))
+		return false;
+	for (struct dirent *entry; !waits && (entry = readdir(list));) {
+		char *line;
+		long at;
+
+		snprintf(path, sizeof(path), "/proc/%d/fd/%.20s", (int)pid, entry->d_name);
+		if (entry->d_name[0] == '.' || stat(path, &other) < 0 ||
+		    other.st_ino != file.st_ino || other.st_dev != file.st_dev)
+			continue;
+		fd = openat(dirfd(list), entry->d_name, O_RDONLY | O_CLOEXEC);
+		length = read(fd, text, sizeof(text) - 1);
+		close(fd);
+		text[length > 0 ? length : 0] = '\0';
+		for (line = text; (line = strstr(line, "OFDLCK")); line++)
+			if (sscanf(line, "OFDLCK %*s WRITE %*d %*s %ld", &at) == 1 && at >= 1000)
+				waits = true;
+	}
+	closedir(list);
+	if (waits)
+		return true;
+	fd = open("/proc/locks", O_RDONLY | O_CLOEXEC);
+	length = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[length > 0 ? length : 0] = '\0';
+	for (char *line = text; (line = strstr(line, "-> FLOCK")); line++) {
+		unsigned long inode;
+		int waiter;
+
+		if (sscanf(line, "-> FLOCK %*s %*s %d %*[^:]:%*[^:]:%lu", &waiter, &inode) == 2 &&
+		    waiter == pid && inode == file.st_ino)
+			return true;
+	}
+	return false;
+}
+
+/* See whether a contender waits, for who is started from now on to come after it. */
+static void
+look_at(const struct contender *contender)
+{
+	unsigned keys = played[contender->run].keys;
+
+	if (!contender->pid || contender->caller || (keys & (keys - 1)) ||
+	    played[contender->run].slotted || played[contender->run].seen ||
+	    judge->runs[contender->run].entry || !waits_at(contender->pid, __builtin_ctz(keys)))
+		return;
+	played[contender->run].seen = wave.started;
+	counts.seen++;
+}
+
+/* Judge how a contender ended. */
 static void
 ended(struct contender *contender, int status)
 {
 	int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+	int signo = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+	bool ran = judge->runs[contender->run].entry != 0;
+	int64_t age = now() - contender->started;
+	const char *why = NULL;
 
-	if (contender->input >= 0)
-		close(contender->input);
-	contender->input = -1;
 	/* What it leaves behind must not stay stopped. */
 	kill(-contender->pid, SIGCONT);
 	contender->pid = 0;
-	if (code == 0)
-		return;
-	if (code == 75 && contender->may_be_taken) {
+	if (signo) {
+		if (!(contender->sent & (uint64_t)1 << signo))
+			why = "that nobody sent";
+	} else if (code == 75 && contender->may_be_taken) {
 		counts.taken++;
+		if (ran)
+			why = "though its command ran";
+		else if (contender->waiting > 0 && age < contender->waiting)
+			why = "before its time";
 	} else if (code == 76 && contender->may_be_in_doubt) {
 		counts.doubtful++;
-	} else if (!(WIFSIGNALED(status) && contender->killed)) {
-		counts.odd++;
-		fprintf(stderr, "torture: odd end: %s %d\n", code < 0 ? "signal" : "status",
-		        code < 0 ? WTERMSIG(status) : code);
+		if (ran)
+			why = "though its command ran";
+		else if (contender->clean_since >= 0 && contender->clean_since == judge->doubts &&
+		         contender->clean_since == judge->cleared)
+			found(RECORD, "run %d was refused for a death that was not",
+			      contender->run);
+	} else if (code != contender->code) {
+		why = "that is not its command's";
+	} else if (!ran && !contender->caller) {
+		why = "though its command did not run";
 	}
+	counts.ran += ran;
+	if (why)
+		found(ODD, "run %d (keys %x%s%s) ended by %s %d %s", contender->run,
+		      played[contender->run].keys, contender->caller ? ", --hold" : "",
+		      contender->in_place ? ", -F" : "", signo ? "signal" : "status",
+		      signo ? signo : code, why);
 }
 
-/* Run keylock with these arguments and wait for its end. */
+/* Take down all that have ended; returns how many contenders. False: no children. */
+static bool
+reap(int *alive)
+{
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		int place = 0;
+
+		while (place < PARALLEL_MAX && contenders[place].pid != pid)
+			place++;
+		if (place < PARALLEL_MAX) {
+			ended(&contenders[place], status);
+			--*alive;
+		} else if (WIFEXITED(status)) {
+			/* A command whose keylock was killed; a nested run; a --hold
+			 * whose caller was killed, or its descendants. */
+			int code = WEXITSTATUS(status);
+
+			if (code != GOOD && code != OTHER && code != DOUBTFUL && code != 71 &&
+			    code != 75 && code != 76)
+				found(ODD, "an orphan ended by status %d", code);
+		}
+	}
+	return pid == 0;
+}
+
+/* Run keylock with these arguments; its exit status, or -1. */
 static int
 run(const char *one, const char *two, const char *three, const char *four)
 {
-	const char *argv[] = {keylock, one, two, three, four, NULL};
-	pid_t pid = fork();
-	int status = 0;
+	const char *argv[] = {keylock, "-qw30", one, two, three, four, NULL};
+	pid_t pid;
+	int status;
 
-	if (pid == 0) {
-		execv(keylock, (char **)(uintptr_t)argv);
-		_exit(127);
-	}
-	waitpid(pid, &status, 0);
-	return status;
+	if (posix_spawn(&pid, keylock, NULL, NULL, (char **)(uintptr_t)argv, environ) ||
+	    waitpid(pid, &status, 0) < 0)
+		fail(keylock);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-static int
-files_in(const char *path)
+/* No file may be there; those that are go, so as to be counted once. */
+static void
+expect_no_files(const char *when)
 {
-	DIR *directory = opendir(path);
-	int count = 0;
+	DIR *list = opendir(directory);
 
-	if (!directory)
-		return 0;
-	for (struct dirent *entry; (entry = readdir(directory));)
-		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-			count++;
-	closedir(directory);
-	return count;
+	if (!list)
+		return;
+	for (struct dirent *entry; (entry = readdir(list));)
+		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
+			found(LEFT, "%s is left %s", entry->d_name, when);
+			unlinkat(dirfd(list), entry->d_name, 0);
+		}
+	closedir(list);
+}
+
+/* Each key can be had; and its first run leaves no file. */
+static void
+had_once_more(void)
+{
+	for (int key = 0; key < KEYS; key++) {
+		char name[8];
+		bool slotted = key >= SLOTTED;
+		int status;
+
+		snprintf(name, sizeof(name), "k%d", key);
+		if (key == RECORDED) {
+			bool doubtful = judge->last >= 0 && !judge->well;
+			bool clean = judge->cleared == judge->doubts;
+
+			status = run("-A", name, self, "nothing");
+			if ((status == 76 && clean) || (status == 0 && doubtful))
+				found(RECORD, "%s has %s record at the end", name,
+				      status ? "a" : "no");
+			if (status != 0 && status != 76)
+				found(STUCK, "%s is not to be had: status %d", name, status);
+			status = run("--forget", name, NULL, NULL);
+			judge->last = -1;
+			judge->cleared = judge->doubts;
+		} else if (slotted) {
+			status = run("-j3", name, self, "nothing");
+		} else {
+			status = run(name, self, "nothing", NULL);
+		}
+		if (status != 0)
+			found(STUCK, "%s is not to be had: status %d", name, status);
+	}
+	expect_no_files("after each key was had once more");
+}
+
+/* Each run that came to its end has its line, once. */
+static void
+judge_ledgers(void)
+{
+	for (int key = 0; key < SLOTTED; key++) {
+		static int lines[2 * WAVE_MAX];
+		int count, times[WAVE_MAX] = {0};
+		char name[8];
+		int fd;
+
+		snprintf(name, sizeof(name), "k%d", key);
+		fd = judges_file("ledger", name);
+		count = (int)(read(fd, lines, sizeof(lines)) / (ssize_t)sizeof(int));
+		if (count < 0 || ftruncate(fd, 0) < 0)
+			fail("ledger");
+		close(fd);
+		for (int i = 0; i < count; i++)
+			if (lines[i] >= 0 && lines[i] < wave.started)
+				times[lines[i]]++;
+			else
+				found(LEDGER, "%s: a line of nobody", name);
+		for (int i = 0; i < wave.started; i++) {
+			bool due = judge->runs[i].left && played[i].keys & 1u << key;
+
+			if (times[i] > 1 || (due && times[i] != 1))
+				found(LEDGER, "%s: run %d is there %d times", name, i, times[i]);
+		}
+	}
+}
+
+/*
+ * Who was seen to wait for a key comes before who was started after that, unless
+ * both share it: then which of the commands was quicker says nothing.
+ */
+static void
+judge_order(void)
+{
+	for (int early = 0; early < wave.started; early++) {
+		int entry = judge->runs[early].entry;
+
+		if (!played[early].seen || played[early].moved || !entry)
+			continue;
+		for (int late = played[early].seen; late < wave.started; late++)
+			if ((played[late].keys & played[early].keys) && judge->runs[late].entry &&
+			    judge->runs[late].entry < entry &&
+			    (played[late].exclusive || played[early].exclusive))
+				found(ORDER, "run %d was served before run %d", late, early);
+	}
+}
+
+static void
+wave_begin(long runs, int parallel)
+{
+	static const enum wave_kind kinds[] = {WILD, WILD, WILD, WILD, GENTLE, READERS, FEW};
+
+	memset(&wave, 0, sizeof(wave));
+	judge->entries = 0;
+	wave.kind = kinds[pick(sizeof(kinds) / sizeof(*kinds))];
+	wave.size = 100 + (int)pick(wave.kind == WILD ? WAVE_MAX - 100 : 200);
+	wave.size = wave.size > runs ? (int)runs : wave.size;
+	wave.hot = wave.kind == READERS ? (int)pick(SLOTTED) : (int)pick(KEYS + 1) - 1;
+	/* With few the files come and go, with many the queues are long. */
+	wave.parallel = pick(2) ? 1 + (int)pick(4) : 1 + (int)pick((unsigned)parallel);
+	if (wave.kind == FEW)
+		wave.parallel = SLOTS;
+	wave.parallel = wave.parallel > parallel ? parallel : wave.parallel;
+	counts.waves++;
+}
+
+/* What must be so when all contenders of a wave have ended. */
+static void
+wave_end(void)
+{
+	int64_t since = now();
+	int alive = 0;
+
+	__atomic_add_fetch(&judge->wave, 1, __ATOMIC_SEQ_CST); /* daemons end */
+	while (reap(&alive)) {
+		if (now() - since > stuck_after) {
+			found(STUCK, "an orphan has not ended");
+			break;
+		}
+		pause_for(200);
+	}
+	if (wave.kind != WILD)
+		expect_no_files("after a gentle wave");
+	had_once_more();
+	judge_ledgers();
+	judge_order();
+}
+
+/* One wave; with `once` only up to the first fault. */
+static void
+play(long runs, int parallel, bool once)
+{
+	int alive = 0;
+
+	wave_begin(runs, parallel);
+	while (wave.started < wave.size || alive) {
+		if (once && faults()) {
+			for (int place = 0; place < wave.parallel; place++)
+				if (contenders[place].pid)
+					kill(-contenders[place].pid, SIGKILL);
+			return;
+		}
+		for (int place = 0; place < wave.parallel && wave.started < wave.size; place++)
+			if (!contenders[place].pid) {
+				start(place);
+				alive++;
+			}
+		reap(&alive);
+		for (int place = 0; place < wave.parallel; place++)
+			if (contenders[place].pid)
+				tend(&contenders[place]);
+		if (pick(2))
+			look_at(&contenders[pick((unsigned)wave.parallel)]);
+		if (pick(8) == 0)
+			clean();
+		pause_for(50);
+	}
+	wave_end();
+}
+
+static void
+usage(void)
+{
+	fprintf(stderr, "usage: torture [-vx] [-p PARALLEL] [-s SEED] [-t SECONDS] KEYLOCK RUNS\n");
+	exit(64);
 }
 
 int
 main(int argc, char **argv)
 {
-	if (argc > 6 && strcmp(argv[1], "job") == 0)
-		return job(argv + 2);
-	if (argc < 3) {
-		fprintf(stderr, "usage: torture KEYLOCK RUNS [PARALLEL [SEED]]\n");
-		return 2;
-	}
-
-	const char *directory = getenv("KEYLOCK_DIR");
 	const char *temporary = getenv("TMPDIR");
-	long runs = atol(argv[2]), started = 0, lull = 500;
-	int parallel = argc > 3 ? atoi(argv[3]) : 24, alive = 0;
-	double begin = now();
-	char template[512];
+	int parallel = 24, option;
+	unsigned long seed = (unsigned long)time(NULL);
+	int64_t begin = now();
+	char template[512], command[600];
+	long runs, started = 0;
+	bool once = false;
 
-	if (!directory || parallel < 1 || parallel > PARALLEL_MAX) {
-		fprintf(stderr, "torture: KEYLOCK_DIR is not set, or PARALLEL is not 1 to %d\n",
-		        PARALLEL_MAX);
-		return 2;
+	if (argc > 7 && (strcmp(argv[1], "job") == 0 || strcmp(argv[1], "caller") == 0)) {
+		bool holds = argv[1][0] == 'c';
+
+		argv[1] = argv[0];
+		snprintf(folder, sizeof(folder), "%s", argv[2]);
+		judge_open();
+		return holds ? caller(argv + 1) : job(argv + 1);
 	}
-	keylock = argv[1];
+	if (argc == 2 && strcmp(argv[1], "nothing") == 0)
+		return 0;
+	while ((option = getopt(argc, argv, "vxp:s:t:")) != -1)
+		switch (option) {
+		case 'v':
+			aloud = true;
+			break;
+		case 'x':
+			once = true;
+			break;
+		case 'p':
+			parallel = atoi(optarg);
+			break;
+		case 's':
+			seed = strtoul(optarg, NULL, 10);
+			break;
+		case 't':
+			stuck_after = atol(optarg) * 1000000;
+			break;
+		default:
+			usage();
+		}
+	directory = getenv("KEYLOCK_DIR");
+	if (argc - optind != 2 || !directory || parallel < 1 || parallel > PARALLEL_MAX)
+		usage();
 	self = argv[0];
-	random_state = argc > 4 ? strtoull(argv[4], NULL, 10) : (uint64_t)time(NULL);
-	random_state = random_state * 2654435761u + 88172645463325252u;
+	keylock = argv[optind];
+	runs = atol(argv[optind + 1]);
+	random_state = seed * 2654435761u + 88172645463325252u;
 	snprintf(template, sizeof(template), "%s/torture.XXXXXX", temporary ? temporary : "/tmp");
 	if (!mkdtemp(template))
 		fail(template);
 	snprintf(folder, sizeof(folder), "%s", template);
-	judge_open(true);
+	judge_open();
+	judge->driver = getpid();
+	judge->last = -1;
+	/* Orphans become ours, to be waited for; pauses are as short as they say. */
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	prctl(PR_SET_TIMERSLACK, 1L);
+	unsetenv("KEYLOCK_KEY");
+	unsetenv("KEYLOCK_ABANDONED");
 
-	while (started < runs || alive) {
-		int status;
-		pid_t pid;
-
-		/* Now and then all come to an end, for the cleaner. */
-		if (started >= lull)
-			lull = alive ? lull : started + 500;
-		for (int place = 0; place < parallel && started < runs && started < lull; place++)
-			if (!contenders[place].pid) {
-				start(place);
-				started++;
-				alive++;
-				if (pick(5) < 2)
-					disturb(parallel);
-			}
-		while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-			for (int place = 0; place < parallel; place++)
-				if (contenders[place].pid == pid) {
-					ended(&contenders[place], status);
-					alive--;
-				}
-		if (alive == 0)
-			clean(directory);
-		for (int place = 0; place < parallel; place++) {
-			struct contender *contender = &contenders[place];
-			double age = now() - contender->started;
-
-			if (!contender->pid)
-				continue;
-			/* Nobody stays stopped for long, nor holds for ever. */
-			if (contender->stopped && pick(400) == 0) {
-				kill(-contender->pid, SIGCONT);
-				contender->stopped = false;
-			}
-			if (contender->input >= 0 && pick(400) == 0) {
-				close(contender->input);
-				contender->input = -1;
-			}
-			if (age > STUCK_SECONDS && !contender->killed) {
-				counts.stuck++;
-				fprintf(stderr, "torture: stuck: pid %d\n", (int)contender->pid);
-				contender->killed = true;
-				kill(-contender->pid, SIGKILL);
-			}
-		}
-		pause_microseconds(100);
+	while (started < runs && !(once && faults())) {
+		play(runs - started, parallel, once);
+		started += wave.started;
 	}
-	/* Every key can be had, and its first run after a kill leaves no file. */
-	for (int key = 0; key < KEYS; key++) {
-		char name[8];
-
-		snprintf(name, sizeof(name), "k%d", key);
-		if (run("-w", "30", "--forget", name) != 0)
-			counts.stuck++;
-	}
-	/* A slot's file is only looked at by who gets so far: take all at once. */
-	for (int i = 0; i < SLOTS; i++)
-		if (fork() == 0) {
-			execl(keylock, keylock, "-w", "30", "-j", "3", "k3", "sleep", "0.5",
-			      (char *)NULL);
-			_exit(127);
-		}
-	for (int status; wait(&status) > 0;)
-		counts.stuck += status != 0;
-
-	int left = files_in(directory);
-	bool good = !judge->overlaps && !judge->collisions && !counts.odd && !counts.stuck && !left;
-
-	printf("torture: %ld runs in %.0f s, %d entered, %ld kills, %ld stops, %ld times the empty "
-	       "directory removed, %ld taken, %ld in doubt: %d overlaps, %d collisions, %ld stuck, "
-	       "%d files left, %ld odd ends\n",
-	       started, now() - begin, judge->entered, counts.kills, counts.stops, counts.cleaned,
-	       counts.taken, counts.doubtful, judge->overlaps, judge->collisions, counts.stuck,
-	       left, counts.odd);
-	if (left) {
-		char command[1024];
-
-		snprintf(command, sizeof(command), "ls -lA '%s' >&2", directory);
-		if (system(command) != 0)
-			fprintf(stderr, "torture: ls failed\n");
-	}
-
-	char command[1024];
-
+	printf("torture: %ld runs in %ld waves in %.0f s, seed %lu: %ld commands ran, %ld "
+	       "killed, %ld of them before their command ran, %ld stopped, %d daemons, "
+	       "the empty directory removed %ld times, %ld taken, %ld in doubt, %ld seen to "
+	       "wait;",
+	       started, counts.waves, (double)(now() - begin) / 1e6, seed, counts.ran,
+	       counts.killed, counts.killed_waiting, counts.stopped, judge->daemons, counts.cleaned,
+	       counts.taken, counts.doubtful, counts.seen);
+	for (int i = 0; i < FAULTS; i++)
+		printf("%s %d %s", i ? "," : "", judge->faults[i], fault_names[i]);
+	printf("\n");
 	snprintf(command, sizeof(command), "rm -rf '%s'", folder);
 	if (system(command) != 0)
 		fprintf(stderr, "torture: rm failed\n");
-	return good ? 0 : 1;
+	return faults() ? 1 : 0;
 }

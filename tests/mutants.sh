@@ -1,0 +1,194 @@
+#!/usr/bin/env bash
+#
+# mutants.sh [quick|long] [NAME...] - the torture and the tests find broken keylocks
+#
+# Builds keylocks that are broken on purpose, each by a change to one or two functions
+# of keylock.c, and runs what must find each of them out: the torture (tests/torture.c)
+# up to its first fault, or tests of one bats file. keylock itself must pass all of
+# that. A change that does not fit the source any more is a failure, too. With long,
+# each detector runs five times, and how often it found its mutant out is told. NAMEs:
+# only these.
+
+# shellcheck disable=SC2016 # what is in single quotes is perl's
+
+set -u
+cd "$(dirname "$0")/.." || exit 1
+unset KEYLOCK_DIR KEYLOCK_KEY KEYLOCK
+size=${1:-quick}
+case $size in
+quick) times=1 ;;
+long) times=5 ;;
+*)
+	echo 'usage: mutants.sh [quick|long] [NAME...]' >&2
+	exit 64
+	;;
+esac
+[ $# -eq 0 ] || shift
+only=" $* "
+
+base=/dev/shm
+[ -d "$base" ] && [ -w "$base" ] || base=${TMPDIR:-/tmp}
+work=$(mktemp -d "$base/mutants.XXXXXX") || exit 1
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
+begin=$SECONDS
+
+cc -O2 -static -o "$work/torture" tests/torture.c 2>/dev/null ||
+	cc -O2 -o "$work/torture" tests/torture.c || exit
+
+# in_function FUNCTION CHANGE...: standard input with each CHANGE, a substitution of
+# perl's, made in the body of its FUNCTION ("-": anywhere).
+cat >"$work/change.pl" <<'PERL'
+undef $/;
+my $source = <STDIN>;
+while (my ($function, $change) = splice @ARGV, 0, 2) {
+	my ($before, $body, $after) = ("", $source, "");
+	if ($function ne "-") {
+		$source =~ /^\Q$function\E\([^;{]*\)\n\{\n.*?^\}\n/ms
+			or die "there is no function $function any more\n";
+		($before, $body, $after) = ($`, $&, $');
+	}
+	local $_ = $body;
+	eval($change) or die "$@$function: $change does not fit any more\n";
+	$source = $before . $_ . $after;
+}
+print $source;
+PERL
+
+# --- detectors: DETECTOR KEYLOCK WORD...; fail when they find something out ---
+
+# The torture; for who is not to be found at once, with these options of it.
+torture() {
+	local keylock=$1 dir status=0
+	shift
+	dir=$(mktemp -d "$work/run.XXXXXX") || return
+	KEYLOCK_DIR=$dir/keys TMPDIR=$dir "$work/torture" -x "${@:1:$#-1}" "$keylock" "${!#}" ||
+		status=$?
+	rm -rf "$dir"
+	return "$status"
+}
+
+# The tests of a bats file whose names match.
+tests() {
+	KEYLOCK=$1 bats --filter "$3" "tests/$2.bats"
+}
+
+# --- one mutant ---
+
+# mutant NAME DETECTOR FUNCTION CHANGE...: DETECTOR is a line of words.
+mutant() {
+	[ "$only" = '  ' ] || [[ $only == *" $1 "* ]] || return 0
+	in_background try_mutant "$@"
+}
+
+try_mutant() {
+	local name=$1 detector=$2 found=0 time round words
+	shift 2
+	read -ra words <<<"$detector"
+	if ! perl "$work/change.pl" "$@" <keylock.c >"$work/$name.c" 2>"$work/$name.log" ||
+		! cc -O1 -std=c11 -w -o "$work/$name" "$work/$name.c" 2>>"$work/$name.log"; then
+		echo "mutant $name: NOT BUILT: $(head -n 1 "$work/$name.log")"
+		return
+	fi
+	time=$SECONDS
+	for ((round = 0; round < times; round++)); do
+		"${words[0]}" "$work/$name" "${words[@]:1}" >"$work/$name.log" 2>&1 ||
+			found=$((found + 1))
+	done
+	if [ "$found" -eq "$times" ]; then
+		echo "mutant $name: found out by $detector in $((SECONDS - time)) s: $(reason "$name")"
+	else
+		echo "mutant $name: NOT FOUND OUT by $detector in $((times - found)) of $times runs"
+	fi
+}
+
+# What the detector said first.
+reason() {
+	grep -aE '^torture: wave|^not ok' "$work/$1.log" | head -n 1 | cut -c 1-100
+}
+
+control() {
+	local detector words
+	for detector; do
+		read -ra words <<<"$detector"
+		if ! "${words[0]}" "$PWD/keylock" "${words[@]:1}" >"$work/control.log" 2>&1; then
+			echo "control: NOT PASSED: keylock itself is found out by $detector"
+			cat "$work/control.log"
+			return
+		fi
+	done
+	echo 'control: keylock itself passes what finds the mutants out'
+}
+
+# Two at once.
+in_background() {
+	while [ "$(jobs -pr | wc -l)" -ge 2 ]; do
+		wait -n
+	done
+	number=$((number + 1))
+	"$@" >"$work/out.$number" &
+}
+number=100
+
+# --- the mutants ---
+
+# A stuck key is known after 5 s; the longest queue of the torture takes 1 s.
+T='torture -t 5 20000'
+
+[ "$only" != '  ' ] || in_background control "$T" "tests looking held"
+
+# Who takes a lock does not see whether the file still has its name.
+mutant no-recheck "$T" lockfile_is_current 's/\{\n/{\n\treturn true;\n/'
+# Who leaves removes the file though others wait for it, ...
+mutant tidy-before-waiters "$T" lockfile_tidy \
+	's/byte_held\(fd, F_WRLCK, PRESENCE, 0\) < 0/true/g'
+# ... or even have it.
+mutant tidy-blind "$T" lockfile_tidy \
+	's/byte_held\(fd, F_WRLCK, PRESENCE, 0\) < 0/true/g &&
+		s/flock\(fd, LOCK_EX \| LOCK_NB\) == 0/true/'
+# The name goes after the lock and the gate.
+mutant late-unlink "$T" lockfile_tidy \
+	's/\{\n/{\n\tbool late = false;\n/ && s/\tunlinkat\(directory->fd, name, 0\);/\tlate = true;/ &&
+		s/(.*\tclose\(fd\);\n)/$1\tif (late)\n\t\tunlinkat(directory->fd, name, 0);\n/s'
+# Nobody enters the gate to tidy.
+mutant tidy-without-gate "$T" lockfile_tidy 's/byte_try\(fd, F_WRLCK, GATE, 1\)/0/'
+# The lock is let go while the command runs.
+mutant early-unlock "$T" command_run \
+	's/(\tforward_early\(child\);\n)/$1\tflock(command->locks[0].fd, LOCK_UN);\n/'
+# Nobody draws a ticket: the kernel lets newcomers in.
+mutant no-tickets "$T" ticket_draw 's/\{\n/{\n\treturn 0;\n/' \
+	turn_await 's/\{\n/{\n\treturn 0;\n/'
+# Newcomers do not look at the tickets.
+mutant newcomers-first "$T" lock_take 's/last \? EAGAIN : request/request/'
+# The file is emptied when it is opened, a record with it.
+mutant truncate "$T" - 's/LOCKFILE_FLAGS = O_RDWR/LOCKFILE_FLAGS = O_RDWR | O_TRUNC/'
+# The command does not get the lock.
+mutant not-handed-on "$T" become 's/\n\t\tif \(fcntl\(.*?F_DUPFD.*?\) < 0\)/\n\t\tif (0)/'
+# A daemon that has the description keeps the key.
+mutant no-unlock "$T" lock_release 's/\tflock\(lock->fd, LOCK_UN\);//'
+# Nobody waits for nested runs.
+mutant guests-alone "$T" guests_leave 's/\{\n/{\n\treturn true;\n/'
+# A holder is not seen to be one.
+mutant no-presence "tests looking held" presence_take 's/\{\n/{\n\treturn 0;\n/'
+# Cleaners take the file for an old one.
+mutant not-sticky "$T" lockfile_make 's/S_ISVTX \| //' \
+	lockfile_open 's/!\(file\.st_mode & S_ISVTX\)/false/'
+# The record outlives a good end, or is ended by a bad one.
+mutant record-stays "$T" record_settle 's/ftruncate\(lock->fd, 0\) < 0/false/'
+mutant record-goes "$T" record_settle 's/else if \(cause\)/else if (false)/'
+# Two keys are taken in the order of the command line.
+mutant unsorted "$T" keys_order 's/\{\n/{\n\treturn;\n/'
+# One slot more than there are.
+mutant one-slot-more "$T" slots_acquire \
+	's/count = \(size_t\)lock->slots/count = (size_t)lock->slots + 1/'
+# The file with the queue is not seen to have lost its name.
+mutant slots-no-recheck "$T" slots_take 's/!lockfile_is_current\(directory, queue\)/false/'
+# The file with the queue goes while others come to it.
+mutant slots-tidy-without-gate "$T" lockfile_tidy \
+	's/byte_try\(fd, F_WRLCK, GATE, 1\)/strchr(name, 37) ? byte_try(fd, F_WRLCK, GATE, 1) : 0/'
+wait
+cat "$work"/out.*
+good=$(cat "$work"/out.* | grep -c '^mutant .*: found out')
+bad=$(cat "$work"/out.* | grep -c ': NOT ')
+echo "mutants: $good found out, $bad not, control $(cat "$work"/out.* | grep -q '^control: keylock' && echo passed || echo 'not passed'), $((SECONDS - begin)) s"
+[ "$bad" -eq 0 ]
