@@ -57,6 +57,7 @@ length() { # TARGET
 	name | file) echo 280 ;;
 	time) echo 48 ;;
 	options) echo 160 ;;
+	record) echo 200 ;;
 	*) echo 320 ;;
 	esac
 }
