@@ -39,8 +39,10 @@
 #				run of bats.
 #	ended FILE COMMAND…	runs COMMAND, writes "exit N" or "signal N" to FILE ("signal N
 #				core" with a core): what a shell's $? cannot tell apart.
-#	need TOOL…, need_root, need_long
-#				skip the test, saying why; need_long unless KEYLOCK_LONG is set.
+#	need TOOL…, need_root, need_long, need_plain
+#				skip the test, saying why; need_long unless KEYLOCK_LONG is set,
+#				need_plain where KEYLOCK_INSTRUMENTED is, since sanitizers want
+#				descriptors and memory of their own.
 #	public_folder		sets public to a new empty folder that every user may enter, for
 #				tests of several users; removed by teardown.
 #	private_root COMMAND…	runs COMMAND as root of an own mount namespace, an ordinary user
@@ -251,6 +253,10 @@ need_root() {
 
 need_long() {
 	[ -n "${KEYLOCK_LONG-}" ] || skip 'takes long: set KEYLOCK_LONG=1'
+}
+
+need_plain() {
+	[ -z "${KEYLOCK_INSTRUMENTED-}" ] || skip 'needs a keylock without instruments'
 }
 
 private_root() {
