@@ -57,13 +57,12 @@ PERL
 
 # --- detectors: DETECTOR KEYLOCK WORD...; fail when they find something out ---
 
-# The torture; for who is not to be found at once, with these options of it.
+# The torture: RUNS and options, for what is not found at once in all that it does.
 torture() {
-	local keylock=$1 dir status=0
-	shift
+	local keylock=$1 runs=$2 dir status=0
+	shift 2
 	dir=$(mktemp -d "$work/run.XXXXXX") || return
-	KEYLOCK_DIR=$dir/keys TMPDIR=$dir "$work/torture" -x "${@:1:$#-1}" "$keylock" "${!#}" ||
-		status=$?
+	KEYLOCK_DIR=$dir/keys TMPDIR=$dir "$work/torture" -x "$@" "$keylock" "$runs" || status=$?
 	rm -rf "$dir"
 	return "$status"
 }
@@ -133,12 +132,12 @@ number=100
 # --- the mutants ---
 
 # A stuck key is known after 5 s; the longest queue of the torture takes 1 s.
-T='torture -t 5 20000'
+T='torture 20000 -t5'
 
 [ "$only" != '  ' ] || in_background control "$T" "tests looking held"
 
 # Who takes a lock does not see whether the file still has its name.
-mutant no-recheck "$T" lockfile_is_current 's/\{\n/{\n\treturn true;\n/'
+mutant no-recheck "$T -p4 -k0" lockfile_is_current 's/\{\n/{\n\treturn true;\n/'
 # Who leaves removes the file though others wait for it, ...
 mutant tidy-before-waiters "$T" lockfile_tidy \
 	's/byte_held\(fd, F_WRLCK, PRESENCE, 0\) < 0/true/g'
@@ -146,49 +145,52 @@ mutant tidy-before-waiters "$T" lockfile_tidy \
 mutant tidy-blind "$T" lockfile_tidy \
 	's/byte_held\(fd, F_WRLCK, PRESENCE, 0\) < 0/true/g &&
 		s/flock\(fd, LOCK_EX \| LOCK_NB\) == 0/true/'
-# The name goes after the lock and the gate.
-mutant late-unlink "$T" lockfile_tidy \
+# The name goes after the lock and the gate, for which there is a moment more.
+mutant late-unlink "$T -p4 -k0" lockfile_tidy \
 	's/\{\n/{\n\tbool late = false;\n/ && s/\tunlinkat\(directory->fd, name, 0\);/\tlate = true;/ &&
-		s/(.*\tclose\(fd\);\n)/$1\tif (late)\n\t\tunlinkat(directory->fd, name, 0);\n/s'
+		s/(.*\tclose\(fd\);\n)/$1\tif (late) {\n\t\tusleep(100);\n\t\tunlinkat(directory->fd, name, 0);\n\t}\n/s'
 # Nobody enters the gate to tidy.
-mutant tidy-without-gate "$T" lockfile_tidy 's/byte_try\(fd, F_WRLCK, GATE, 1\)/0/'
+mutant tidy-without-gate "$T -p3 -w2" lockfile_tidy 's/byte_try\(fd, F_WRLCK, GATE, 1\)/0/'
 # The lock is let go while the command runs.
 mutant early-unlock "$T" command_run \
 	's/(\tforward_early\(child\);\n)/$1\tflock(command->locks[0].fd, LOCK_UN);\n/'
 # Nobody draws a ticket: the kernel lets newcomers in.
 mutant no-tickets "$T" ticket_draw 's/\{\n/{\n\treturn 0;\n/' \
-	turn_await 's/\{\n/{\n\treturn 0;\n/'
+	turn_await 's/if \(!ahead\)/if (true)/'
 # Newcomers do not look at the tickets.
 mutant newcomers-first "$T" lock_take 's/last \? EAGAIN : request/request/'
 # The file is emptied when it is opened, a record with it.
-mutant truncate "$T" - 's/LOCKFILE_FLAGS = O_RDWR/LOCKFILE_FLAGS = O_RDWR | O_TRUNC/'
+mutant truncate "$T -k2" - 's/LOCKFILE_FLAGS = O_RDWR/LOCKFILE_FLAGS = O_RDWR | O_TRUNC/'
 # The command does not get the lock.
 mutant not-handed-on "$T" become 's/\n\t\tif \(fcntl\(.*?F_DUPFD.*?\) < 0\)/\n\t\tif (0)/'
 # A daemon that has the description keeps the key.
 mutant no-unlock "$T" lock_release 's/\tflock\(lock->fd, LOCK_UN\);//'
 # Nobody waits for nested runs.
-mutant guests-alone "$T" guests_leave 's/\{\n/{\n\treturn true;\n/'
+mutant guests-alone "$T -p8 -k0" guests_leave 's/\{\n/{\n\treturn true;\n/'
 # A holder is not seen to be one.
 mutant no-presence "tests looking held" presence_take 's/\{\n/{\n\treturn 0;\n/'
 # Cleaners take the file for an old one.
 mutant not-sticky "$T" lockfile_make 's/S_ISVTX \| //' \
 	lockfile_open 's/!\(file\.st_mode & S_ISVTX\)/false/'
 # The record outlives a good end, or is ended by a bad one.
-mutant record-stays "$T" record_settle 's/ftruncate\(lock->fd, 0\) < 0/false/'
-mutant record-goes "$T" record_settle 's/else if \(cause\)/else if (false)/'
+mutant record-stays "$T -k2" record_settle 's/ftruncate\(lock->fd, 0\) < 0/false/'
+mutant record-goes "$T -k2" record_settle 's/else if \(cause\)/else if (false)/'
 # Two keys are taken in the order of the command line.
-mutant unsorted "$T" keys_order 's/\{\n/{\n\treturn;\n/'
+mutant unsorted "$T -k0" keys_order 's/\{\n/{\n\treturn;\n/'
 # One slot more than there are.
-mutant one-slot-more "$T" slots_acquire \
+mutant one-slot-more "$T -p12 -k3" slots_acquire \
 	's/count = \(size_t\)lock->slots/count = (size_t)lock->slots + 1/'
 # The file with the queue is not seen to have lost its name.
-mutant slots-no-recheck "$T" slots_take 's/!lockfile_is_current\(directory, queue\)/false/'
+mutant slots-no-recheck "$T -p8 -k3" slots_take 's/!lockfile_is_current\(directory, queue\)/false/'
 # The file with the queue goes while others come to it.
-mutant slots-tidy-without-gate "$T" lockfile_tidy \
-	's/byte_try\(fd, F_WRLCK, GATE, 1\)/strchr(name, 37) ? byte_try(fd, F_WRLCK, GATE, 1) : 0/'
+mutant slots-tidy-without-gate "$T -p8 -k3" - 's/\nstatic void\nlockfile_tidy/\nstatic bool ungated;\n$&/' \
+	lockfile_tidy 's/byte_try\(fd, F_WRLCK, GATE, 1\)/ungated ? 0 : $&/ &&
+		s/\tunlinkat/\tungated \&\& usleep(100), unlinkat/' \
+	slots_tidy 's/\tlockfile_tidy\(directory, base, first\);/\tungated = true;\n$&\n\tungated = false;/'
+
 wait
 cat "$work"/out.*
 good=$(cat "$work"/out.* | grep -c '^mutant .*: found out')
 bad=$(cat "$work"/out.* | grep -c ': NOT ')
-echo "mutants: $good found out, $bad not, control $(cat "$work"/out.* | grep -q '^control: keylock' && echo passed || echo 'not passed'), $((SECONDS - begin)) s"
+echo "mutants: $good found out, $bad not, control $(cat "$work"/out.* | grep -q '^control: keylock' && echo passed || echo 'was not run'), $((SECONDS - begin)) s"
 [ "$bad" -eq 0 ]

@@ -3,12 +3,14 @@
  * random, with daemons left behind and a cleaner at work. What is right is judged
  * by means that are not keylock's.
  *
- *	torture [-vx] [-p PARALLEL] [-s SEED] [-t STUCK_SECONDS] KEYLOCK RUNS
+ *	torture [-vx] [-p PARALLEL] [-s SEED] [-t SECONDS] [-w WAVE] [-k KEY] KEYLOCK RUNS
  *
  * KEYLOCK_DIR is the directory of the lockfiles, which nobody else may use; TMPDIR
  * is where the judges' files go. Prints one line of figures, and before it, on
  * standard error, what was wrong; exits 0 when nothing was, else 1. -x ends with
- * the first fault; -v tells of each start and each signal.
+ * the first fault; -v tells of each start and each signal; a run that has not ended
+ * after SECONDS (60) is stuck; -w has waves of one kind alone, by its number in enum
+ * wave_kind, and -k one key that most want in all of them.
  *
  * The runs come in waves, each of its own kind and number of contenders. A command
  * that runs asks these judges:
@@ -326,13 +328,15 @@ leave_daemon(struct stay *stay, long microseconds)
 static void
 leave_nested(char **argv)
 {
-	char *words[] = {argv[6], "-r",    argv[7], argv[0], "job",   argv[1], argv[2],
-	                 NULL,    argv[4], "0",     argv[6], argv[7], NULL};
+	bool shared = strchr(argv[3], 's') != NULL;
+	char microseconds[24];
+	char *words[] = {argv[6], shared ? "-rs" : "-r", argv[7],      argv[0], "job",   argv[1],
+	                 argv[2], shared ? "gs" : "g",   microseconds, "0",     argv[6], argv[7],
+	                 NULL};
 	pid_t pid;
 
-	words[7] = strchr(argv[3], 's') ? "gs" : "g";
-	if (words[7][1])
-		words[1] = "-rs";
+	/* For longer than its ancestor, or not. */
+	snprintf(microseconds, sizeof(microseconds), "%ld", 2 * atol(argv[4]) + getpid() % 400);
 	posix_spawn(&pid, words[0], NULL, NULL, words, environ);
 }
 
@@ -420,24 +424,24 @@ struct contender {
 	pid_t pid; /* 0: free */
 	int run;
 	int64_t started;
-	int code;     /* its own status, when its command comes to its end */
-	long waiting; /* -w, in microseconds; 0: for ever; -1: -n */
-	bool may_be_taken, may_be_in_doubt, recorded;
-	bool caller;     /* by --hold */
-	bool in_place;   /* -F */
-	bool nested;     /* begins a nested run */
-	bool immortal;   /* a daemon of it has the lock if its keylock is killed */
-	uint64_t sent;   /* the signals that were sent to it, as bits */
+	/* What it is like: see draw(). */
+	int keys[3], count;
+	bool shared, slotted, hold, in_place, linger;
+	char records;  /* R or A, or 0 */
+	long waiting;  /* -w, in microseconds; 0: for ever; -1: -n */
+	char kind[16]; /* of its command, in letters */
+	long microseconds;
+	int code;        /* its command's status */
+	bool immortal;   /* a daemon of it would have the lock if keylock were killed */
 	int clean_since; /* judge->cleared when it was started, where that was sure */
-	/* When what will be done to it; 0: never. */
-	int64_t kill_at, stop_at, continue_at;
+	uint64_t sent;   /* the signals that it was sent, as bits */
+	int64_t kill_at, stop_at, continue_at; /* 0: never */
 };
 
 /* Of all runs of the wave. */
 static struct {
 	unsigned keys; /* as bits */
 	bool exclusive;
-	bool slotted;
 	bool moved; /* gave its place up */
 	int seen;   /* how many were started when it was seen to wait; 0: was not */
 } played[WAVE_MAX];
@@ -461,6 +465,7 @@ static struct {
 static const char *keylock, *self, *directory;
 static int64_t stuck_after = 60 * 1000000;
 static bool aloud;
+static int only_kind = -1, only_hot = -1; /* -w and -k; -1: any */
 
 static struct {
 	long killed, killed_waiting, stopped, taken, doubtful, ran, cleaned, seen, waves;
@@ -523,174 +528,155 @@ add_long(struct words *words, const char *text)
 	words->argv[words->count - 1] = (char *)(uintptr_t)text;
 }
 
-/* What will be done to a contender, and when. */
-static void
-plan(struct contender *contender)
-{
-	if (wave.kind != WILD)
-		return;
-	if (pick(4) == 0)
-		contender->kill_at = contender->started + 50 + pick_size(15);
-	if (pick(12) == 0)
-		contender->stop_at = contender->started + 50 + pick_size(14);
-}
-
 /*
- * Start a contender of a random kind in `place`. The letters of its command's
- * kind: s shared, j slots, a records, h --hold, q killed by its caller, d leaves a
- * daemon that has nothing to do, D for long, l one that goes on under the lock, r
- * begins a nested run, g is one.
+ * Draw what a contender is like. The letters of its command's kind: s shared, j slots,
+ * a records, h by --hold, q killed by its caller, d leaves a daemon that has nothing
+ * to do, D for long, l one that goes on under the lock, r begins a nested run, g is
+ * one.
  */
 static void
-start(int place)
+draw(struct contender *contender)
 {
-	struct contender *contender = &contenders[place];
-	int key = wave.hot >= 0 && pick(4) ? wave.hot : (int)pick(KEYS), keys[3] = {key}, count = 1;
-	bool gentle = wave.kind != WILD, slotted, shared, hold, linger = false, in_place = false;
-	const char *option = NULL; /* on records */
-	char kind[16] = "";
-	struct words words = {.count = 0};
-	posix_spawnattr_t attributes;
-	long microseconds = pick(3) ? (long)pick_size(11) : 0;
+	bool gentle = wave.kind != WILD;
+	int key = wave.hot >= 0 && pick(4) ? wave.hot : (int)pick(KEYS);
+	char *kind = contender->kind;
 
-	*contender = (struct contender){.started = now(), .run = wave.started};
 	if (wave.kind == FEW)
-		keys[0] = key = SLOTTED;
-	slotted = key >= SLOTTED;
-	hold = pick(10) == 0;
+		key = SLOTTED;
+	contender->keys[0] = key;
+	contender->count = 1;
+	contender->slotted = key >= SLOTTED;
+	contender->shared = !contender->slotted && (pick(4) == 0 || wave.kind == READERS);
+	contender->hold = pick(10) == 0;
 	if (key == RECORDED && pick(4))
-		option = pick(3) ? "-qR" : "-qA";
-	shared = !slotted && (pick(4) == 0 || wave.kind == READERS);
-	if (!hold && !option)
-		in_place = !gentle && pick(10) == 0;
-	if (!hold && !in_place)
-		linger = !gentle && pick(12) == 0;
-	contender->in_place = in_place;
-	contender->recorded = option != NULL;
-	contender->caller = hold;
-
-	/* How long its patience lasts. */
-	switch (pick(6)) {
+		contender->records = pick(3) ? 'R' : 'A';
+	contender->in_place = !gentle && !contender->hold && !contender->records && pick(10) == 0;
+	contender->linger = !gentle && !contender->hold && !contender->in_place && pick(12) == 0;
+	switch (pick(wave.kind < READERS ? 6 : 2)) {
 	case 0:
 		contender->waiting = -1;
 		break;
 	case 1:
-		if (wave.kind < READERS)
-			contender->waiting = 1 + pick_size(16);
+		contender->waiting = wave.kind < READERS ? 1 + pick_size(16) : 0;
 		break;
 	}
-	contender->may_be_taken = contender->waiting && wave.kind < READERS;
-
-	/* All or none. */
-	if (pick(6) == 0 && !option && wave.kind != FEW) {
-		int other = slotted ? KEYS - 1 + SLOTTED - key : (key + 1) % RECORDED;
-
-		keys[count++] = other;
-		if (!slotted && key < RECORDED && pick(3) == 0)
-			keys[count++] = RECORDED;
+	if (pick(6) == 0 && !contender->records && wave.kind != FEW) {
+		/* All or none: in any order, of two or three. */
+		contender->keys[contender->count++] =
+		    contender->slotted ? KEYS - 1 + SLOTTED - key : (key + 1) % RECORDED;
+		if (key < RECORDED && pick(3) == 0)
+			contender->keys[contender->count++] = RECORDED;
 	}
 
-	/* How its command ends, and what is left of it. */
+	/* What its command does, and how it ends. */
+	contender->microseconds = pick(3) ? pick_size(11) : 0;
 	contender->code = pick(8) ? GOOD : OTHER;
-	if (option && !shared && !gentle && pick(6) == 0)
+	if (contender->hold)
+		contender->code = GOOD;
+	if (contender->records && !contender->shared && !gentle && pick(6) == 0)
 		contender->code = DOUBTFUL;
-	if (hold) {
-		contender->code = contender->code == DOUBTFUL ? DOUBTFUL : GOOD;
-		strcat(kind, "h");
-		if (!gentle && pick(4) == 0)
-			strcat(kind, "q");
-	} else if (linger || in_place) {
+	if (contender->hold) {
+		strcat(kind, !gentle && pick(4) == 0 ? "hq" : "h");
+	} else if (contender->linger || contender->in_place) {
 		strcat(kind, "l");
 	} else if (pick(8) == 0) {
 		contender->immortal = pick(16) == 0;
 		strcat(kind, contender->immortal ? "D" : "d");
-	} else if (!slotted && count == 1 && pick(12) == 0) {
-		contender->nested = true;
+	} else if (!contender->slotted && contender->count == 1 && pick(8) == 0) {
 		strcat(kind, "r");
 	}
-	if (option) {
-		/* All of -A that get in are sure that the key is clean. */
-		strcat(kind, "a");
-		contender->may_be_in_doubt = option[2] == 'A';
-		contender->clean_since =
-		    judge->cleared == judge->doubts && wave.kind == WILD ? judge->cleared : -1;
-	}
-	strcat(kind, shared ? "s" : "");
-	strcat(kind, slotted ? "j" : "");
+	strcat(kind, contender->records ? "a" : "");
+	strcat(kind, contender->shared ? "s" : "");
+	strcat(kind, contender->slotted ? "j" : "");
 
-	/* SELF job|caller FOLDER RUN KIND MICROSECONDS CODE KEYLOCK..., in the order
-	 * that keylock and what it runs need. */
-	struct words tail = {.count = 0};
+	/* What will be done to it. */
+	if (!gentle && pick(4) == 0)
+		contender->kill_at = contender->started + 50 + pick_size(15);
+	if (!gentle && pick(12) == 0)
+		contender->stop_at = contender->started + 50 + pick_size(14);
+}
 
+/* What keylock is called with. */
+static void
+add_keylock(struct words *words, const struct contender *contender)
+{
+	add_long(words, keylock);
 	if (contender->waiting > 0)
-		add(&words, "-w%ld.%06ld", contender->waiting / 1000000,
+		add(words, "-w%ld.%06ld", contender->waiting / 1000000,
 		    contender->waiting % 1000000);
 	else if (contender->waiting < 0)
-		add(&words, "-n");
-	if (shared)
-		add(&words, "-s");
-	if (slotted)
-		add(&words, "-j%d", SLOTS);
-	if (in_place)
-		add(&words, "-F");
-	if (linger)
-		add(&words, "-l");
-	if (option)
-		add(&words, "%s", option);
-	if (hold)
-		add(&words, "--hold");
-	for (int i = 1; i < count; i++)
-		add(&words, "-kk%d", keys[i]);
-	add(&words, "k%d", keys[0]);
+		add(words, "-n");
+	if (contender->shared)
+		add(words, "-s");
+	if (contender->slotted)
+		add(words, "-j%d", SLOTS);
+	if (contender->in_place)
+		add(words, "-F");
+	if (contender->linger)
+		add(words, "-l");
+	if (contender->records)
+		add(words, "-q%c", contender->records);
+	if (contender->hold)
+		add(words, "--hold");
+	for (int i = 1; i < contender->count; i++)
+		add(words, "-kk%d", contender->keys[i]);
+	add(words, "k%d", contender->keys[0]);
+}
 
-	struct words whole = {.count = 0};
+/* What job() and caller() are called with, but for the keys. */
+static void
+add_self(struct words *words, const struct contender *contender)
+{
+	add_long(words, self);
+	add(words, contender->hold ? "caller" : "job");
+	add_long(words, folder);
+	add(words, "%d", contender->run);
+	add(words, "%s", *contender->kind ? contender->kind : "-");
+	add(words, "%ld", contender->microseconds);
+	add(words, "%d", contender->code);
+}
 
-	add_long(&tail, self);
-	add(&tail, hold ? "caller" : "job");
-	add_long(&tail, folder);
-	add(&tail, "%d", contender->run);
-	add(&tail, "%s", *kind ? kind : "-");
-	add(&tail, "%ld", microseconds);
-	add(&tail, "%d", contender->code);
-	if (hold) {
-		contender->code = GOOD;
-		for (int i = 0; i < tail.count; i++)
-			add_long(&whole, tail.argv[i]);
-		add_long(&whole, keylock);
-		for (int i = 0; i < words.count; i++)
-			add_long(&whole, words.argv[i]);
-		add(&whole, "--");
+/* Start a contender of a random kind. */
+static void
+start(struct contender *contender)
+{
+	struct words words = {.count = 0};
+	posix_spawnattr_t attributes;
+	int run = wave.started++;
+
+	*contender = (struct contender){.started = now(), .run = run, .clean_since = -1};
+	draw(contender);
+	if (contender->hold) {
+		add_self(&words, contender);
+		add_keylock(&words, contender);
+		add(&words, "--");
 	} else {
-		add_long(&whole, keylock);
-		for (int i = 0; i < words.count; i++)
-			add_long(&whole, words.argv[i]);
-		for (int i = 0; i < tail.count; i++)
-			add_long(&whole, tail.argv[i]);
-		add_long(&whole, keylock);
+		add_keylock(&words, contender);
+		add_self(&words, contender);
+		add_long(&words, keylock);
 	}
-	for (int i = 0; i < count; i++)
-		add(&whole, "k%d", keys[i]);
+	memset(&judge->runs[run], 0, sizeof(*judge->runs));
+	memset(&played[run], 0, sizeof(*played));
+	for (int i = 0; i < contender->count; i++) {
+		add(&words, "k%d", contender->keys[i]);
+		played[run].keys |= 1u << contender->keys[i];
+	}
+	played[run].exclusive = !contender->shared && !contender->slotted;
+	if (judge->cleared == judge->doubts)
+		contender->clean_since = judge->cleared;
 
-	memset(&played[contender->run], 0, sizeof(*played));
-	for (int i = 0; i < count; i++)
-		played[contender->run].keys |= 1u << keys[i];
-	played[contender->run].exclusive = !shared && !slotted;
-	played[contender->run].slotted = slotted;
-	memset(&judge->runs[contender->run], 0, sizeof(*judge->runs));
-	plan(contender);
 	posix_spawnattr_init(&attributes);
 	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
-	errno = posix_spawn(&contender->pid, whole.argv[0], NULL, &attributes, whole.argv, environ);
+	errno = posix_spawn(&contender->pid, words.argv[0], NULL, &attributes, words.argv, environ);
 	if (errno)
-		fail(whole.argv[0]);
+		fail(words.argv[0]);
 	posix_spawnattr_destroy(&attributes);
 	if (aloud) {
-		fprintf(stderr, "run %d: pid %d:", contender->run, (int)contender->pid);
-		for (int i = 0; i < whole.count; i++)
-			fprintf(stderr, " %s", whole.argv[i]);
+		fprintf(stderr, "run %d: pid %d:", run, (int)contender->pid);
+		for (int i = 0; i < words.count; i++)
+			fprintf(stderr, " %s", words.argv[i]);
 		fprintf(stderr, "\n");
 	}
-	wave.started++;
 }
 
 /* The pid of the contender's command, 0 where it does not run. */
@@ -699,7 +685,7 @@ command_of(const struct contender *contender)
 {
 	pid_t pid = __atomic_load_n(&judge->runs[contender->run].pid, __ATOMIC_SEQ_CST);
 
-	return pid && !contender->caller && getpgid(pid) == contender->pid ? pid : 0;
+	return pid && !contender->hold && getpgid(pid) == contender->pid ? pid : 0;
 }
 
 /* Signal a contender (or its group, by a negative number, or its command). */
@@ -710,7 +696,7 @@ send(struct contender *contender, pid_t to, int signo)
 
 	contender->sent |= (uint64_t)1 << signo;
 	/* Before it can have an effect. */
-	if (ends && contender->recorded) {
+	if (ends && contender->records) {
 		judge->runs[contender->run].shaken = true;
 		__atomic_add_fetch(&judge->doubts, 1, __ATOMIC_SEQ_CST);
 	}
@@ -726,7 +712,7 @@ end_some(struct contender *contender)
 	pid_t command = command_of(contender);
 
 	contender->kill_at = 0;
-	switch (contender->caller ? 0 : pick(10)) {
+	switch (contender->hold ? 0 : pick(10)) {
 	case 0:
 	case 1:
 	case 2:
@@ -776,21 +762,30 @@ stop_some(struct contender *contender)
 	counts.stopped++;
 }
 
-/* The beginning of a file of the process in /proc, which may be gone. */
+/* Read a file of /proc, as far as there is room; of one that is gone, nothing. */
+static char *
+read_whole(int folder_of_it, const char *path, char *text, size_t size)
+{
+	int fd = openat(folder_of_it, path, O_RDONLY | O_CLOEXEC);
+	size_t used = 0;
+	ssize_t length = 0;
+
+	while (fd >= 0 && (length = read(fd, text + used, size - 1 - used)) > 0)
+		used += (size_t)length;
+	text[used] = '\0';
+	if (fd >= 0)
+		close(fd);
+	return text;
+}
+
+/* One line of what /proc says of the process. */
 static const char *
 glance(pid_t pid, const char *file, char text[200])
 {
 	char path[64];
-	ssize_t length = -1;
-	int fd;
 
 	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd >= 0) {
-		length = read(fd, text, 199);
-		close(fd);
-	}
-	text[length > 0 ? length : 0] = '\0';
+	read_whole(AT_FDCWD, path, text, 200);
 	text[strcspn(text, "\n")] = '\0';
 	return text;
 }
@@ -858,51 +853,55 @@ clean(void)
 		mkdir(directory, 0700);
 }
 
-/* Whether the process has a ticket or is blocked in flock(2), at the file of `key`. */
+/*
+ * Whether the process has a ticket at `file`, or with NULL at one that has lost its
+ * name. How the lines of fdinfo look is told in proc(5); a ticket is a write lock at
+ * byte 1000 or above.
+ */
 static bool
-waits_at(pid_t pid, int key)
+has_ticket(pid_t pid, const struct stat *file)
 {
-	static char text[1 << 16];
-	char path[600], pattern[64];
-	struct stat file, other;
+	char text[4096], path[64];
+	bool has = false;
 	DIR *list;
-	bool waits = false;
-	ssize_t length;
-	int fd;
 
-	snprintf(path, sizeof(path), "%s/k%d", directory, key);
-	snprintf(pattern, sizeof(pattern), "/proc/%d/fdinfo", (int)pid);
-	if (stat(path, &file) < 0 || !(list = opendir(pattern)))
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo", (int)pid);
+	list = opendir(path);
+	if (!list)
 		return false;
-	for (struct dirent *entry; !waits && (entry = readdir(list));) {
-		char *line;
+	for (struct dirent *entry; !has && (entry = readdir(list));) {
+		struct stat before, after;
 		long at;
 
 		snprintf(path, sizeof(path), "/proc/%d/fd/%.20s", (int)pid, entry->d_name);
-		if (entry->d_name[0] == '.' || stat(path, &other) < 0 ||
-		    other.st_ino != file.st_ino || other.st_dev != file.st_dev)
+		if (entry->d_name[0] == '.' || stat(path, &before) < 0 ||
+		    (file ? before.st_ino != file->st_ino || before.st_dev != file->st_dev
+		          : before.st_nlink != 0))
 			continue;
-		fd = openat(dirfd(list), entry->d_name, O_RDONLY | O_CLOEXEC);
-		length = read(fd, text, sizeof(text) - 1);
-		close(fd);
-		text[length > 0 ? length : 0] = '\0';
-		for (line = text; (line = strstr(line, "OFDLCK")); line++)
+		read_whole(dirfd(list), entry->d_name, text, sizeof(text));
+		for (char *line = text; (line = strstr(line, "OFDLCK")); line++)
 			if (sscanf(line, "OFDLCK %*s WRITE %*d %*s %ld", &at) == 1 && at >= 1000)
-				waits = true;
+				has = true;
+		/* The number may have become another file's. */
+		has = has && stat(path, &after) == 0 && before.st_ino == after.st_ino;
 	}
 	closedir(list);
-	if (waits)
-		return true;
-	fd = open("/proc/locks", O_RDONLY | O_CLOEXEC);
-	length = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
-	close(fd);
-	text[length > 0 ? length : 0] = '\0';
+	return has;
+}
+
+/* Whether the process is blocked in flock(2) at the file: who has no ticket. */
+static bool
+is_blocked(pid_t pid, const struct stat *file)
+{
+	static char text[1 << 16];
+
+	read_whole(AT_FDCWD, "/proc/locks", text, sizeof(text));
 	for (char *line = text; (line = strstr(line, "-> FLOCK")); line++) {
 		unsigned long inode;
 		int waiter;
 
 		if (sscanf(line, "-> FLOCK %*s %*s %d %*[^:]:%*[^:]:%lu", &waiter, &inode) == 2 &&
-		    waiter == pid && inode == file.st_ino)
+		    waiter == pid && inode == file->st_ino)
 			return true;
 	}
 	return false;
@@ -912,11 +911,22 @@ waits_at(pid_t pid, int key)
 static void
 look_at(const struct contender *contender)
 {
-	unsigned keys = played[contender->run].keys;
+	char path[600];
+	struct stat file;
 
-	if (!contender->pid || contender->caller || (keys & (keys - 1)) ||
-	    played[contender->run].slotted || played[contender->run].seen ||
-	    judge->runs[contender->run].entry || !waits_at(contender->pid, __builtin_ctz(keys)))
+	if (!contender->pid || contender->hold || contender->count > 1 ||
+	    played[contender->run].seen || judge->runs[contender->run].entry)
+		return;
+	if (contender->slotted) {
+		/* Which of several at once was quicker says nothing; but tickets are
+		 * drawn inside the gate of a file that has its name, and keep it. */
+		if (has_ticket(contender->pid, NULL))
+			found(ORDER, "run %d waits at a file without a name", contender->run);
+		return;
+	}
+	snprintf(path, sizeof(path), "%s/k%d", directory, contender->keys[0]);
+	if (stat(path, &file) < 0 ||
+	    (!has_ticket(contender->pid, &file) && !is_blocked(contender->pid, &file)))
 		return;
 	played[contender->run].seen = wave.started;
 	counts.seen++;
@@ -938,13 +948,13 @@ ended(struct contender *contender, int status)
 	if (signo) {
 		if (!(contender->sent & (uint64_t)1 << signo))
 			why = "that nobody sent";
-	} else if (code == 75 && contender->may_be_taken) {
+	} else if (code == 75 && contender->waiting && wave.kind < READERS) {
 		counts.taken++;
 		if (ran)
 			why = "though its command ran";
 		else if (contender->waiting > 0 && age < contender->waiting)
 			why = "before its time";
-	} else if (code == 76 && contender->may_be_in_doubt) {
+	} else if (code == 76 && contender->records == 'A') {
 		counts.doubtful++;
 		if (ran)
 			why = "though its command ran";
@@ -952,15 +962,15 @@ ended(struct contender *contender, int status)
 		         contender->clean_since == judge->cleared)
 			found(RECORD, "run %d was refused for a death that was not",
 			      contender->run);
-	} else if (code != contender->code) {
+	} else if (code != (contender->hold ? GOOD : contender->code)) {
 		why = "that is not its command's";
-	} else if (!ran && !contender->caller) {
+	} else if (!ran && !contender->hold) {
 		why = "though its command did not run";
 	}
 	counts.ran += ran;
 	if (why)
 		found(ODD, "run %d (keys %x%s%s) ended by %s %d %s", contender->run,
-		      played[contender->run].keys, contender->caller ? ", --hold" : "",
+		      played[contender->run].keys, contender->hold ? ", --hold" : "",
 		      contender->in_place ? ", -F" : "", signo ? "signal" : "status",
 		      signo ? signo : code, why);
 }
@@ -1115,12 +1125,18 @@ wave_begin(long runs, int parallel)
 	memset(&wave, 0, sizeof(wave));
 	judge->entries = 0;
 	wave.kind = kinds[pick(sizeof(kinds) / sizeof(*kinds))];
+	if (only_kind >= 0)
+		wave.kind = (enum wave_kind)only_kind;
 	wave.size = 100 + (int)pick(wave.kind == WILD ? WAVE_MAX - 100 : 200);
 	wave.size = wave.size > runs ? (int)runs : wave.size;
 	wave.hot = wave.kind == READERS ? (int)pick(SLOTTED) : (int)pick(KEYS + 1) - 1;
+	if (only_hot >= 0)
+		wave.hot = only_hot;
 	/* With few the files come and go, with many the queues are long. */
 	wave.parallel = pick(2) ? 1 + (int)pick(4) : 1 + (int)pick((unsigned)parallel);
-	if (wave.kind == FEW)
+	if (wave.kind >= READERS && pick(3))
+		wave.parallel = SLOTS;
+	if (wave.kind == FEW && wave.parallel > SLOTS)
 		wave.parallel = SLOTS;
 	wave.parallel = wave.parallel > parallel ? parallel : wave.parallel;
 	counts.waves++;
@@ -1164,7 +1180,7 @@ play(long runs, int parallel, bool once)
 		}
 		for (int place = 0; place < wave.parallel && wave.started < wave.size; place++)
 			if (!contenders[place].pid) {
-				start(place);
+				start(&contenders[place]);
 				alive++;
 			}
 		reap(&alive);
@@ -1208,7 +1224,7 @@ main(int argc, char **argv)
 	}
 	if (argc == 2 && strcmp(argv[1], "nothing") == 0)
 		return 0;
-	while ((option = getopt(argc, argv, "vxp:s:t:")) != -1)
+	while ((option = getopt(argc, argv, "vxp:s:t:w:k:")) != -1)
 		switch (option) {
 		case 'v':
 			aloud = true;
@@ -1224,6 +1240,12 @@ main(int argc, char **argv)
 			break;
 		case 't':
 			stuck_after = atol(optarg) * 1000000;
+			break;
+		case 'w':
+			only_kind = atoi(optarg);
+			break;
+		case 'k':
+			only_hot = atoi(optarg);
 			break;
 		default:
 			usage();
