@@ -137,7 +137,7 @@ for target; do
 	if [ "$(cat "$work/$target.status")" -ne 0 ]; then
 		crashes=1 failed=1
 		echo "FAILED: $target:"
-		grep -aE 'fuzz\.c:[0-9]+: not so|ERROR|SUMMARY|runtime error|^ *#[0-9]+ .* in ' \
+		grep -aE 'fuzz\.c:[0-9]+: not so|ERROR|SUMMARY|runtime error|^ *#[0-9]+ .*lock\.c:' \
 			"$work/$target.log" | head -n 20
 		if [ -e "$work/$target.input" ]; then
 			echo "the input, and in hex:"
