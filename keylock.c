@@ -269,33 +269,58 @@ say(const char *format, ...)
 	errno = kept;
 }
 
+/* How many bytes the UTF-8 character at `bytes` has, 0 where there is none. */
+static size_t
+utf8_length(const unsigned char *bytes)
+{
+	size_t length = bytes[0] < 0x80                        ? 1
+	                : bytes[0] >= 0xc2 && bytes[0] <= 0xdf ? 2
+	                : (bytes[0] & 0xf0) == 0xe0            ? 3
+	                : bytes[0] >= 0xf0 && bytes[0] <= 0xf4 ? 4
+	                                                       : 0;
+
+	for (size_t i = 1; i < length; i++)
+		if ((bytes[i] & 0xc0) != 0x80)
+			return 0;
+	/* Overlong forms, surrogates, and what lies above Unicode. */
+	if ((bytes[0] == 0xe0 && bytes[1] < 0xa0) || (bytes[0] == 0xed && bytes[1] > 0x9f) ||
+	    (bytes[0] == 0xf0 && bytes[1] < 0x90) || (bytes[0] == 0xf4 && bytes[1] > 0x8f))
+		return 0;
+	return length;
+}
+
 /*
  * Make `text` fit for a line of a terminal: control characters, those of
- * UTF-8's C1 block too, become \xHH, and what is too long ends in "...".
- * Returns `shown`.
+ * UTF-8's C1 block too, and bytes that are no UTF-8 become \xHH, and what is too
+ * long ends in "...". Returns `shown`.
  */
 static const char *
 show(const char *text, char shown[SHOWN_SIZE])
 {
 	static const char digits[] = "0123456789abcdef";
+	const unsigned char *byte = (const unsigned char *)text;
 	size_t used = 0;
 
-	for (const unsigned char *byte = (const unsigned char *)text; *byte; byte++) {
-		bool c1 = byte[0] == 0xc2 && byte[1] >= 0x80 && byte[1] < 0xa0;
+	while (*byte) {
+		size_t length = utf8_length(byte);
+		bool control = *byte < 0x20 || *byte == 0x7f || (*byte == 0xc2 && byte[1] < 0xa0);
 
 		if (used + sizeof("\\xHH...") > SHOWN_SIZE) {
 			memcpy(shown + used, "...", 3);
 			used += 3;
 			break;
 		}
-		if (*byte >= 0x20 && *byte != 0x7f && !c1) {
-			shown[used++] = (char)*byte;
+		if (length && !control) {
+			memcpy(shown + used, byte, length);
+			used += length;
+			byte += length;
 			continue;
 		}
 		shown[used++] = '\\';
 		shown[used++] = 'x';
 		shown[used++] = digits[*byte >> 4];
 		shown[used++] = digits[*byte & 15];
+		byte++;
 	}
 	shown[used] = '\0';
 	return shown;
@@ -514,7 +539,7 @@ parse_time(const char *text, nanoseconds *time)
 	size_t fraction = point ? strspn(text + whole + 1, "0123456789") : 0;
 	nanoseconds unit = unit_of(text + whole + point + fraction);
 	nanoseconds sum = 0;
-	nanoseconds weight = unit;
+	nanoseconds rest = 0;
 	bool finer = false;
 
 	if (whole + fraction == 0 || unit == 0)
@@ -527,20 +552,15 @@ parse_time(const char *text, nanoseconds *time)
 		sum = sum * 10 + digit;
 	}
 	sum *= unit;
-	for (size_t i = 0; i < fraction; i++) {
-		int digit = text[whole + 1 + i] - '0';
+	for (size_t i = fraction; i-- > 0;) { /* long division, from the last digit */
+		nanoseconds part = (text[whole + 1 + i] - '0') * unit + rest;
 
-		if (weight % 10 != 0 || weight < 10) {
-			/* The last exact digit of a unit such as 3,600 s is lost in
-			 * what follows; rounding up once is right for all of it. */
-			finer = finer || digit != 0;
-			continue;
-		}
-		weight /= 10;
-		if (sum > INT64_MAX - 1 - digit * weight)
-			return false;
-		sum += digit * weight;
+		finer = finer || part % 10 != 0;
+		rest = part / 10;
 	}
+	if (sum > INT64_MAX - 1 - rest)
+		return false;
+	sum += rest;
 	*time = sum + (finer ? 1 : 0);
 	return *time != FOREVER;
 }
@@ -594,7 +614,9 @@ struct wait {
 	bool related;        /* of `look`: an ancestor may hold other keys */
 	nanoseconds started; /* of `look`: when the wait began; 0: it did not */
 	const struct directory *directory;
-	int turn; /* of `look`: what is kept until all is given back */
+	bool robbed;          /* a slot's file was removed under its holder */
+	nanoseconds hindered; /* since when a stranger is in the way, or 0 */
+	int turn;             /* of `look`: what is kept until all is given back */
 	char turn_name[NAME_SIZE];
 };
 
@@ -691,13 +713,14 @@ on_signal(int signo, siginfo_t *info, void *context)
 	};
 	int kept = errno;
 
-	(void)context;
 	if (signo == WAKER &&
 	    (info->si_code == SI_TIMER || signals.came[WAKER].sa_handler == SIG_IGN ||
 	     sigismember(&signals.came_mask, WAKER) == 1))
 		return;
 	if (!signals.caught || is_stop_signal(signals.caught))
 		signals.caught = signo;
+	/* A SIGCONT that comes from now on is for stop_begin(). */
+	mask_add(&((ucontext_t *)context)->uc_sigmask, SIGCONT);
 	timer_arm(0, &soon);
 	errno = kept;
 }
@@ -815,7 +838,10 @@ signal_came(void)
 	return signals.caught != 0;
 }
 
-/* Let in one blocked signal; where it is pending and stops, until continued. */
+/*
+ * Let in one blocked signal; where it is pending and stops, until continued. Then
+ * all are blocked.
+ */
 static void
 signal_let_in(int signo)
 {
@@ -825,19 +851,47 @@ signal_let_in(int signo)
 	mask_change(SIG_SETMASK, &all, NULL);
 }
 
-/*
- * Stop this process by `signo`, as its default action does, until it is
- * continued; by SIGSTOP where `signo` came ignored.
- */
-static void
-stop_by(int signo)
-{
-	struct sigaction action;
+static volatile sig_atomic_t continued; /* a SIGCONT came since stop_begin() */
+static struct sigaction continue_came;
 
-	if (sigaction(signo, NULL, &action) == 0 && action.sa_handler == SIG_IGN)
-		signo = SIGSTOP;
-	kill(getpid(), signo);
-	signal_let_in(signo);
+static void
+on_continue(int signo)
+{
+	(void)signo;
+	continued = 1;
+}
+
+/*
+ * Stop this process by `signo`, as its default action does, in two steps. A SIGCONT
+ * that came before, but after what we stop for, is pending, and is not to be lost:
+ * sending a stop signal discards it (signal(7)). So it is let in first, to a
+ * handler. Returns whether there is reason to stop still; stop_end() then stops,
+ * until continued, or does not.
+ */
+static bool
+stop_begin(int signo)
+{
+	struct sigaction action = {.sa_handler = on_continue};
+	sigset_t open_to = mask_all();
+
+	continued = 0;
+	sigaction(SIGCONT, &action, &continue_came);
+	sigdelset(&open_to, SIGCONT);
+	mask_change(SIG_SETMASK, &open_to, NULL);
+	kill(getpid(), signo); /* blocked; a SIGCONT from now on takes it away */
+	return !continued;
+}
+
+static void
+stop_end(int signo, bool stop)
+{
+	sigset_t only = mask_of(signo);
+
+	if (stop)
+		signal_let_in(signo);
+	else
+		signal_take(&only);
+	sigaction(SIGCONT, &continue_came, NULL);
 }
 
 /* Stop by the stop signal that was caught, and forget it. */
@@ -848,7 +902,7 @@ stop_caught(void)
 
 	waiting_end();
 	signals.caught = 0;
-	stop_by(signo);
+	stop_end(signo, stop_begin(signo));
 }
 
 /*
@@ -1081,12 +1135,15 @@ key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 	*slot = 1;
 	if (mark && (!parse_number(mark + 2, 2, SLOTS_MAX, slot) || mark[2] == '0'))
 		return false;
-	*hashed = find(base, "%h") != NULL;
-	if (*hashed) {
-		compose(key, NAME_SIZE, "%s", base);
-		return true;
-	}
-	for (const char *byte = base; *byte; byte++) {
+
+	const char *hash = find(base, "%h");
+
+	/* What is before the hash is read, too: it is how the key begins. */
+	*hashed = hash && length >= NAME_MAX_BYTES - 2 &&
+	          strspn(hash + 2, "0123456789abcdef") == 64 && !hash[2 + 64];
+	if (*hashed)
+		length = (size_t)(hash - base);
+	for (const char *byte = base; byte < base + length; byte++) {
 		unsigned int value;
 
 		if (*byte != '%') {
@@ -1105,7 +1162,9 @@ key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 	}
 	key[used] = '\0';
 	name_of_key(key, again);
-	return strcmp(again, base) == 0;
+	if (*hashed)
+		compose(key, NAME_SIZE, "%s", base);
+	return strlen(again) == length && memcmp(again, base, length) == 0;
 }
 
 /* ---- Directory ----------------------------------------------------------
@@ -1131,6 +1190,8 @@ struct directory {
 	bool look_only; /* where it is missing it stays so */
 	bool made;      /* by this process */
 	int fd;         /* -1: not open */
+	bool is_open;   /* others may write to it, too */
+	bool claims;    /* and it can be read: see "Lockfile" */
 	mode_t mode;
 	gid_t group;
 };
@@ -1228,6 +1289,24 @@ directory_check(struct directory *directory)
 	}
 	directory->mode = file.st_mode;
 	directory->group = file.st_gid;
+	directory->is_open = (file.st_mode & (S_IWGRP | S_IWOTH)) != 0;
+	directory->claims = false;
+	if (directory->is_open) {
+		/* O_PATH is not enough for claims. */
+		int fd =
+		    above_standard(openat(directory->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+
+		if (fd >= 0) {
+			close(directory->fd);
+			directory->fd = fd;
+			directory->claims = true;
+		} else if (errno != EACCES) {
+			say("%s: cannot be opened: %s", show(directory->path, shown),
+			    strerror(errno));
+			return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? REFUSED
+			                                                             : NO_FILE;
+		}
+	}
 	return 0;
 }
 
@@ -1272,7 +1351,7 @@ directory_open(struct directory *directory)
  * What is read of a directory, as getdents64(2) gives it, whose entries are libc's
  * struct dirent where offsets have 64 bits.
  */
-_Static_assert(offsetof(struct dirent, d_name) == 19, "struct dirent is the kernel's");
+_Static_assert(offsetof(struct dirent, d_name) == 19, "dirent");
 
 struct entries {
 	int fd; /* -1: not open */
@@ -1333,6 +1412,11 @@ entries_next(struct entries *entries)
  *
  * F_OFD_GETLK sees these bytes without disturbing anybody.
  *
+ * Where others may write to the directory, who made the lockfile can remove or
+ * rename it under whoever holds it, and the next would take another file of that
+ * name. A holder there also claims the name: a read lock on the directory itself,
+ * which is not theirs to remove, on byte MARKS (SHARED_MARKS) + a hash of the name.
+ *
  * Taking: inside the gate, when nobody waits, the lock is tried; else a ticket
  * is drawn, and outside the gate each waits for the one before it in line, the
  * first for the lock. Why tickets: the kernel wakes blocked requests in their
@@ -1380,6 +1464,7 @@ struct lock {
 	int slots;    /* how many may hold it at once */
 	int fd;       /* -1: not open */
 	bool made;    /* by this process, so that its times are right */
+	bool linked;  /* has another name: its times are not ours to set */
 	bool watched; /* by a waiter for slots */
 	int events;   /* its inotify descriptor, or -1 */
 	dev_t device;
@@ -1424,6 +1509,72 @@ byte_held(int fd, short type, off_t start, off_t end)
 	if ((end && end <= start) || fcntl(fd, F_OFD_GETLK, &bytes) < 0 || bytes.l_type == F_UNLCK)
 		return -1;
 	return bytes.l_start > start ? bytes.l_start : start;
+}
+
+/* The byte of the directory that a holder of the lock claims. */
+static off_t
+claim_byte(const struct lock *lock, bool shared)
+{
+	uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
+
+	for (const char *byte = lock->name; *byte; byte++)
+		hash = (hash ^ (unsigned char)*byte) * UINT64_C(0x100000001b3);
+	return (shared ? SHARED_MARKS : MARKS) + (off_t)(hash >> 3);
+}
+
+/* Whether another claims the name, exclusively or `shared`. */
+static bool
+claim_is_held(const struct directory *directory, const struct lock *lock, bool shared)
+{
+	off_t byte = claim_byte(lock, shared);
+
+	return byte_held(directory->fd, F_WRLCK, byte, byte + 1) >= 0;
+}
+
+/* Take the claim back, if there is one. */
+static void
+claim_drop(const struct directory *directory, const struct lock *lock)
+{
+	if (directory->claims)
+		byte_try(directory->fd, F_UNLCK, claim_byte(lock, lock->shared), 1);
+}
+
+/*
+ * Having the lock, claim its name in a directory where the file may have been
+ * removed under another holder, who is found by its claim then. Returns 0; EAGAIN
+ * when there is such a one; or another errno. First the claim, then the look: of
+ * two, one at least sees the other.
+ */
+static int
+claim_try(const struct directory *directory, const struct lock *lock)
+{
+	int error;
+
+	if (!directory->claims)
+		return 0;
+	error = byte_try(directory->fd, F_RDLCK, claim_byte(lock, lock->shared), 1);
+	if (!error && (claim_is_held(directory, lock, false) ||
+	               (!lock->shared && claim_is_held(directory, lock, true))))
+		error = EAGAIN;
+	if (error)
+		claim_drop(directory, lock);
+	return error;
+}
+
+/*
+ * Wait until a signal comes or it is `until`, but not longer than about 50 ms,
+ * which differs from process to process, so that two do not keep step.
+ */
+static int
+claim_sleep(nanoseconds until)
+{
+	nanoseconds pause = (20 + getpid() % 61) * MILLISECOND, left = until - now();
+	struct timespec timeout = to_timespec(left < 0 ? 0 : left < pause ? left : pause);
+	int error = waiting_begin();
+
+	if (!error && !signals.caught)
+		ppoll(NULL, 0, &timeout, &signals.came_mask);
+	return error ? error : signals.caught ? EINTR : 0;
 }
 
 /*
@@ -1568,23 +1719,28 @@ lockfile_open(struct directory *directory, struct lock *lock)
 		                        "not safe: it is no regular file; remove it");
 	lock->device = file.st_dev;
 	lock->inode = file.st_ino;
-	if (file.st_nlink > 1) {
-		lock->made = true; /* another's file: its times are not ours to set */
-	} else if (!(file.st_mode & S_ISVTX) &&
-	           fchmod(lock->fd, (file.st_mode & 07777) | S_ISVTX) < 0) {
+	lock->linked = file.st_nlink > 1;
+	if (!lock->linked && !(file.st_mode & S_ISVTX) &&
+	    fchmod(lock->fd, (file.st_mode & 07777) | S_ISVTX) < 0) {
 		/* Made by another program, for another user: rule 2 is not ours to keep. */
 	}
 	return 0;
 }
 
-/* Whether the open lockfile still bears its name. */
-static bool
-lockfile_is_current(const struct directory *directory, const struct lock *lock)
+/*
+ * Whether the open lockfile still bears its name: 0; ESTALE when not; or, where that
+ * cannot be told, an exit status as a negative number, and has said why.
+ */
+static int
+lockfile_recheck(const struct directory *directory, const struct lock *lock)
 {
 	struct stat named;
 
-	return fstatat(directory->fd, lock->name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
-	       named.st_ino == lock->inode && named.st_dev == lock->device;
+	if (fstatat(directory->fd, lock->name, &named, AT_SYMLINK_NOFOLLOW) == 0)
+		return named.st_ino == lock->inode && named.st_dev == lock->device ? 0 : ESTALE;
+	if (errno == ENOENT)
+		return ESTALE;
+	return -lockfile_failure(directory, lock, NO_FILE, strerror(errno));
 }
 
 /* Close the lockfile; all that our description of it held is let go. */
@@ -1620,7 +1776,8 @@ lockfile_tidy(const struct directory *directory, const char *name, int fd)
 		error = byte_wait(fd, F_WRLCK, GATE, &wait);
 	}
 	if (!error && byte_held(fd, F_WRLCK, PRESENCE, 0) < 0 && fstat(fd, &file) == 0 &&
-	    S_ISREG(file.st_mode) && !(file.st_mode & PINNED) && file.st_size == 0 &&
+	    S_ISREG(file.st_mode) && !(file.st_mode & PINNED) &&
+	    (file.st_size == 0 || find(name, "%s")) && /* a slot's has no record of ours */
 	    flock(fd, LOCK_EX | LOCK_NB) == 0 &&
 	    fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
 	    named.st_ino == file.st_ino && named.st_dev == file.st_dev)
@@ -1638,18 +1795,25 @@ lockfile_again(const struct directory *directory, const char *name)
 	return above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
 }
 
-/* Enter the gate. Returns as wait_for() does. */
+/* Have a byte lock, waiting without a look around. Returns as wait_for() does. */
 static int
-gate_enter(const struct lock *lock, const struct wait *wait)
+byte_have(const struct lock *lock, short type, off_t start, const struct wait *wait)
 {
-	int error = byte_try(lock->fd, F_WRLCK, GATE, 1);
+	int error = byte_try(lock->fd, type, start, 1);
 	struct wait bounded;
 
 	if (error != EAGAIN)
 		return error;
 	bounded = *wait;
 	bounded.look_at = FOREVER;
-	return byte_wait(lock->fd, F_WRLCK, GATE, &bounded);
+	return byte_wait(lock->fd, type, start, &bounded);
+}
+
+/* Enter the gate. Returns as wait_for() does. */
+static int
+gate_enter(const struct lock *lock, const struct wait *wait)
+{
+	return byte_have(lock, F_WRLCK, GATE, wait);
 }
 
 static void
@@ -1658,15 +1822,18 @@ gate_leave(const struct lock *lock)
 	byte_try(lock->fd, F_UNLCK, GATE, 1);
 }
 
-/* Become a holder for all to see. Returns 0 or an errno. */
+/*
+ * Become a holder for all to see. Returns as wait_for() does: nobody but a stranger
+ * keeps us from these bytes.
+ */
 static int
-presence_take(const struct lock *lock)
+presence_take(const struct lock *lock, const struct wait *wait)
 {
-	int error = byte_try(lock->fd, F_RDLCK, PRESENCE, 1);
+	int error = byte_have(lock, F_RDLCK, PRESENCE, wait);
 
 	if (error)
 		return error;
-	return byte_try(lock->fd, F_RDLCK, (lock->shared ? SHARED_MARKS : MARKS) + getpid(), 1);
+	return byte_have(lock, F_RDLCK, (lock->shared ? SHARED_MARKS : MARKS) + getpid(), wait);
 }
 
 static int
@@ -1675,13 +1842,20 @@ flock_mode(const struct lock *lock)
 	return lock->shared ? LOCK_SH : LOCK_EX;
 }
 
-/* Draw the ticket above `last`, the highest held, or the first. Inside the gate. */
+/*
+ * Draw the ticket above `last`, the highest held, or the first. Inside the gate.
+ * Returns 0; ESTALE where only a stranger can be in the way; or another errno.
+ */
 static int
 ticket_draw(struct lock *lock, off_t last)
 {
+	int error = ESTALE;
+
 	lock->ticket = last ? last + 1 : TICKETS;
 	lock->made = false; /* held later than made */
-	return byte_try(lock->fd, F_WRLCK, lock->ticket, 1);
+	if (lock->ticket < MARKS)
+		error = byte_try(lock->fd, F_WRLCK, lock->ticket, 1);
+	return error == EAGAIN ? ESTALE : error;
 }
 
 /*
@@ -1734,7 +1908,7 @@ lock_await(struct lock *lock, struct wait *wait)
 			error = wait_for(&wish, wait);
 	} while (error == EBUSY);
 	if (!error)
-		error = presence_take(lock);
+		error = presence_take(lock, wait);
 	if (!error)
 		byte_try(lock->fd, F_UNLCK, TICKETS, MARKS - TICKETS);
 	return error;
@@ -1760,7 +1934,7 @@ lock_take(struct lock *lock, struct wait *wait)
 	last = highest_ticket(lock->fd, MARKS);
 	error = last ? EAGAIN : request(&at_once, false);
 	if (!error) {
-		error = presence_take(lock);
+		error = presence_take(lock, wait);
 	} else if (error == EAGAIN && !wait->nonblock) {
 		error = ticket_draw(lock, last);
 		gate_leave(lock);
@@ -1793,7 +1967,7 @@ lock_result(const struct directory *directory, struct lock *lock, int error)
 	}
 	if (!error && !signals.caught) {
 		/* Held since now, unless others hold it along with us. */
-		if (!lock->made && !lock->nested &&
+		if (!lock->made && !lock->linked && !lock->nested &&
 		    !(lock->shared && byte_held(lock->fd, F_WRLCK, PRESENCE, PRESENCE + 1) >= 0))
 			futimens(lock->fd, NULL);
 		return 0;
@@ -1806,10 +1980,36 @@ lock_result(const struct directory *directory, struct lock *lock, int error)
 		result = -error;
 	else
 		result = lock_refused(lock, "cannot be locked", error);
+	claim_drop(directory, lock);
 	lockfile_close(lock);
 	lockfile_tidy(directory, lock->name, lockfile_again(directory, lock->name));
 	return result;
 }
+
+/*
+ * After a stranger was seen to be in the way: a moment of waiting, with nothing held
+ * that others wait for. Returns 0 to try again; as wait_for() does; or -UNSAFE, and
+ * says so, where we may be in the way of ourselves: an ancestor holds, or one who
+ * waits for us does.
+ */
+static int
+retry_later(const struct lock *lock, struct wait *wait, const char *why)
+{
+	char shown[SHOWN_SIZE];
+
+	if (!wait->hindered)
+		wait->hindered = now();
+	if (is_late(wait))
+		return ETIMEDOUT;
+	if ((wait->holding || getenv("KEYLOCK_KEY")) && now() >= wait->hindered + SECOND) {
+		say("%s: not safe: %s", show(lock->key, shown), why);
+		return -UNSAFE;
+	}
+	return claim_sleep(wait->deadline);
+}
+
+static const char robbed[] = "its file was removed while it is held";
+static const char barred[] = "another program's locks are on its file";
 
 /*
  * Acquire the lock of lock->key: open its file, take the lock, and see that the
@@ -1822,16 +2022,34 @@ lock_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 	int error;
 
 	for (;;) {
+		const char *why = NULL; /* to begin again in a moment */
+		int renamed;
+
 		error = -lockfile_open(directory, lock);
 		if (error)
 			break;
 		error = lock_take(lock, wait);
-		/* "Taken" too is only true of the file that bears the name. */
-		if ((error && error != EAGAIN) || lockfile_is_current(directory, lock))
+		if (error == ESTALE)
+			why = barred;
+		if (!error) {
+			error = claim_try(directory, lock);
+			if (error == EAGAIN && !wait->nonblock)
+				why = robbed;
+		}
+		if (error && error != EAGAIN && !why)
 			break;
+		/* "Taken" too is only true of the file that bears the name. */
+		renamed = lockfile_recheck(directory, lock);
+		if (renamed < 0)
+			error = renamed;
+		if (renamed < 0 || (!renamed && !why))
+			break;
+		claim_drop(directory, lock);
 		lockfile_close(lock);
-		error = ETIMEDOUT;
-		if (!wait->nonblock && is_late(wait))
+		error = why ? retry_later(lock, wait, why) : 0;
+		if (!error && !wait->nonblock && is_late(wait))
+			error = ETIMEDOUT;
+		if (error)
 			break;
 	}
 	if (error == EAGAIN && wait->reentrant) {
@@ -1845,15 +2063,22 @@ lock_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 /*
  * Before a holder lets an exclusive lock go: wait until the nested runs that it
  * covers have ended, and let no other in, on the description `fd`. Returns
- * whether that is so; not when a signal ends the wait.
+ * whether that is so; not when a signal ends the wait. At first none is let in: it
+ * may only be a holder before us, who is still leaving.
  */
 static bool
 guests_leave(int fd)
 {
-	struct wait wait = {.deadline = FOREVER, .look_at = FOREVER};
+	struct wait wait = {.deaf = true, .look_at = FOREVER};
 	int error = byte_try(fd, F_WRLCK, GUESTS, 1);
 
-	while (error == EAGAIN || (error == EINTR && is_stop_signal(signals.caught))) {
+	if (error == EAGAIN) {
+		wait.deadline = deadline_in(GATE_PATIENCE);
+		error = byte_wait(fd, F_WRLCK, GUESTS, &wait);
+	}
+	wait.deaf = false;
+	wait.deadline = FOREVER;
+	while (error == ETIMEDOUT || (error == EINTR && is_stop_signal(signals.caught))) {
 		if (error == EINTR)
 			stop_caught();
 		error = byte_wait(fd, F_WRLCK, GUESTS, &wait);
@@ -1872,10 +2097,27 @@ lock_release(const struct directory *directory, struct lock *lock, bool linger)
 	/* A new description, since a daemon that shares ours would keep the guests
 	 * out of what comes after if keylock were killed in here. */
 	int again = lockfile_again(directory, lock->name);
+	struct stat file;
 
+	/* The guests are at our file. */
+	if (again >= 0 && fstat(again, &file) == 0 &&
+	    (file.st_ino != lock->inode || file.st_dev != lock->device)) {
+		close(again);
+		again = -1;
+	}
 	if (!linger &&
 	    (lock->shared || lock->nested || guests_leave(again < 0 ? lock->fd : again))) {
-		flock(lock->fd, LOCK_UN);
+		char shown[SHOWN_SIZE];
+		int done;
+
+		/* First the claim, or the next would see it. */
+		claim_drop(directory, lock);
+		/* FUSE, which is not of the kernel alone, may answer with an error. */
+		do
+			done = flock(lock->fd, LOCK_UN);
+		while (done < 0 && errno == EINTR);
+		if (done < 0)
+			say("%s: cannot be let go: %s", show(lock->key, shown), strerror(errno));
 		byte_try(lock->fd, F_UNLCK, 0, ALL_BYTES);
 	}
 	lockfile_close(lock);
@@ -1909,14 +2151,18 @@ struct record {
 	char since[sizeof("2026-11-24T23:26:16Z")];
 };
 
-/* Write a time of CLOCK_REALTIME as RFC 3339 has it, in UTC. */
+/*
+ * Write a time of CLOCK_REALTIME as RFC 3339 has it, in UTC; what lies before 1970
+ * or after 9999, as a file's time may, as the nearest that does not.
+ */
 static const char *
 date_text(time_t time, char text[sizeof("2026-11-24T23:26:16Z")])
 {
-	struct tm parts;
+	static const time_t last = 253402300799;
+	struct tm parts = {0};
 
-	if (!gmtime_r(&time, &parts))
-		memset(&parts, 0, sizeof(parts));
+	time = time < 0 ? 0 : time > last ? last : time;
+	gmtime_r(&time, &parts);
 	compose(text, sizeof("2026-11-24T23:26:16Z"), "%04d-%02d-%02dT%02d:%02d:%02dZ",
 	        parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min,
 	        parts.tm_sec);
@@ -1933,8 +2179,11 @@ record_compose(struct record *record, const char *cause, const char *command)
 	                      "keylock1 pid=%ld since=%s cause=%s command=%s", (long)getpid(),
 	                      record->since, cause, show(slash ? slash + 1 : command, shown));
 
-	if (used > RECORD_SIZE - 1)
+	if (used > RECORD_SIZE - 1) {
 		used = RECORD_SIZE - 1;
+		while (((unsigned char)record->own[used] & 0xc0) == 0x80)
+			used--; /* no half a character */
+	}
 	memset(record->own + used, ' ', RECORD_SIZE - 1 - used);
 	record->own[RECORD_SIZE - 1] = '\n';
 	record->own[RECORD_SIZE] = '\0';
@@ -1956,16 +2205,15 @@ record_text(const char *bytes, size_t length, char text[RECORD_SIZE])
 	if (length != RECORD_SIZE || bytes[RECORD_SIZE - 1] != '\n')
 		return;
 
-	char line[RECORD_SIZE];
+	char line[RECORD_SIZE], shown[SHOWN_SIZE];
 	size_t end = RECORD_SIZE - 1;
 
 	memcpy(line, bytes, end);
-	for (size_t i = 0; i < end; i++)
-		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
-			return;
 	while (end && line[end - 1] == ' ')
 		end--;
 	line[end] = '\0';
+	if (strlen(line) != end || strcmp(show(line, shown), line) != 0)
+		return;
 	for (rest = line; count < 4; count++) {
 		size_t name = strlen(fields[count]);
 
@@ -2176,6 +2424,29 @@ slots_tidy(const struct directory *directory, const struct lock *lock)
 }
 
 /*
+ * Try to take the lock of a slot whose file is open, inside its gate. Returns 0,
+ * EAGAIN when it is taken, or another errno; then nothing is kept.
+ */
+static int
+slot_take(const struct directory *directory, const struct lock *slot, struct wait *wait)
+{
+	struct request at_once = {.fd = slot->fd, .flock = LOCK_EX};
+	int error = request(&at_once, false);
+
+	if (error)
+		return error;
+	error = presence_take(slot, wait);
+	if (!error)
+		error = claim_try(directory, slot);
+	wait->robbed = wait->robbed || error == EAGAIN;
+	if (error) {
+		flock(slot->fd, LOCK_UN);
+		byte_try(slot->fd, F_UNLCK, PRESENCE, ALL_BYTES);
+	}
+	return error;
+}
+
+/*
  * Try to acquire one slot, whose file is opened where it is not. Inside the gate
  * of the first file (`gated`) that is not entered again. Returns 0, EAGAIN when
  * it is taken, another errno, or a result as a negative number.
@@ -2184,8 +2455,7 @@ static int
 slot_try(struct directory *directory, struct lock *slot, struct wait *wait, bool gated)
 {
 	for (;;) {
-		struct request at_once = {.flock = LOCK_EX};
-		int error = 0;
+		int error = 0, renamed;
 
 		if (slot->fd < 0)
 			error = -lockfile_open(directory, slot);
@@ -2199,17 +2469,16 @@ slot_try(struct directory *directory, struct lock *slot, struct wait *wait, bool
 		if (error == ETIMEDOUT && wait->nonblock)
 			error = 0; /* without the gate, as in lock_take() */
 		if (!error) {
-			at_once.fd = slot->fd;
-			error = request(&at_once, false);
-			if (!error)
-				error = presence_take(slot);
+			error = slot_take(directory, slot, wait);
 			if (!gated)
 				gate_leave(slot);
 		}
 		if (error && error != EAGAIN)
 			return error;
-		if (lockfile_is_current(directory, slot))
-			return error;
+		renamed = lockfile_recheck(directory, slot);
+		if (renamed <= 0)
+			return renamed ? renamed : error;
+		claim_drop(directory, slot);
 		if (gated)
 			return ESTALE; /* the queue's own file: begin again */
 		lockfile_close(slot);
@@ -2311,7 +2580,13 @@ slots_await(struct directory *directory, struct lock *slots, size_t count, struc
 		int added = 0;
 		bool woken;
 
+		wait->robbed = false;
 		error = slots_try(directory, slots, count, wait, false, taken);
+		if (error == EAGAIN && wait->robbed) {
+			/* No event will tell its end: begin again, at the end of the line. */
+			error = retry_later(slots, wait, robbed);
+			error = error ? error : ESTALE;
+		}
 		if (error != EAGAIN)
 			break;
 		if (events >= 0 && (added = slots_watch(events, slots, count)) < 0) {
@@ -2385,8 +2660,9 @@ slots_take(struct directory *directory, struct lock *queue, struct lock *slots, 
 		return error;
 	/* Here and not after a slot is had: inside the gate, and then by our ticket,
 	 * the file keeps its name. */
-	if (!lockfile_is_current(directory, queue))
-		return ESTALE;
+	error = lockfile_recheck(directory, queue);
+	if (error)
+		return error;
 	off_t last = highest_ticket(queue->fd, MARKS);
 
 	error = last ? EAGAIN : slots_try(directory, slots, count, wait, true, taken);
@@ -2397,6 +2673,10 @@ slots_take(struct directory *directory, struct lock *queue, struct lock *slots, 
 	error = ticket_draw(queue, last);
 	byte_try(queue->fd, F_RDLCK, SLOT_WAITER, 1);
 	gate_leave(queue);
+	if (error == ESTALE) {
+		error = retry_later(queue, wait, barred);
+		return error ? error : ESTALE;
+	}
 	slots_peek(directory, slots, count);
 	if (!error)
 		error = turn_await(queue, wait, slots, count, taken);
@@ -2421,6 +2701,7 @@ slots_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 
 	if (!slots)
 		return lock_refused(lock, "slots", ENOMEM);
+	name_of_key(lock->key, lock->name); /* it may be that of a slot had before a stop */
 	for (size_t i = 0; i < count; i++) {
 		slots[i] = *lock;
 		slot_name(slots[i].name, lock->name, (int)i + 1);
@@ -2503,6 +2784,7 @@ keys_acquire_once(struct directory *directory, struct keys *keys, struct wait *w
 
 		wait->holding = i > 0;
 		wait->look_at = 0;
+		wait->hindered = 0;
 		result = key_acquire(directory, &keys->locks[i], wait);
 		if (result) {
 			*failed = i;
@@ -2534,13 +2816,15 @@ keys_acquire(struct directory *directory, struct keys *keys, struct wait *wait, 
 		}
 		if (!result && !signal_came())
 			return 0;
-		if (!result)
+		if (!result) {
+			/* Whatever becomes of that signal, the keys are not ours any more. */
 			keys_release(directory, keys, keys->count, false);
-		if (!signals.caught)
+			result = CAUGHT;
+		}
+		if (result != CAUGHT || (signals.caught && !is_stop_signal(signals.caught)))
 			return result;
-		if (!is_stop_signal(signals.caught))
-			return CAUGHT;
-		stop_caught();
+		if (signals.caught) /* else giving back has stopped already */
+			stop_caught();
 	}
 }
 
@@ -3036,9 +3320,11 @@ age_text(nanoseconds age, char text[32])
 static nanoseconds
 age_of(const struct glance *glance)
 {
-	nanoseconds since = (nanoseconds)glance->since.tv_sec * SECOND + glance->since.tv_nsec;
+	int64_t seconds = glance->since.tv_sec;
 
-	return glance->held ? clock_now(CLOCK_REALTIME) - since : -1;
+	if (!glance->held || seconds < 0 || seconds >= FOREVER / SECOND)
+		return -1;
+	return clock_now(CLOCK_REALTIME) - (seconds * SECOND + glance->since.tv_nsec);
 }
 
 enum { WHOSE_SIZE = 512 };
@@ -3083,31 +3369,38 @@ whose_text(const struct glance *glance, char text[WHOSE_SIZE])
 struct ancestor {
 	bool holds;
 	bool shared;
-	pid_t pid; /* 0: not known, but its descriptor was inherited */
+	bool proven; /* and not only said by a mark that others can make */
+	pid_t pid;   /* 0: not known, but its descriptor was inherited */
 };
 
 /*
  * Whether process `pid` holds the lock of the file, as its mark says. The mark's
  * pid may be of another namespace, so where its descriptors can be seen they
- * decide.
+ * decide. Where not, it is believed; but in a directory where others can make any
+ * mark (`is_open`) only of a keylock, and not as a proof.
  */
-static bool
-process_holds(const struct lock *lock, pid_t pid)
+static struct ancestor
+process_holds(const struct lock *lock, pid_t pid, bool shared, bool is_open)
 {
+	struct ancestor ancestor = {.pid = pid, .shared = shared};
 	struct seats seats = {0};
-	char path[64];
-	bool holds = false;
+	char path[64], name[64];
 
 	compose(path, sizeof(path), "/proc/%ld/fd", (long)pid);
-	if (access(path, R_OK) < 0)
-		return true;
+	if (access(path, R_OK) < 0) {
+		ancestor.proven = !is_open;
+		ancestor.holds = !is_open || strcmp(name_of_process(pid, name), "keylock") == 0;
+		return ancestor;
+	}
+	ancestor.proven = true;
 	seats_of_process(&seats, pid, lock->device, lock->inode);
-	for (size_t i = 0; i < seats.count; i++) {
+	for (size_t i = 0; i < seats.count && !ancestor.holds; i++) {
 		seat_learn(&seats.list[i]);
-		holds = holds || seats.list[i].holds;
+		ancestor.holds = seats.list[i].holds;
+		ancestor.shared = seats.list[i].shared;
 	}
 	seats_free(&seats);
-	return holds;
+	return ancestor;
 }
 
 /* This process, its ancestors, and the locks that it has inherited. */
@@ -3159,22 +3452,29 @@ lineage_of(const struct lock *locks, size_t count)
 
 /* Find the ancestor that holds the lock. */
 static struct ancestor
-ancestor_of(const struct lock *lock, const struct lineage *lineage)
+ancestor_of(const struct lock *lock, const struct lineage *lineage, bool is_open)
 {
+	struct ancestor found = {0};
+
 	for (size_t i = 0; i < lineage->count && lineage->pids[i] > 0; i++) {
 		off_t mark = MARKS + lineage->pids[i], shared = SHARED_MARKS + lineage->pids[i];
 		bool is_shared = byte_held(lock->fd, F_WRLCK, shared, shared + 1) >= 0;
+		struct ancestor ancestor;
 
-		if ((is_shared || byte_held(lock->fd, F_WRLCK, mark, mark + 1) >= 0) &&
-		    process_holds(lock, lineage->pids[i]))
-			return (struct ancestor){
-			    .holds = true, .shared = is_shared, .pid = lineage->pids[i]};
+		if (!is_shared && byte_held(lock->fd, F_WRLCK, mark, mark + 1) < 0)
+			continue;
+		ancestor = process_holds(lock, lineage->pids[i], is_shared, is_open);
+		if (ancestor.holds && ancestor.proven)
+			return ancestor;
+		if (ancestor.holds && !found.holds)
+			found = ancestor;
 	}
-	for (size_t i = 0; i < lineage->inherited.count; i++)
-		if (lineage->inherited.list[i].inode == lock->inode)
-			return (struct ancestor){.holds = true,
-			                         .shared = lineage->inherited.list[i].shared};
-	return (struct ancestor){0};
+	for (size_t i = 0; i < lineage->inherited.count && !found.proven; i++)
+		if (lineage->inherited.list[i].inode == lock->inode) {
+			found.holds = found.proven = true;
+			found.shared = lineage->inherited.list[i].shared;
+		}
+	return found;
 }
 
 /*
@@ -3187,10 +3487,11 @@ static int
 nest(struct lock *lock, const struct wait *wait, const struct lineage *lineage, bool come,
      struct ancestor *ancestor)
 {
+	bool is_open = wait->directory->is_open;
 	struct wait bounded = *wait;
 	int error;
 
-	*ancestor = ancestor_of(lock, lineage);
+	*ancestor = ancestor_of(lock, lineage, is_open);
 	if (!ancestor->holds)
 		return 0;
 	bounded.look_at = FOREVER;
@@ -3200,16 +3501,19 @@ nest(struct lock *lock, const struct wait *wait, const struct lineage *lineage, 
 	if (!error) {
 		struct lineage again = lineage_of(lock, 1);
 
-		*ancestor = ancestor_of(lock, &again);
+		*ancestor = ancestor_of(lock, &again, is_open);
 		seats_free(&again.inherited);
 	}
-	come = come && !error && ancestor->holds && (lock->shared || !ancestor->shared);
+	come = come && !error && ancestor->holds && ancestor->proven &&
+	       (lock->shared || !ancestor->shared);
 	if (come && ancestor->shared) {
 		/* One of the holders. */
 		if (flock(lock->fd, LOCK_SH | LOCK_NB) < 0)
 			error = errno;
 		else
-			error = presence_take(lock);
+			error = presence_take(lock, wait);
+		if (!error)
+			error = claim_try(wait->directory, lock);
 	}
 	if (come && !error) {
 		byte_try(lock->fd, F_UNLCK, TICKETS, MARKS - TICKETS);
@@ -3492,7 +3796,10 @@ nested(const struct wait *wait, const struct lock *lock, const struct ancestor *
 	if (ancestor->pid)
 		compose(who, sizeof(who), "pid %ld, an ancestor of this process",
 		        (long)ancestor->pid);
-	if (wait->reentrant)
+	if (wait->reentrant && !ancestor->proven)
+		say("%s: waiting would never end: held by %s, which -r cannot see to hold it",
+		    show(lock->key, shown), who);
+	else if (wait->reentrant)
 		say("%s: waiting would never end: held shared by %s, which does not cover an "
 		    "exclusive lock",
 		    show(lock->key, shown), who);
@@ -3560,6 +3867,7 @@ struct command {
 	char **argv;              /* argv[-1] can be written to */
 	const struct lock *locks; /* whose descriptors it inherits */
 	size_t count;
+	int claims;           /* the directory's, likewise, where it is claimed; or -1 */
 	char *key_line;       /* KEYLOCK_KEY=…, or NULL */
 	char *abandoned_line; /* KEYLOCK_ABANDONED=…, or NULL */
 	mode_t umask;         /* that keylock came with */
@@ -3661,6 +3969,8 @@ become(const struct command *command, const struct sigaction *child_came)
 	for (size_t i = 0; i < command->count; i++)
 		if (fcntl(command->locks[i].fd, F_DUPFD, FIRST_COMMAND_FD) < 0)
 			return REFUSED;
+	if (command->claims >= 0 && fcntl(command->claims, F_DUPFD, FIRST_COMMAND_FD) < 0)
+		return REFUSED;
 	umask(command->umask);
 	if (child_came->sa_handler == SIG_IGN)
 		sigaction(SIGCHLD, child_came, NULL);
@@ -3717,17 +4027,16 @@ static void
 stop_with(pid_t child, int signo)
 {
 	siginfo_t info = {.si_pid = 0};
-	sigset_t stop;
+	bool stop;
 
 	if (signo == SIGSTOP)
 		signo = SIGTSTP;
-	kill(getpid(), signo); /* blocked; a SIGCONT takes it away again */
-	if (waitid(P_PID, (id_t)child, &info, WCONTINUED | WNOHANG) == 0 && info.si_pid == child) {
-		stop = mask_of(signo);
-		signal_take(&stop);
-		return;
-	}
-	signal_let_in(signo);
+	stop = stop_begin(signo);
+	if (waitid(P_PID, (id_t)child, &info, WCONTINUED | WNOHANG) == 0 && info.si_pid == child)
+		stop = false;
+	stop_end(signo, stop);
+	if (continued)
+		kill(child, SIGCONT);
 }
 
 /*
@@ -3752,11 +4061,13 @@ command_wait(pid_t child)
 				kill(child, info.si_signo);
 			continue;
 		}
-		while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED)) > 0) {
-			if (pid != child)
+		while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED)) != 0) {
+			if (pid < 0 && errno == ECHILD) /* somebody else took its status */
+				return (struct ending){
+				    .status = REFUSED, .ran = true, .error = ECHILD};
+			if (pid != child) /* also after an error: no second signal comes */
 				continue;
 			if (WIFSTOPPED(status)) {
-				/* Continued, keylock gets a SIGCONT to pass on. */
 				stop_with(child, WSTOPSIG(status));
 				continue;
 			}
@@ -3780,7 +4091,9 @@ say_not_run(const char *name, const struct ending *ending)
 	char shown[SHOWN_SIZE];
 	const char *why = strerror(ending->error);
 
-	if (ending->status == REFUSED && ending->error == EINVAL)
+	if (ending->ran)
+		why = "its status was taken by another";
+	else if (ending->status == REFUSED && ending->error == EINVAL)
 		why = "no descriptor at 10 or above is free; see ulimit -n";
 	else if (ending->status == NOT_FOUND && strchr(name, '/') && access(name, F_OK) == 0)
 		why = "the interpreter that its first line names is not found";
@@ -3999,26 +4312,6 @@ text_print(struct text *text)
 	return status;
 }
 
-/* How many bytes the UTF-8 character at `bytes` has, 0 where there is none. */
-static size_t
-utf8_length(const unsigned char *bytes)
-{
-	size_t length = bytes[0] < 0x80                        ? 1
-	                : bytes[0] >= 0xc2 && bytes[0] <= 0xdf ? 2
-	                : (bytes[0] & 0xf0) == 0xe0            ? 3
-	                : bytes[0] >= 0xf0 && bytes[0] <= 0xf4 ? 4
-	                                                       : 0;
-
-	for (size_t i = 1; i < length; i++)
-		if ((bytes[i] & 0xc0) != 0x80)
-			return 0;
-	/* Overlong forms, surrogates, and what lies above Unicode. */
-	if ((bytes[0] == 0xe0 && bytes[1] < 0xa0) || (bytes[0] == 0xed && bytes[1] > 0x9f) ||
-	    (bytes[0] == 0xf0 && bytes[1] < 0x90) || (bytes[0] == 0xf4 && bytes[1] > 0x8f))
-		return 0;
-	return length;
-}
-
 /*
  * Add a JSON string (RFC 8259). A byte that is no UTF-8 becomes the lone
  * surrogate \udcHH, as Python's surrogateescape has it, so that nothing is lost.
@@ -4144,12 +4437,12 @@ record_field(const char *record, const char *name, char value[RECORD_SIZE])
 {
 	const char *start = find(record, name);
 
-	if (!start || start[strlen(name)] == '?')
+	if (!start)
 		return NULL;
 	compose(value, RECORD_SIZE, "%s", start + strlen(name));
 	if (strcmp(name, "command=") != 0)
 		value[strcspn(value, " ")] = '\0';
-	return value;
+	return strcmp(value, "?") == 0 ? NULL : value;
 }
 
 /* Read the record of a lockfile that nobody holds. */
@@ -4286,9 +4579,8 @@ row_cell(const struct rows *rows, const struct row *row, int column, char cell[C
 		return show(key, cell);
 	case 1:
 		compose(cell, CELL_SIZE, "%s", row_state(row));
-		if (*row->record)
-			compose(cell, CELL_SIZE, "abandoned (%s)",
-			        record_field(row->record, "cause=", value));
+		if (*row->record && record_field(row->record, "cause=", value))
+			compose(cell, CELL_SIZE, "abandoned (%s)", value);
 		break;
 	case 2:
 		if (mode)
@@ -4493,8 +4785,7 @@ pin(struct directory *directory, const char *key)
 {
 	struct lock lock = {.key = key, .slots = 1, .fd = -1};
 	struct wait wait = {.deadline = FOREVER, .look_at = FOREVER};
-	int status = directory_open(directory);
-	bool current;
+	int status = directory_open(directory), renamed;
 
 	if (status)
 		return status;
@@ -4520,9 +4811,11 @@ pin(struct directory *directory, const char *key)
 		    (!(file.st_mode & PINNED) &&
 		     fchmod(lock.fd, (file.st_mode & 07777) | S_ISVTX | PINNED) < 0))
 			return lockfile_failure(directory, &lock, NO_FILE, strerror(errno));
-		current = lockfile_is_current(directory, &lock);
+		renamed = lockfile_recheck(directory, &lock);
 		lockfile_close(&lock);
-	} while (!current);
+		if (renamed < 0)
+			return -renamed;
+	} while (renamed);
 	return print_path(directory, key);
 }
 
@@ -5012,7 +5305,9 @@ parse(struct options *options, char **argv)
 		return status;
 	if (options->action == LIST) {
 		options->keys = argv;
-		return 0;
+		for (size_t i = 0; argv[i] && !status; i++)
+			status = parse_key(options, i, argv[i]);
+		return status;
 	}
 	if (options->automatic) {
 		options->keys[0] = *argv ? key_of_command(argv) : NULL;
@@ -5117,6 +5412,8 @@ records_end(const struct options *options, const struct directory *directory, st
 	if (ending->signal) {
 		compose(text, sizeof(text), "signal-%d", ending->signal);
 		cause = text;
+	} else if (ending->ran && ending->error) {
+		cause = "unknown"; /* how it ended */
 	} else if (ending->status > 128 && ending->status <= 192) {
 		/* A shell's word for a signal. */
 		compose(text, sizeof(text), "exit-%d", ending->status);
@@ -5174,6 +5471,7 @@ run_under(const struct options *options, const struct directory *directory, stru
 		    .argv = options->command,
 		    .locks = keys->locks,
 		    .count = options->close_lock ? 0 : keys->count,
+		    .claims = directory->claims && !options->close_lock ? directory->fd : -1,
 		    .key_line = line,
 		    .abandoned_line = records ? abandoned_line(keys) : NULL,
 		    .umask = came_umask,
@@ -5251,6 +5549,8 @@ run(const struct options *options, struct directory *directory)
 	keys_release(directory, &keys, keys.count, options->linger);
 	if (ending.error)
 		say_not_run(options->command[0], &ending);
+	if (is_stop_signal(signals.caught))
+		stop_caught();
 	if (signals.caught)
 		return die_by(signals.caught);
 	return ending.signal ? die_by(ending.signal) : ending.status;

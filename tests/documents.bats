@@ -57,53 +57,30 @@ ordered() {
 
 options_of_code() {
 	awk '
-		# The spellings that share a branch are one option.
-		/^parse_option\(/ { inside = 1 }
-		inside && /^}/ { inside = 0 }
-		inside && match($0, /case (\047.\047|[A-Z_]+):/) {
-			name = substr($0, RSTART + 5, RLENGTH - 6)
-			gsub(/\047/, "", name)
-			if (before)
-				same[name] = (before in same) ? same[before] : before
-			before = name
-			next
+		# A letter that stands for another.
+		match($0, /letter == \047.\047/) { alias = substr($0, RSTART + 11, 1) }
+		alias && match($0, /letter = \047.\047/) {
+			add(substr($0, RSTART + 10, 1), "-" alias)
+			alias = ""
 		}
-		{ before = "" }
-		{ lines[NR] = $0 }
+		match($0, /^[ \t]+[{]"[a-z-]+", (\047.\047|[A-Z_]+), (true|false)/) {
+			split($0, part, /[",{}\047 ]+/)
+			if (length(part[3]) == 1)
+				add(part[3], "-" part[3])
+			add(part[3], "--" part[2])
+			if (part[4] == "true")
+				argument[part[3]] = 1
+		}
+		# -c stands after KEY, where options are not looked for.
+		match($0, /strcmp\(\*argv, "-[^"]+"\) == 0.*"--[a-z]+"/) {
+			split($0, part, "\"")
+			print part[2], part[4], "ARG"
+		}
 		END {
-			for (i = 1; i <= NR; i++) {
-				if (match(lines[i], /short_options\[\] = "[^"]*"/)) {
-					split(lines[i], part, "\"")
-					letters = part[2]
-					sub(/^\+:/, "", letters)
-					for (j = 1; j <= length(letters); j++) {
-						letter = substr(letters, j, 1)
-						if (letter == ":")
-							argument[key] = 1
-						else
-							add(letter, "-" letter)
-					}
-				}
-				if (match(lines[i], /^[ \t]+[{]"[a-z-]+", [a-z_]+, NULL, /)) {
-					split(lines[i], part, /[",{}]+ ?/)
-					value = lines[i]
-					sub(/.*NULL, /, "", value)
-					gsub(/[\047},]/, "", value)
-					add(value, "--" part[2])
-					if (lines[i] ~ /required_argument/)
-						argument[key] = 1
-				}
-				# -c stands after KEY, where getopt does not look.
-				if (match(lines[i], /strcmp\(\*argv, "-[^"]+"\) == 0.*"--[a-z]+"/)) {
-					split(lines[i], part, "\"")
-					print part[2], part[4], "ARG"
-				}
-			}
 			for (key in names)
 				print names[key] (key in argument ? " ARG" : "")
 		}
-		function add(value, name) {
-			key = (value in same) ? same[value] : value
+		function add(key, name) {
 			if (!((key, name) in had))
 				names[key] = names[key] " " name
 			had[key, name] = 1
