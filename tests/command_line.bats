@@ -410,6 +410,21 @@ waits() {
 	expect_message 75 job7
 }
 
+@test "a long option may be shortened as long as only one is meant" {
+	hold job7
+	run_keylock --nonbl job7 touch "$ran"
+	expect_taken 75
+	run_keylock --wai=0.01 --confl 9 job7 touch "$ran"
+	expect_taken 9
+	let_go
+	[ "$(files)" = 0 ]
+	# wait and who, shared and slots, hold and help.
+	rmdir "$KEYLOCK_DIR"
+	refused --w 1 job7 touch "$ran"
+	refused --s job7 touch "$ran"
+	refused --h
+}
+
 @test "an empty KEYLOCK_DIR is none" {
 	run_it env -u KEYLOCK_DIR "$KEYLOCK" --path job7
 	expect 0
