@@ -76,7 +76,7 @@ unharmed() {
 }
 
 @test "71: no memory, for whatever it may be" {
-	local when what record
+	local when what
 	hold -s looked
 	hold -s looked
 	"$KEYLOCK" -q -A doubt sh -c 'kill -9 $$' || :
