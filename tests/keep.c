@@ -5,9 +5,11 @@
  *	gate, presence	the write lock at byte 0, the read lock at byte 1
  *	ticket=N	the write lock at byte N
  *	flock, shared	flock(2), exclusive or shared
+ *	stop=PID	on SIGUSR1 let go of all bytes and send SIGTSTP to PID in the same moment
  *	replace=MS	flock(2), and each MS milliseconds put a new file, locked as well, into
  *			the place of FILE
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
@@ -74,11 +76,16 @@ replace(const char *name, int old, long ms)
 int
 main(int argc, char **argv)
 {
-	int fd;
+	sigset_t user;
+	pid_t stop = 0;
+	int fd, signo;
 	long ms = 0;
 
 	if (argc < 3)
 		return 2;
+	sigemptyset(&user);
+	sigaddset(&user, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &user, NULL);
 	fd = open_file(argv[1]);
 	for (int i = 2; i < argc; i++) {
 		const char *what = argv[i];
@@ -93,6 +100,8 @@ main(int argc, char **argv)
 			lock_file(fd, LOCK_EX);
 		else if (strcmp(what, "shared") == 0)
 			lock_file(fd, LOCK_SH);
+		else if (strncmp(what, "stop=", 5) == 0)
+			stop = (pid_t)atol(what + 5);
 		else if (strncmp(what, "replace=", 8) == 0) {
 			lock_file(fd, LOCK_EX);
 			ms = atol(what + 8);
@@ -103,6 +112,13 @@ main(int argc, char **argv)
 	fflush(stdout);
 	if (ms > 0)
 		replace(argv[1], fd, ms);
+	if (stop > 0 && sigwait(&user, &signo) == 0) {
+		struct flock all = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
+		if (fcntl(fd, F_OFD_SETLK, &all) == -1 ||
+		    (kill(stop, SIGTSTP) == -1 && errno != ESRCH))
+			fail("stop");
+	}
 	for (;;)
 		pause();
 }

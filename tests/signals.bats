@@ -514,6 +514,62 @@ after_waiting() {
 	[ "$(files)" = 0 ]
 }
 
+@test "CONT that comes while a waiter still gives its place up is not lost" {
+	keep flock
+	local holds=$keeper
+	start_ended "$(probe inherit)" -g "$KEYLOCK" key sh -c 'exit 9'
+	wait_for 20 has_ticket "$keylock"
+	# With the gate closed giving up takes 100 ms.
+	keep gate
+	kill -TSTP "$keylock"
+	wait_for 20 eval '! has_ticket "$keylock"'
+	kill -CONT "$keylock"
+	stop_keeping
+	keeper=$holds
+	stop_keeping
+	ended_as 'exit 9'
+	[ "$(files)" = 0 ]
+}
+
+@test "TSTP in the moment in which a leaving holder's way is free does not change the status" {
+	local i
+	for i in {1..6}; do
+		rm -f "$BATS_TEST_TMPDIR/go"
+		start_ended "$(probe inherit)" -g "$KEYLOCK" key sh -c \
+			'until [ -e "$0" ]; do sleep 0.01; done; exit 9' "$BATS_TEST_TMPDIR/go"
+		wait_for 20 test -e "$KEYLOCK_DIR/key"
+		# Byte 2 is what nested runs, and a holder that leaves, have.
+		keep ticket=2 "stop=$keylock"
+		: >"$BATS_TEST_TMPDIR/go"
+		wait_for 20 blocked "$KEYLOCK_DIR/key"
+		kill -USR1 "$keeper"
+		wait_for 20 eval 'in_state "$keylock" T || ! kill -0 "$keylock" 2>/dev/null'
+		kill -CONT "$keylock" || :
+		ended_as 'exit 9'
+		stop_keeping
+	done
+}
+
+# Stopped for good, and not for a moment by a tracer.
+stays_stopped() {
+	local i
+	for i in {1..10}; do
+		in_state "$1" Tt || return
+		sleep 0.01
+	done
+}
+
+@test "TSTP just as the key is had, with a holder before that still leaves: queues anew" {
+	need strace
+	keep ticket=2
+	start_ended "$(probe inherit)" -g strace -D -qq -o /dev/null -e trace=flock \
+		-e inject=flock:signal=TSTP:when=1 "$KEYLOCK" key sh -c 'exit 9'
+	wait_for 20 stays_stopped "$keylock"
+	stop_keeping
+	kill -CONT "$keylock"
+	ended_as 'exit 9'
+}
+
 # --- special commands and callers ---
 
 @test "process 1 of a pid namespace ends with 128+N" {

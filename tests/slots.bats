@@ -274,6 +274,30 @@ microseconds() {
 	[ "$(files)" = 0 ]
 }
 
+@test "after a stop while -k waits for the second key the first is queued for by its own name" {
+	local both inherit first
+	inherit=$(probe inherit)
+	hold -j 2 a
+	hold -j 2 b
+	hold -j 2 b
+	"$inherit" -g "$KEYLOCK" -j 2 -k a b true 3>&- 4>&- &
+	both=$!
+	wait_for 20 has_ticket "$both"
+	kill -TSTP "$both"
+	wait_for 20 in_state "$both" T
+	# Both slots of a are taken: what the stopped one had, too.
+	hold -j 2 a
+	first=$holder
+	kill -CONT "$both"
+	wait_for 20 has_ticket "$both"
+	find "$KEYLOCK_DIR" -name '*%s*%s*' | grep . && return 1
+	"$KEYLOCK" --list --json a
+	[ "$("$KEYLOCK" --list --json a | grep -c '"waiting":1')" -ge 1 ]
+	let_go "$first"
+	kill -TERM "$both"
+	wait "$both" || :
+}
+
 @test "who waits for a slot sleeps: no context switch in two seconds" {
 	local i waiters=() before=() after=()
 	hold -j 2 key
