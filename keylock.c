@@ -1321,6 +1321,7 @@ directory_open(struct directory *directory)
 	int flags = O_PATH | O_DIRECTORY | O_CLOEXEC | (directory->named ? 0 : O_NOFOLLOW);
 	char shown[SHOWN_SIZE];
 	const char *doing = "cannot be opened";
+	mode_t came;
 
 	if (directory->fd >= 0)
 		close(directory->fd);
@@ -1332,7 +1333,9 @@ directory_open(struct directory *directory)
 			break;
 		if (directory->look_only)
 			return 0;
+		came = umask(0);
 		directory->made = mkdir(directory->path, S_IRWXU) == 0;
+		umask(came); /* keeps errno */
 		if (!directory->made && errno != EEXIST) {
 			doing = "cannot be made";
 			break;
@@ -1629,19 +1632,33 @@ lock_refused(const struct lock *lock, const char *what, int error)
 	return REFUSED;
 }
 
-/* Make the lockfile (rule 2). Returns its descriptor, or -1 and errno. */
-static int
-lockfile_make(const struct directory *directory, const char *name)
+/* The mode of a new lockfile (rule 2). */
+static mode_t
+lockfile_mode(const struct directory *directory)
 {
 	mode_t mode = S_ISVTX | S_IRUSR | S_IWUSR;
-	struct stat file;
-	int fd;
 
 	if (directory->mode & S_IWGRP)
 		mode |= S_IRGRP | S_IWGRP;
 	if (directory->mode & S_IWOTH)
 		mode |= S_IROTH | S_IWOTH;
-	fd = openat(directory->fd, name, LOCKFILE_FLAGS | O_CREAT | O_EXCL, mode);
+	return mode;
+}
+
+/* Make the lockfile. Returns its descriptor, or -1 and errno. */
+static int
+lockfile_make(const struct directory *directory, const char *name)
+{
+	int flags = LOCKFILE_FLAGS | O_CREAT | O_EXCL;
+	struct stat file;
+	mode_t came;
+	int fd;
+
+	if (!directory->is_open) /* to the rights of its owner hardly a umask objects */
+		return openat(directory->fd, name, flags, lockfile_mode(directory));
+	came = umask(0);
+	fd = openat(directory->fd, name, flags, lockfile_mode(directory));
+	umask(came);
 	if (fd < 0 || !(directory->mode & S_IWGRP))
 		return fd;
 	/* The members of the directory's group, not those of the maker's. */
@@ -1659,11 +1676,12 @@ lockfile_make(const struct directory *directory, const char *name)
 static int
 lockfile_open(struct directory *directory, struct lock *lock)
 {
-	/* Where the group of a new file is changed after it was made, its group
-	 * cannot open it for that moment. */
+	/* Where the group or mode of a new file is changed after it was made, it
+	 * cannot be opened for that moment. */
 	static const struct timespec moment = {.tv_nsec = 1000000};
-	int chances = (directory->mode & S_IWGRP) && !(directory->mode & S_ISGID) ? 50 : 0;
+	int chances = 50;
 	int reopened = 0;
+	mode_t mode = S_ISVTX; /* what it has at least */
 	struct stat file;
 
 	lock->watched = false;
@@ -1720,8 +1738,10 @@ lockfile_open(struct directory *directory, struct lock *lock)
 	lock->device = file.st_dev;
 	lock->inode = file.st_ino;
 	lock->linked = file.st_nlink > 1;
-	if (!lock->linked && !(file.st_mode & S_ISVTX) &&
-	    fchmod(lock->fd, (file.st_mode & 07777) | S_ISVTX) < 0) {
+	if (lock->made && !directory->is_open)
+		mode = lockfile_mode(directory); /* whatever the umask */
+	if (!lock->linked && (file.st_mode & mode) != mode &&
+	    fchmod(lock->fd, (file.st_mode & 07777) | mode) < 0) {
 		/* Made by another program, for another user: rule 2 is not ours to keep. */
 	}
 	return 0;
@@ -1766,6 +1786,7 @@ lockfile_tidy(const struct directory *directory, const char *name, int fd)
 {
 	struct wait wait = {.deaf = true, .look_at = FOREVER};
 	struct stat file, named;
+	bool removed = false;
 	int error;
 
 	if (fd < 0)
@@ -1781,10 +1802,11 @@ lockfile_tidy(const struct directory *directory, const char *name, int fd)
 	    flock(fd, LOCK_EX | LOCK_NB) == 0 &&
 	    fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
 	    named.st_ino == file.st_ino && named.st_dev == file.st_dev)
-		unlinkat(directory->fd, name, 0);
+		removed = unlinkat(directory->fd, name, 0) == 0;
 	/* close(2) alone opens the gate a moment before it gives up the lock, and a
-	 * newcomer would find taken what nobody has. */
-	flock(fd, LOCK_UN);
+	 * newcomer would find taken what nobody has: of a file that has its name. */
+	if (!removed)
+		flock(fd, LOCK_UN);
 	close(fd);
 }
 
@@ -3870,7 +3892,6 @@ struct command {
 	int claims;           /* the directory's, likewise, where it is claimed; or -1 */
 	char *key_line;       /* KEYLOCK_KEY=…, or NULL */
 	char *abandoned_line; /* KEYLOCK_ABANDONED=…, or NULL */
-	mode_t umask;         /* that keylock came with */
 };
 
 /* How a command ended, or that it was not run. */
@@ -3945,7 +3966,7 @@ is_own_variable(const char *entry)
 }
 
 /*
- * Become the command: give back mask, umask and dispositions, keep the lock's
+ * Become the command: give back mask and dispositions, keep the lock's
  * descriptor over the exec, and execute. Only returns on failure: the exit
  * status for it, with errno set.
  */
@@ -3971,7 +3992,6 @@ become(const struct command *command, const struct sigaction *child_came)
 			return REFUSED;
 	if (command->claims >= 0 && fcntl(command->claims, F_DUPFD, FIRST_COMMAND_FD) < 0)
 		return REFUSED;
-	umask(command->umask);
 	if (child_came->sa_handler == SIG_IGN)
 		sigaction(SIGCHLD, child_came, NULL);
 	mask_change(SIG_SETMASK, &signals.came_mask, NULL);
@@ -3990,8 +4010,6 @@ is_for_command(const siginfo_t *info, pid_t child)
 	bool by_kernel = info->si_code == SI_KERNEL;
 
 	switch (info->si_signo) {
-	case SIGCHLD:
-		return false;
 	case SIGINT:
 	case SIGQUIT:
 	case SIGTSTP:
@@ -4206,8 +4224,6 @@ print(const char *text, size_t length)
 	while (length) {
 		ssize_t written = write(STDOUT_FILENO, text, length);
 
-		if (written < 0 && errno == EINTR)
-			continue;
 		if (written <= 0) {
 			say("standard output: %s", strerror(errno));
 			return REFUSED;
@@ -4789,7 +4805,6 @@ pin(struct directory *directory, const char *key)
 
 	if (status)
 		return status;
-	umask(0); /* the file is born with the mode it shall have */
 	name_of_key(key, lock.name);
 	do {
 		struct stat file;
@@ -5451,8 +5466,7 @@ key_line(const struct options *options, char *line)
 
 /* Do under the keys what is to be done under them. */
 static struct ending
-run_under(const struct options *options, const struct directory *directory, struct keys *keys,
-          mode_t came_umask)
+run_under(const struct options *options, const struct directory *directory, struct keys *keys)
 {
 	bool records = options->refuse_abandoned || options->recover;
 	char line[key_line_size(options)];
@@ -5474,7 +5488,6 @@ run_under(const struct options *options, const struct directory *directory, stru
 		    .claims = directory->claims && !options->close_lock ? directory->fd : -1,
 		    .key_line = line,
 		    .abandoned_line = records ? abandoned_line(keys) : NULL,
-		    .umask = came_umask,
 		};
 
 		ending = command_run(&command, options->in_place);
@@ -5508,7 +5521,6 @@ run(const struct options *options, struct directory *directory)
 	    .directory = directory,
 	    .turn = -1,
 	};
-	mode_t came_umask = umask(0); /* files are born with the mode they shall have */
 	struct ending ending;
 	char shown[SHOWN_SIZE];
 	int result;
@@ -5545,7 +5557,7 @@ run(const struct options *options, struct directory *directory)
 		say("%s: had after %lld.%03llds", show(options->keys[0], shown),
 		    (long long)(waited / SECOND), (long long)(waited % SECOND / MILLISECOND));
 	}
-	ending = run_under(options, directory, &keys, came_umask);
+	ending = run_under(options, directory, &keys);
 	keys_release(directory, &keys, keys.count, options->linger);
 	if (ending.error)
 		say_not_run(options->command[0], &ending);
