@@ -719,7 +719,8 @@ check_record(const char *bytes, size_t size)
 	MUST(is_clean(text) && strncmp(text, "pid=", 4) == 0);
 	known = strspn(text + 4, "0123456789");
 	MUST(strcmp(text, "pid=? since=? cause=unreadable command=?") == 0 ||
-	     (known && size == RECORD_SIZE && strncmp(bytes + 9, text, strlen(text)) == 0));
+	     (known && text[4 + known] == ' ' && size == RECORD_SIZE &&
+	      strncmp(bytes + 9, text, strlen(text)) == 0));
 	MUST(strstr(text, " since=") && strstr(text, " cause=") && strstr(text, " command="));
 	MUST(record_read(&directory, &lock, &record) == 0 && record.found == (size > 0));
 	if (record.found && known) {
@@ -742,6 +743,7 @@ check_own_record(const char *command)
 	const char *name = strrchr(command, '/');
 	struct record record = {.since = "2026-11-24T23:26:16Z"};
 	char text[RECORD_SIZE], shown[SHOWN_SIZE], expected[2 * SHOWN_SIZE];
+	size_t fits;
 
 	record_compose(&record, cause, command);
 	MUST(strlen(record.own) == RECORD_SIZE && record.own[RECORD_SIZE - 1] == '\n');
@@ -750,10 +752,14 @@ check_own_record(const char *command)
 	show(name ? name + 1 : command, shown);
 	snprintf(expected, sizeof(expected), "pid=%d since=%s cause=%s command=%s", (int)getpid(),
 	         record.since, cause, shown);
-	/* As much of it as fits, without blanks at its end. */
-	MUST(strncmp(text, expected, strlen(text)) == 0);
-	MUST(strlen(text) >= RECORD_SIZE - 1 - strlen("keylock1 ") - 4 ||
-	     !expected[strlen(text) + strspn(expected + strlen(text), " ")]);
+	/* As much of it as fits, in whole characters and without blanks at its end. */
+	fits = strnlen(expected, RECORD_SIZE - 1 - strlen("keylock1 "));
+	for (; ((unsigned char)expected[fits] & 0xc0) == 0x80; fits--)
+		;
+	while (expected[fits - 1] == ' ')
+		fits--;
+	expected[fits] = '\0';
+	MUST(strcmp(text, expected) == 0);
 }
 
 static void
@@ -764,7 +770,7 @@ target_record(const uint8_t *data, size_t size)
 
 	check_record(bytes, size);
 	/* As a record is: blanks and a newline at its end. */
-	snprintf(padded, sizeof(padded), "keylock1 %-182.182s\n", strings.list[0]);
+	snprintf(padded, sizeof(padded), "%-191.191s\n", strings.list[0]);
 	check_record(padded, RECORD_SIZE);
 	check_own_record(strings.list[0]);
 	free(bytes);
