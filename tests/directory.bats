@@ -4,6 +4,7 @@
 # output come from the helper (SC2154).
 # shellcheck disable=SC2016,SC2030,SC2031,SC2154
 load helper
+load tty
 
 setup() {
 	keylock_setup
@@ -641,4 +642,91 @@ share() {
 		not_run
 		[ "$(files)" = 0 ]
 	done
+}
+
+# --- where others may write: the file may go under its holder ---
+
+# open_directory: one that its group may write, and so perhaps remove files from.
+open_directory() {
+	mkdir -m 770 "$KEYLOCK_DIR"
+	chmod 770 "$KEYLOCK_DIR"
+}
+
+@test "a lockfile that is removed under its holder leaves the key taken" {
+	local how waiter
+	open_directory
+	for how in '-x -x' '-s -x' '-x -s'; do
+		hold "${how% *}" job7
+		rm "$KEYLOCK_DIR/job7"
+		run_keylock -n "${how#* }" job7 touch "$ran"
+		expect_taken 75
+		run_keylock -w 0.2 "${how#* }" job7 touch "$ran"
+		expect_taken 75
+		# One that holds other keys, or runs under one, does not wait for what may be its own.
+		run_keylock -w 20 -k another "${how#* }" job7 touch "$ran"
+		expect_message 77 'job7: not safe: its file was removed'
+		"$KEYLOCK" "${how#* }" job7 touch "$ran" 3>&- 4>&- &
+		waiter=$!
+		wait_for 20 test -e "$KEYLOCK_DIR/job7"
+		[ ! -e "$ran" ]
+		let_go
+		wait "$waiter"
+		[ -e "$ran" ]
+		rm "$ran"
+		[ "$(files)" = 0 ]
+	done
+	# Readers go together, as ever.
+	hold -s job7
+	rm "$KEYLOCK_DIR/job7"
+	run_keylock -n -s job7 true
+	expect 0
+	let_go
+}
+
+@test "slots' files that are removed under their holders leave the slots taken" {
+	local stays waiter
+	open_directory
+	hold -j 2 job7
+	stays=$holder
+	hold -j 2 job7
+	rm "$KEYLOCK_DIR"/job7*
+	run_keylock -n -j 2 job7 touch "$ran"
+	expect_taken 75
+	run_keylock -w 0.2 -j 2 job7 touch "$ran"
+	expect_taken 75
+	run_it env KEYLOCK_KEY=another "$KEYLOCK" -w 20 -j 2 job7 touch "$ran"
+	expect_message 77 'job7: not safe: its file was removed'
+	"$KEYLOCK" -j 2 job7 touch "$ran" 3>&- 4>&- &
+	waiter=$!
+	wait_for 20 test -e "$KEYLOCK_DIR/job7"
+	[ ! -e "$ran" ]
+	let_go
+	wait "$waiter"
+	[ -e "$ran" ]
+	let_go "$stays"
+	[ "$(files)" = 0 ]
+}
+
+@test "another program's locks on the bytes of a lockfile are waited for" {
+	local options
+	open_directory
+	# Presence, which no keylock locks for writing.
+	keep ticket=1
+	run_keylock -w 0.2 key touch "$ran"
+	expect_taken 75
+	stop_keeping
+	# The first ticket, for reading.
+	keep reader=1000
+	hold -j 2 key
+	hold -j 2 key
+	for options in '' '-j 2'; do
+		# shellcheck disable=SC2086
+		run_keylock -w 0.2 $options key touch "$ran"
+		expect_taken 75
+		# shellcheck disable=SC2086
+		run_it env KEYLOCK_KEY=another "$KEYLOCK" -w 20 $options key touch "$ran"
+		expect_message 77 "key: not safe: another program's locks"
+	done
+	stop_keeping
+	[ ! -e "$ran" ]
 }

@@ -4,6 +4,7 @@
  *
  *	gate, presence	the write lock at byte 0, the read lock at byte 1
  *	ticket=N	the write lock at byte N
+ *	reader=N	a read lock there
  *	flock, shared	flock(2), exclusive or shared
  *	stop=PID	on SIGUSR1 let go of all bytes and send SIGTSTP to PID in the same moment
  *	replace=MS	flock(2), and each MS milliseconds put a new file, locked as well, into
@@ -96,6 +97,8 @@ main(int argc, char **argv)
 			lock_byte(fd, F_RDLCK, 1);
 		else if (strncmp(what, "ticket=", 7) == 0)
 			lock_byte(fd, F_WRLCK, atol(what + 7));
+		else if (strncmp(what, "reader=", 7) == 0)
+			lock_byte(fd, F_RDLCK, atol(what + 7));
 		else if (strcmp(what, "flock") == 0)
 			lock_file(fd, LOCK_EX);
 		else if (strcmp(what, "shared") == 0)
