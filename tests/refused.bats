@@ -70,7 +70,8 @@ unharmed() {
 	[ ! -e "$ran" ]
 	# One that holds lets go.
 	fault poll,ppoll:error=ENOMEM -- --hold other
-	expect 0
+	expect 71
+	[[ $stderr == "keylock: standard input: "* ]]
 	run_keylock -n other true
 	expect 0
 }
@@ -87,8 +88,8 @@ unharmed() {
 			case $status in
 			0 | 75 | 150) ;;
 			71) [[ ${stderr##*$'\n'} == 'keylock: '*memory* ]] ;;
-			# Of the dynamic linker, where there is one.
-			127) [[ $stderr == *'shared librar'* || $stderr == *'loading'* ]] ;;
+			# Of the C library's own start.
+			127) [[ $stderr == *librar* || $stderr == *glibc* ]] ;;
 			64) [[ $what == --auto* ]] ;;
 			*) false ;;
 			esac
@@ -119,7 +120,7 @@ unharmed() {
 
 @test "73: a record that cannot be read, or brought to disk" {
 	local call
-	for call in fstat,newfstatat:error=EIO:when=2 pwrite64:error=EIO pwrite64:retval=9 fdatasync:error=EIO \
+	for call in fstat,newfstatat:error=EIO:when=2 fstat,newfstatat:error=EIO:when=3 pwrite64:error=EIO pwrite64:retval=9 fdatasync:error=EIO \
 		fsync:error=EIO; do
 		fault "$call" "$lockfile" "$KEYLOCK_DIR" -- -A key touch "$ran"
 		expect_message 73 "$lockfile: "
@@ -158,4 +159,72 @@ unharmed() {
 	fault rt_sigtimedwait,rt_sigtimedwait_time64:error=EINTR:when=1..3 -- key sh -c 'exit 7'
 	expect 7
 	unharmed
+}
+
+@test "73: whether the lockfile still bears its name cannot be seen" {
+	local how
+	for how in '' '-j 2' -n; do
+		# shellcheck disable=SC2086
+		fault newfstatat:error=EIO key -- $how key touch "$ran"
+		expect_message 73 "$lockfile: "
+		[ ! -e "$ran" ]
+	done
+	unharmed
+	fault newfstatat:error=EIO key -- --pin key
+	expect_message 73 "$lockfile: "
+}
+
+@test "75: the lockfile loses its name again and again" {
+	fault newfstatat:error=ENOENT key -- -w 0.1 key touch "$ran"
+	expect_taken 75
+	fault newfstatat:error=ENOENT key -- -w 0.1 -j 2 key touch "$ran"
+	expect_taken 75
+	hold -j 2 key
+	fault newfstatat:error=ENOENT key%s2 -- -w 0.1 -j 2 key touch "$ran"
+	expect_taken 75
+	[ ! -e "$ran" ]
+	let_go
+	unharmed
+}
+
+@test "73: the open directory cannot be opened to read, but for want of permission" {
+	mkdir -m 700 "$KEYLOCK_DIR"
+	chmod 770 "$KEYLOCK_DIR"
+	fault openat:error=EMFILE:when=2 "$KEYLOCK_DIR" -- key touch "$ran"
+	refused 71 "$KEYLOCK_DIR: cannot be opened: "
+	fault openat:error=EIO:when=2 "$KEYLOCK_DIR" -- key touch "$ran"
+	refused 73 "$KEYLOCK_DIR: cannot be opened: "
+	fault openat:error=EACCES:when=2 "$KEYLOCK_DIR" -- key touch "$ran"
+	expect 0
+	[ -e "$ran" ]
+}
+
+@test "73: the directory cannot be brought to disk" {
+	mkdir -m 700 "$KEYLOCK_DIR"
+	# Opened for itself, for the lockfile, to make that, and then to bring it to disk.
+	fault openat:error=EIO:when=4 "$KEYLOCK_DIR" -- -A key touch "$ran"
+	refused 73 "$lockfile: "
+}
+
+@test "71: --hold without a timer" {
+	fault timer_create:error=EAGAIN -- --hold key
+	refused 71 timer
+}
+
+@test "a lock that cannot be let go is told" {
+	fault flock:error=EIO:when=2 "$lockfile" -- key sh -c 'exit 7'
+	expect 7
+	[[ $stderr == 'keylock: key: cannot be let go: '* ]]
+	unharmed
+}
+
+@test "71: the command's status was taken by another; with -A that is a doubt" {
+	fault wait4:error=ECHILD -- key touch "$ran"
+	expect_message 71 touch 'status'
+	[ -e "$ran" ]
+	unharmed
+	fault wait4:error=ECHILD -- -A key true
+	expect_message 71 true 'status'
+	run_keylock -A key true
+	expect_message 76 cause=unknown
 }
