@@ -58,6 +58,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -693,13 +694,25 @@ timer_make(const struct sigevent *event)
 	return (int)syscall(SYS_timer_create, CLOCK_MONOTONIC, event, &signals.timer);
 }
 
-static void
+static int
 timer_arm(int flags, const struct itimerspec *time)
 {
 #ifdef SYS_timer_settime64
-	syscall(SYS_timer_settime64, signals.timer, flags, time, NULL);
+	int done = (int)syscall(SYS_timer_settime64, signals.timer, flags, time, NULL);
+#ifdef SYS_timer_settime
+	enum { OLD = SYS_timer_settime };
+#else /* as musl calls it */
+	enum { OLD = SYS_timer_settime32 };
+#endif
+	if (done == 0 || errno != ENOSYS)
+		return done;
+	/* 32 bits, and a kernel before Linux 5.1: its times have 32 bits, too. */
+	const struct timespec *every = &time->it_interval, *first = &time->it_value;
+	long old[] = {(long)every->tv_sec, every->tv_nsec, (long)first->tv_sec, first->tv_nsec};
+
+	return (int)syscall(OLD, signals.timer, flags, old, NULL);
 #else
-	syscall(SYS_timer_settime, signals.timer, flags, time, NULL);
+	return (int)syscall(SYS_timer_settime, signals.timer, flags, time, NULL);
 #endif
 }
 
@@ -970,8 +983,8 @@ wait_for(const struct request *wish, const struct wait *wait)
 	sigdelset(&open_to, WAKER);
 	if (until != FOREVER)
 		alarm.it_value = to_timespec(until);
-	if (until != FOREVER || signals.armed)
-		timer_arm(TIMER_ABSTIME, &alarm);
+	if ((until != FOREVER || signals.armed) && timer_arm(TIMER_ABSTIME, &alarm) < 0)
+		return errno;
 	signals.armed = until != FOREVER;
 	do {
 		if (signals.caught && !wait->deaf)
@@ -982,7 +995,7 @@ wait_for(const struct request *wish, const struct wait *wait)
 		error = request(wish, true);
 		mask_change(SIG_SETMASK, &all, NULL);
 	} while (error == EINTR);
-	return error;
+	return error == EAGAIN ? ENOLCK : error; /* "taken" is no answer to one who waits */
 }
 
 /* ---- Key to file name ---------------------------------------------------
@@ -1224,6 +1237,13 @@ default_directory(char *path, size_t size)
 	return path;
 }
 
+/* The exit status for an error at the directory or a lockfile. */
+static int
+status_of(int error)
+{
+	return error == EMFILE || error == ENFILE || error == ENOMEM ? REFUSED : NO_FILE;
+}
+
 /* The name of the network or cluster file system that `fd` is on, or NULL. */
 static const char *
 network_file_system(int fd)
@@ -1303,8 +1323,7 @@ directory_check(struct directory *directory)
 		} else if (errno != EACCES) {
 			say("%s: cannot be opened: %s", show(directory->path, shown),
 			    strerror(errno));
-			return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? REFUSED
-			                                                             : NO_FILE;
+			return status_of(errno);
 		}
 	}
 	return 0;
@@ -1347,7 +1366,7 @@ directory_open(struct directory *directory)
 	if (errno == ENOTDIR || errno == ELOOP)
 		return directory_unsafe(directory, "it is a link or no directory");
 	say("%s: %s: %s", show(directory->path, shown), doing, strerror(errno));
-	return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? REFUSED : NO_FILE;
+	return status_of(errno);
 }
 
 /*
@@ -1359,6 +1378,7 @@ _Static_assert(offsetof(struct dirent, d_name) == 19, "dirent");
 struct entries {
 	int fd; /* -1: not open */
 	size_t next, end;
+	int error; /* that ended it early, or 0 */
 	_Alignas(8) char bytes[2048];
 };
 
@@ -1368,6 +1388,7 @@ entries_begin(struct entries *entries, int at, const char *path)
 {
 	entries->fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	entries->next = entries->end = 0;
+	entries->error = entries->fd < 0 ? errno : 0;
 	return entries->fd >= 0;
 }
 
@@ -1382,6 +1403,7 @@ entries_next(struct entries *entries)
 		    syscall(SYS_getdents64, entries->fd, entries->bytes, sizeof(entries->bytes));
 
 		if (count <= 0) {
+			entries->error = count < 0 ? errno : 0;
 			close(entries->fd);
 			return NULL;
 		}
@@ -1625,7 +1647,8 @@ lock_refused(const struct lock *lock, const char *what, int error)
 	char shown[SHOWN_SIZE];
 
 	if (error == EINVAL)
-		say("%s: %s: this kernel lacks open file description locks (Linux 3.15)",
+		say("%s: %s: this kernel or file system has no open file description locks; "
+		    "keylock needs Linux 3.15 or newer",
 		    show(lock->key, shown), what);
 	else
 		say("%s: %s: %s", show(lock->key, shown), what, strerror(error));
@@ -1722,12 +1745,8 @@ lockfile_open(struct directory *directory, struct lock *lock)
 		case ENODEV:
 			return lockfile_failure(directory, lock, UNSAFE,
 			                        "not safe: it is no regular file; remove it");
-		case EMFILE:
-		case ENFILE:
-		case ENOMEM:
-			return lockfile_failure(directory, lock, REFUSED, strerror(errno));
 		default:
-			return lockfile_failure(directory, lock, NO_FILE, strerror(errno));
+			return lockfile_failure(directory, lock, status_of(errno), strerror(errno));
 		}
 	}
 	if (fstat(lock->fd, &file) < 0)
@@ -1841,7 +1860,11 @@ gate_enter(const struct lock *lock, const struct wait *wait)
 static void
 gate_leave(const struct lock *lock)
 {
-	byte_try(lock->fd, F_UNLCK, GATE, 1);
+	int error;
+
+	do /* FUSE, which is not of the kernel alone, may answer with EINTR */
+		error = byte_try(lock->fd, F_UNLCK, GATE, 1);
+	while (error == EINTR);
 }
 
 /*
@@ -2134,7 +2157,6 @@ lock_release(const struct directory *directory, struct lock *lock, bool linger)
 
 		/* First the claim, or the next would see it. */
 		claim_drop(directory, lock);
-		/* FUSE, which is not of the kernel alone, may answer with an error. */
 		do
 			done = flock(lock->fd, LOCK_UN);
 		while (done < 0 && errno == EINTR);
@@ -2367,11 +2389,21 @@ record_settle(const struct directory *directory, const struct lock *lock, struct
 	if (!record->written)
 		return;
 	record->written = false;
-	if (flock(lock->fd, LOCK_EX | LOCK_NB) < 0 ||
-	    pread(lock->fd, there, RECORD_SIZE, 0) != RECORD_SIZE ||
-	    memcmp(there, record->own, RECORD_SIZE) != 0)
-		return;
-	if (!ran) {
+	if (flock(lock->fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno == EWOULDBLOCK)
+			return;
+		error = errno;
+	} else {
+		ssize_t length = pread(lock->fd, there, RECORD_SIZE, 0);
+
+		if (length >= 0 &&
+		    (length != RECORD_SIZE || memcmp(there, record->own, RECORD_SIZE) != 0))
+			return;
+		error = length < 0 ? errno : 0;
+	}
+	if (error) {
+		/* It stays, and the next is told. */
+	} else if (!ran) {
 		error = record_restore(lock, record);
 	} else if (cause) {
 		record_compose(record, cause, command);
@@ -3167,8 +3199,11 @@ glance_at(int fd, struct glance *glance)
 	return true;
 }
 
-/* Look at the lockfile `name`; returns false where there is none. */
-static bool
+/*
+ * Look at the lockfile `name`. Returns 0; ENOENT where there is none that we could
+ * lock; else an errno.
+ */
+static int
 glance_at_name(const struct directory *directory, const char *name, struct glance *glance)
 {
 	int flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
@@ -3176,10 +3211,10 @@ glance_at_name(const struct directory *directory, const char *name, struct glanc
 	bool is_lockfile;
 
 	if (fd < 0)
-		return false;
+		return status_of(errno) == REFUSED || errno == EIO ? errno : ENOENT;
 	is_lockfile = glance_at(fd, glance);
 	close(fd);
-	return is_lockfile;
+	return is_lockfile ? 0 : ENOENT;
 }
 
 static bool
@@ -4163,41 +4198,80 @@ forward_early(pid_t child)
 		kill(child, signo);
 }
 
+/* What the child of keylock is told, and what it says where it is not the command. */
+struct start {
+	const struct command *command;
+	const struct sigaction *child_came;
+	volatile int status, error;
+};
+
+static int
+child_run(void *argument)
+{
+	struct start *start = argument;
+
+	stop_later();
+	start->status = become(start->command, start->child_came);
+	start->error = errno;
+	_exit(start->status);
+}
+
+/*
+ * Start the child: until the exec it runs in this process's memory, so nothing is
+ * copied for it, and it leaves word of a failure there; this process goes on after
+ * that. musl's vfork(2) is a fork(2) on some machines, as on aarch64: clone(2) is not.
+ */
+static pid_t
+child_start(struct start *start)
+{
+#ifdef __GLIBC__
+	pid_t child = vfork();
+
+	if (child == 0)
+		child_run(start);
+	return child;
+#else
+	size_t count = 0;
+
+	while (environ[count])
+		count++;
+	/* Beside what become() makes of the environment. */
+	enum { CHILD_STACK = 8 * PATH_MAX };
+	char stack[CHILD_STACK + (count + 3) * sizeof(char *)];
+	char *top = stack + sizeof(stack);
+
+	return clone(child_run, top - (uintptr_t)top % 16, CLONE_VM | CLONE_VFORK | SIGCHLD, start);
+#endif
+}
+
 /*
  * Run the command as a child and wait for its end, or run it in this process
- * with `in_place`. vfork(2): until the exec the child runs in this process's
- * memory, so nothing is copied for it, and it leaves word of a failure there.
+ * with `in_place`.
  */
 static struct ending
 command_run(const struct command *command, bool in_place)
 {
 	static const struct sigaction by_default = {.sa_handler = SIG_DFL};
-	static volatile int status, error;
 	struct sigaction child_came;
+	struct start start = {.command = command, .child_came = &child_came};
 	pid_t child;
 
 	sigaction(SIGCHLD, NULL, &child_came);
 	if (in_place) {
-		status = become(command, &child_came);
-		error = errno;
+		start.status = become(command, &child_came);
+		start.error = errno;
 		signals_block();
-		return (struct ending){.status = status, .error = error};
+		return (struct ending){.status = start.status, .error = start.error};
 	}
 	/* Were SIGCHLD ignored, the kernel would not keep the child's status. */
 	if (child_came.sa_handler == SIG_IGN)
 		sigaction(SIGCHLD, &by_default, NULL);
-	child = vfork();
-	if (child == 0) {
-		stop_later();
-		status = become(command, &child_came);
-		error = errno;
-		_exit(status);
-	}
+	child = child_start(&start);
 	if (child < 0)
 		return (struct ending){.status = REFUSED, .error = errno};
-	if (status) {
+	if (start.status) {
 		waitpid(child, NULL, 0);
-		return (struct ending){.status = status, .error = error};
+		return (struct ending){.status = start.status, .error = start.error};
 	}
 	forward_early(child);
 	slots_unwatch();
@@ -4244,8 +4318,12 @@ hold_read(char line[8], size_t *used, bool *done)
 	char bytes[512];
 	ssize_t count = read(STDIN_FILENO, bytes, sizeof(bytes));
 
-	if (count < 0)
-		return errno == EINTR || errno == EAGAIN;
+	if (count < 0) {
+		if (errno == EAGAIN)
+			return true;
+		say("standard input: %s", strerror(errno));
+		return false;
+	}
 	for (ssize_t i = 0; i < count; i++) {
 		if (bytes[i] == '\n') {
 			*done = *used == 4 && memcmp(line, "done", 4) == 0;
@@ -4297,8 +4375,10 @@ hold(const char **cause)
 			ending.signal = signals.caught;
 			break;
 		}
-		if (ready < 0 && errno != EINTR)
-			break;
+		if (ready < 0 && errno != EINTR) {
+			say("standard input: %s", strerror(errno));
+			ending.status = REFUSED;
+		}
 		if (ready > 0 && ((ends[0].revents && !hold_read(line, &used, &done)) ||
 		                  ends[1].revents & (POLLERR | POLLHUP | POLLNVAL)))
 			break;
@@ -4379,14 +4459,18 @@ struct rows {
 	struct text commands; /* each with its NUL; at first an empty one */
 };
 
-/* Take down the file `name` where it is a lockfile, and one of `keys` if any. */
-static bool
+/*
+ * Take down the file `name` where it is a lockfile, and one of `keys` if any.
+ * Returns 0 or an errno.
+ */
+static int
 rows_add(struct rows *rows, const struct directory *directory, const char *name, char **keys)
 {
 	struct row row = {.slot = 1}, *list;
+	int error;
 
 	if (!key_of_name(name, row.key, &row.slot, &row.hashed))
-		return true;
+		return 0;
 	compose(row.name, sizeof(row.name), "%s", name);
 	for (char **key = keys; *key; key++) {
 		char base[NAME_SIZE], wanted[NAME_SIZE];
@@ -4396,14 +4480,17 @@ rows_add(struct rows *rows, const struct directory *directory, const char *name,
 		if (strcmp(wanted, name) == 0)
 			row.whole_key = *key;
 	}
-	if ((*keys && !row.whole_key) || !glance_at_name(directory, name, &row.glance))
-		return true;
+	if (*keys && !row.whole_key)
+		return 0;
+	error = glance_at_name(directory, name, &row.glance);
+	if (error)
+		return error == ENOENT ? 0 : error;
 	list = list_grow(rows->list, sizeof(*list), rows->count + 1, &rows->room);
 	if (!list)
-		return false;
+		return ENOMEM;
 	rows->list = list;
 	rows->list[rows->count++] = row;
-	return true;
+	return 0;
 }
 
 static int
@@ -4543,28 +4630,28 @@ rows_collect(const struct directory *directory, char **keys, struct rows *rows)
 	struct entries entries;
 	bool listed = entries_begin(&entries, directory->fd, ".");
 	char shown[SHOWN_SIZE];
-	bool room = true;
+	int error = entries.error;
 
+	/* Where names can be opened but not listed, those asked for are tried. */
+	if (error == EACCES && *keys)
+		error = 0;
 	if (listed) {
 		for (const struct dirent *entry; (entry = entries_next(&entries));)
-			room = room && rows_add(rows, directory, entry->d_name, keys);
-	} else if (errno != EACCES || !*keys) {
-		say("%s: cannot be read: %s", show(directory->path, shown), strerror(errno));
-		return NO_FILE;
+			error = error ? error : rows_add(rows, directory, entry->d_name, keys);
+		error = error ? error : entries.error;
 	}
-	/* Where names can be opened but not listed, those asked for are tried. */
-	for (char **key = keys; !listed && *key && room; key++) {
+	for (char **key = keys; !listed && *key && !error; key++) {
 		char base[NAME_SIZE], name[NAME_SIZE];
 
 		name_of_key(*key, base);
-		for (int slot = 1; slot <= SLOTS_MAX && room; slot++) {
+		for (int slot = 1; slot <= SLOTS_MAX && !error; slot++) {
 			slot_name(name, base, slot);
-			room = rows_add(rows, directory, name, keys);
+			error = rows_add(rows, directory, name, keys);
 		}
 	}
-	if (!room) {
-		say("output: %s", strerror(ENOMEM));
-		return REFUSED;
+	if (error) {
+		say("%s: cannot be read: %s", show(directory->path, shown), strerror(error));
+		return status_of(error);
 	}
 	if (!rows->count)
 		return 0;
@@ -4774,7 +4861,7 @@ list_holders(struct directory *directory, char **keys)
 		for (size_t j = 0; j < row->count; j++)
 			text_add(&text, "%ld\n", (long)rows.holders[row->first + j].pid);
 	}
-	if (held && !text.used)
+	if (held && !text.used && !text.failed)
 		say("%s: held, but by whom cannot be seen", show(*keys, shown));
 	status = text_print(&text);
 	return status ? status : held ? 0 : NOBODY;
@@ -4815,7 +4902,7 @@ pin(struct directory *directory, const char *key)
 		if (status)
 			return status;
 		error = gate_enter(&lock, &wait);
-		if (error == EINTR) {
+		if (error == EINTR && signals.caught) {
 			waiting_end();
 			lockfile_close(&lock);
 			return die_by(signals.caught);
@@ -5182,8 +5269,9 @@ parse_word(struct options *options, char **words, size_t *used)
 		char *value = none;
 
 		if (!option)
-			return usage(options, "%s: no such option; see keylock --help",
-			             show(is_long || *next < 0 ? *words : letter, shown));
+			return usage(
+			    options, "%s: no such option; see keylock --help",
+			    show(is_long || (unsigned char)*next >= 0x80 ? *words : letter, shown));
 		next += is_long ? length + 1 : 1;
 		if (is_long && *next && !option->takes_value)
 			return usage(options, "--%s: takes no value", option->name);
@@ -5354,12 +5442,12 @@ say_taken(const struct options *options, const struct directory *directory, cons
 	bool terminal = isatty(STDERR_FILENO) && !options->quiet;
 	bool warn = options->warn_held != FOREVER && !options->quiet;
 	char shown[SHOWN_SIZE], text[WHOSE_SIZE] = "another";
-	struct glance glance;
+	struct glance glance = {0};
 	bool seen;
 
 	if (!options->verbose && !terminal && !warn)
 		return;
-	seen = glance_at_name(directory, lock->name, &glance);
+	seen = glance_at_name(directory, lock->name, &glance) == 0;
 	if (warn && (!seen || age_of(&glance) <= options->warn_held) && !options->verbose)
 		return;
 	if (seen)
@@ -5469,10 +5557,16 @@ static struct ending
 run_under(const struct options *options, const struct directory *directory, struct keys *keys)
 {
 	bool records = options->refuse_abandoned || options->recover;
-	char line[key_line_size(options)];
+	size_t size = key_line_size(options);
+	char small[512]; /* the stack may be, too */
+	char *line = size <= sizeof(small) ? small : memory_resize(NULL, 0, size);
 	struct ending ending = {0};
 	const char *cause = NULL;
 
+	if (!line) {
+		say("environment: %s", strerror(ENOMEM));
+		return (struct ending){.status = REFUSED};
+	}
 	key_line(options, line);
 	if (options->action == FORGET)
 		return (struct ending){.status = forget(directory, keys->locks)};
