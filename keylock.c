@@ -957,10 +957,12 @@ request(const struct request *wish, bool waiting)
 	};
 	int done;
 
-	if (wish->flock)
-		done = flock(wish->fd, wish->flock | (waiting ? 0 : LOCK_NB));
-	else
-		done = fcntl(wish->fd, waiting ? F_OFD_SETLKW : F_OFD_SETLK, &bytes);
+	do { /* FUSE, which is not of the kernel alone, may answer with EINTR */
+		if (wish->flock)
+			done = flock(wish->fd, wish->flock | (waiting ? 0 : LOCK_NB));
+		else
+			done = fcntl(wish->fd, waiting ? F_OFD_SETLKW : F_OFD_SETLK, &bytes);
+	} while (done < 0 && errno == EINTR && !waiting);
 	return done == 0 ? 0 : errno;
 }
 
@@ -1860,11 +1862,7 @@ gate_enter(const struct lock *lock, const struct wait *wait)
 static void
 gate_leave(const struct lock *lock)
 {
-	int error;
-
-	do /* FUSE, which is not of the kernel alone, may answer with EINTR */
-		error = byte_try(lock->fd, F_UNLCK, GATE, 1);
-	while (error == EINTR);
+	byte_try(lock->fd, F_UNLCK, GATE, 1);
 }
 
 /*
@@ -2153,15 +2151,14 @@ lock_release(const struct directory *directory, struct lock *lock, bool linger)
 	if (!linger &&
 	    (lock->shared || lock->nested || guests_leave(again < 0 ? lock->fd : again))) {
 		char shown[SHOWN_SIZE];
-		int done;
+		struct request unlock = {.fd = lock->fd, .flock = LOCK_UN};
+		int error;
 
 		/* First the claim, or the next would see it. */
 		claim_drop(directory, lock);
-		do
-			done = flock(lock->fd, LOCK_UN);
-		while (done < 0 && errno == EINTR);
-		if (done < 0)
-			say("%s: cannot be let go: %s", show(lock->key, shown), strerror(errno));
+		error = request(&unlock, false);
+		if (error)
+			say("%s: cannot be let go: %s", show(lock->key, shown), strerror(error));
 		byte_try(lock->fd, F_UNLCK, 0, ALL_BYTES);
 	}
 	lockfile_close(lock);
