@@ -157,6 +157,38 @@ readonly before_3_15='fcntl:36-38=22'
 	[ "$(wc -l <"$out")" = 3001 ]
 }
 
+@test "no descriptor for looking: 71, and not that nobody holds the key" {
+	local limit
+	hold key
+	# The standard streams, the directory, and its entries or a lockfile.
+	for limit in 3 4 5; do
+		run_it bash -c "ulimit -n $limit && exec \"\$KEYLOCK\" --who key"
+		expect_message 71
+		run_it bash -c "ulimit -n $limit && exec \"\$KEYLOCK\" --list"
+		expect_message 71
+	done
+	run_it bash -c 'ulimit -n 20 && exec "$KEYLOCK" --who key'
+	expect 0
+	[ "$output" = "$holder" ]
+	let_go
+}
+
+@test "a long key on a small stack: it runs, or one line says why not" {
+	local key size
+	for size in 20000 60000 100000; do
+		printf -v key '%0*d' "$size" 0
+		run_it bash -c 'ulimit -c 0; ulimit -s 160 && exec env -i KEYLOCK_DIR="$KEYLOCK_DIR" "$@"' - \
+			"$KEYLOCK" "$key" touch "$ran"
+		case $status in
+		0) rm "$ran" ;;
+		71 | 126) [ "$(wc -l <"$err")" = 1 ] ;;
+		*) false ;;
+		esac
+		not_run
+		[ "$(files)" = 0 ]
+	done
+}
+
 # --- file systems ---
 
 @test "no space for the directory: 73" {

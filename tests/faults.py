@@ -759,6 +759,8 @@ def judge_status(scenario, fault, outcome):
         elif said and not aloud:
             yield "something is said with 75"
         return
+    if status == 1 and "--who" in scenario.options and not said:
+        return  # see judge_looking()
     if status == 0:
         yield "0, and the command did not run"
         return
@@ -799,12 +801,12 @@ def judge_record(place, fault, run, undisturbed):
         short = fault.what.startswith("retval") and fault.call in ("read", "pread64")
         if record and not said and not short:
             yield "the command ended by itself, and a record is left, in silence"
-    elif not record and not (killed and undisturbed):
+    elif not record and not (killed and undisturbed) and not scenario.hold:  # "done" was said
         yield "the command did not end by itself, and the record is gone"
 
 
-# Another user's, and what a stranger may put in a shared directory.
-NOT_LISTED = ("ENOENT", "EACCES", "ELOOP", "ENXIO", "ENODEV", "EISDIR", "ENOTDIR")
+# What cannot be opened for another reason than these is no lockfile, or another user's.
+TOLD = ("EMFILE", "ENFILE", "ENOMEM")
 
 
 def states(scenario, printed):
@@ -825,15 +827,15 @@ def judge_looking(place, fault, outcome, clean):
     scenario = place.scenario
     if sorted(os.listdir(place.dir)) != [KEY, "left", "pinned"]:
         yield "looking changed the directory"
-    if outcome.status == 1:
+    unlisted = fault.call == "openat" and fault.error not in TOLD
+    if outcome.status == 1 and not unlisted:
         yield "1: nobody holds a key that is held"
     if outcome.status != 0:
         return
     now, then = (states(scenario, one.printed) for one in (outcome, clean))
     if "--who" in scenario.options and not now and "cannot be seen" in outcome.said:
         return
-    # A file that is gone when it comes to be opened, or is no lockfile, is not listed.
-    if fault.call == "openat" and fault.error in NOT_LISTED and set(now) <= set(then):
+    if unlisted and set(now) <= set(then):
         return
     if now != then:
         yield f"0, and it shows {now}, not {then}"
