@@ -758,13 +758,13 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 
 # The calls that write or sync, that lock with flock, and that run something, one a line.
 calls() {
-	run_it strace -f -qq -e signal=none -e 'trace=%process,write,writev,pwrite64,pwritev,ftruncate,fsync,fdatasync,sync_file_range,flock,msync,syncfs,sync' \
+	run_it strace -f -qq -e signal=none -e 'trace=%process,write,writev,pwrite64,pwritev,ftruncate,?ftruncate64,fsync,fdatasync,sync_file_range,flock,msync,syncfs,sync' \
 		-o "$BATS_TEST_TMPDIR/trace" "$KEYLOCK" "$@"
 	# Only what the first process, keylock, does.
 	local first
 	first=$(sed -n '1s/ .*//p' "$BATS_TEST_TMPDIR/trace")
 	sed -nE "s/^($first +|[0-9]+ +(execve)).*/&/p" "$BATS_TEST_TMPDIR/trace" |
-		sed -E 's/^[0-9]+ +//; s/^(<\.\.\. )?([a-z0-9_]+).*/\2/' | paste -sd ' ' | tee "$BATS_TEST_TMPDIR/calls"
+		sed -E 's/^[0-9]+ +//; s/^(<\.\.\. )?([a-z0-9_]+).*/\2/; s/^ftruncate64$/ftruncate/' | paste -sd ' ' | tee "$BATS_TEST_TMPDIR/calls"
 }
 
 @test "the record is on disk before the command starts, and its end before keylock lets go" {
@@ -773,7 +773,7 @@ calls() {
 	for option in -A -R; do
 		calls "$option" key true
 		# A new file: its name is brought to disk, too. The first execve is keylock's own.
-		grep -Eq '^execve flock (pwrite64 fdatasync fsync |pwrite64 fdatasync fsync fsync )v?fork (v?fork )?execve .*wait4.* (flock )?ftruncate fdatasync flock .*exit_group' "$BATS_TEST_TMPDIR/calls"
+		grep -Eq '^execve flock (pwrite64 fdatasync fsync |pwrite64 fdatasync fsync fsync )(vfork|clone) ((vfork|clone) )?execve .*wait4.* (flock )?ftruncate fdatasync flock .*exit_group' "$BATS_TEST_TMPDIR/calls"
 	done
 	calls -A key sh -c 'kill -KILL $$'
 	grep -Eq 'wait4.* flock pwrite64 fdatasync flock' "$BATS_TEST_TMPDIR/calls"
@@ -781,7 +781,7 @@ calls() {
 	# It is refused without anything having been written.
 	! grep -Eq 'pwrite64|ftruncate|sync' "$BATS_TEST_TMPDIR/calls" || false
 	calls -R key true
-	grep -Eq '^execve flock pwrite64 fdatasync v?fork (v?fork )?execve .*wait4.* ftruncate fdatasync flock ' "$BATS_TEST_TMPDIR/calls"
+	grep -Eq '^execve flock pwrite64 fdatasync (vfork|clone) ((vfork|clone) )?execve .*wait4.* ftruncate fdatasync flock ' "$BATS_TEST_TMPDIR/calls"
 }
 
 @test "without -A and -R nothing is written and nothing synced" {
