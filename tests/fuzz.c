@@ -392,7 +392,7 @@ check_options(const struct options *options)
 {
 	bool runs = options->action == RUN;
 	bool records = options->refuse_abandoned || options->recover;
-	struct lock locks[STRINGS] = {0};
+	static struct lock locks[STRINGS];
 	struct keys keys = {.locks = locks, .count = options->key_count};
 
 	if (options->action == SHOW_HELP || options->action == SHOW_VERSION)
@@ -1047,9 +1047,9 @@ static void
 target_shown(const uint8_t *data, size_t size)
 {
 	struct strings strings = strings_of(data, size, 2);
-	struct holder holders[STRINGS];
+	static struct holder holders[201]; /* more than a cell has room for */
 	struct directory directory = {.path = strings.list[0]};
-	struct row list[STRINGS / 2] = {0};
+	struct row list[2] = {0};
 	struct rows rows = {.list = list, .holders = holders};
 	int64_t number = 0;
 
@@ -1059,9 +1059,10 @@ target_shown(const uint8_t *data, size_t size)
 		check_message(strings.list[i]);
 		check_compose(strings.list[i], (long)number);
 	}
-	for (size_t i = 0; i < STRINGS; i++)
-		holders[i] = (struct holder){(pid_t)(i + 1) * 7919, 1, (number >> i) & 1};
-	for (size_t i = 1; i + 1 < strings.count && rows.count < 4; i += 2) {
+	for (int i = 0; i < 201; i++)
+		holders[i] = (struct holder){7919 * (i + 1), 1, number >> 14 & 2};
+	for (size_t i = 1; i + 1 < strings.count && rows.count < sizeof(list) / sizeof(*list);
+	     i += 2) {
 		struct row *row = &list[rows.count];
 
 		compose(row->name, sizeof(row->name), "%s", strings.list[i]);
@@ -1070,7 +1071,6 @@ target_shown(const uint8_t *data, size_t size)
 			row->whole_key = strings.list[i];
 		row->hashed = number >> rows.count & 2;
 		row->slot = (int)(number & 1023);
-
 		row->glance.mode = number >> rows.count & 8 ? PINNED : 0;
 		row->glance.held = number >> rows.count & 16;
 		row->glance.since.tv_sec = (time_t)(number & UINT32_MAX);
@@ -1078,7 +1078,7 @@ target_shown(const uint8_t *data, size_t size)
 		row->glance.count = number >> rows.count & 1;
 		row->glance.marks[0] = number >> rows.count & 2 ? MARKS : SHARED_MARKS;
 		row->first = (size_t)(number >> 14 & 1);
-		row->count = (size_t)(number >> 8 & 63);
+		row->count = number >> 15 & 1 ? 200 : (size_t)(number >> 8 & 7);
 		rows.count++;
 		if (!*row->key)
 			compose(row->key, sizeof(row->key), "k");
