@@ -77,14 +77,17 @@ unharmed() {
 }
 
 @test "71: no memory, for whatever it may be" {
-	local when what
+	local when what long
+	need_plain
+	printf -v long '%0600d' 0
 	hold -s looked
 	hold -s looked
 	"$KEYLOCK" -q -A doubt sh -c 'kill -9 $$' || :
 	for what in 'key true' '-k other key true' '-j 2 key true' '--auto true' '--list' '--list --json' '--who looked' \
-		'--path key' '-R doubt sh -c exit\ 150' '-n -v looked true'; do
+		'--path key' '-R doubt sh -c exit\ 150' '-n -v looked true' \
+		"$long true"; do
 		for when in 1 2 3 4 5 6 7 8; do
-			eval "fault mmap,mremap,brk:error=ENOMEM:when=$when+ -- $what"
+			eval "fault mmap,mremap:error=ENOMEM:when=$when+ -- $what"
 			case $status in
 			0 | 75 | 150) ;;
 			71) [[ ${stderr##*$'\n'} == 'keylock: '*memory* ]] ;;
@@ -144,6 +147,10 @@ unharmed() {
 	fault ftruncate:error=EIO "$lockfile" -- -A key sh -c 'exit 3'
 	expect 3
 	[[ $stderr == "keylock: $lockfile: "*error ]]
+	run_keylock --forget key
+	fault flock:error=EIO:when=2 "$lockfile" -- -A key sh -c 'exit 3'
+	expect 3
+	[[ $stderr == "keylock: $lockfile: "*error ]]
 	run_keylock -A key true
 	expect_message 76
 	# One that was longer than ours.
@@ -158,6 +165,11 @@ unharmed() {
 @test "waiting for the command is interrupted: it goes on" {
 	fault rt_sigtimedwait,rt_sigtimedwait_time64:error=EINTR:when=1..3 -- key sh -c 'exit 7'
 	expect 7
+	fault wait4:error=EINTR:when=1 -- key sh -c 'exit 7'
+	expect 7
+	# So does --hold with an input that has nothing to give yet.
+	fault read:error=EAGAIN:when=1 -- --hold key
+	expect 0
 	unharmed
 }
 
@@ -179,6 +191,8 @@ unharmed() {
 	expect_taken 75
 	fault newfstatat:error=ENOENT key -- -w 0.1 -j 2 key touch "$ran"
 	expect_taken 75
+	fault newfstatat:error=ENOENT:when=2 key -- -j 2 key true
+	expect 0
 	hold -j 2 key
 	fault newfstatat:error=ENOENT key%s2 -- -w 0.1 -j 2 key touch "$ran"
 	expect_taken 75
@@ -206,9 +220,39 @@ unharmed() {
 	refused 73 "$lockfile: "
 }
 
-@test "71: --hold without a timer" {
+@test "71: no timer for --hold, for slots, and one that cannot be set" {
 	fault timer_create:error=EAGAIN -- --hold key
 	refused 71 timer
+	hold -j 2 key
+	hold -j 2 key
+	fault timer_create:error=EAGAIN -- -w 9 -j 2 key touch "$ran"
+	expect_message 71 'key: cannot be locked: '
+	fault timer_settime:error=EINVAL -- -w 9 key touch "$ran"
+	expect_message 71 'key: cannot be locked: '
+	[ ! -e "$ran" ]
+}
+
+@test "71: no descriptor for the claim of an open directory" {
+	local limit
+	need_plain
+	mkdir -m 700 "$KEYLOCK_DIR"
+	chmod 770 "$KEYLOCK_DIR"
+	for limit in 4 5 10 11; do
+		run_it sh -c "ulimit -n $limit; exec \"\$KEYLOCK\" key touch '$ran'"
+		refused 71
+	done
+	run_it sh -c "ulimit -n 24; exec \"\$KEYLOCK\" key touch '$ran'"
+	expect 0
+}
+
+@test "what only looking needs cannot be seen: the key is taken, or free, all the same" {
+	hold key
+	fault openat:error=EACCES /proc -- -n -v key true
+	expect_message 75 'taken: another process'
+	let_go
+	# On which file system the directory is.
+	fault fstatfs,statfs:error=ENOSYS -- key sh -c 'exit 7'
+	expect 7
 }
 
 @test "a lock that cannot be let go is told" {

@@ -196,6 +196,19 @@ ended_with() {
 	[ "$output" = c ]
 }
 
+@test "keys that are too long for the environment are not in it, and the command runs" {
+	local one two option
+	# Each fits, both together are longer than the kernel lets a variable be.
+	printf -v one '%090000d' 1
+	printf -v two '%090000d' 2
+	for option in -x -F -o; do
+		run_keylock "$option" -k "$one" "$two" sh -c 'echo "${KEYLOCK_KEY-unset}"'
+		expect 0
+		[ "$output" = unset ]
+	done
+	[ "$(files)" = 0 ]
+}
+
 @test "a hundred keys" {
 	local i arguments=()
 	for i in {1..99}; do
