@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# Line coverage of keylock.c by the bats suite, by gcov. Fails below 95 %, and when
+# a line that never ran is not in tests/uncovered with its reason.
+#
+#	coverage.sh [quick|long]
+#
+# keylock is built with gcc's counters, which live in shared memory (coverage.c);
+# statically, since the dynamic loader would be what lacks a descriptor or memory.
+# tests/uncovered names a line by its function and its text, so that it is found
+# again when it moves:
+#
+#	FUNCTION: TEXT
+#		REASON
+#
+# COVERAGE_KEEP=FOLDER keeps gcov's annotated source there.
+
+set -u
+cd "$(dirname "$0")/.." || exit 1
+exec </dev/null
+unset KEYLOCK KEYLOCK_DIR KEYLOCK_KEY KEYLOCK_ABANDONED COVERAGE_DUMP
+
+case ${1:-quick} in
+quick) unset KEYLOCK_LONG ;;
+long) export KEYLOCK_LONG=1 ;;
+*)
+	echo 'usage: coverage.sh [quick|long]' >&2
+	exit 64
+	;;
+esac
+for tool in gcc gcov bats ipcmk strace; do
+	command -v "$tool" >/dev/null || {
+		echo "coverage: skipped: needs $tool"
+		exit 0
+	}
+done
+
+# Its tests of several users are where some lines run.
+[ "$(id -u)" = 0 ] || {
+	echo 'coverage: skipped: needs root'
+	exit 0
+}
+
+work=$(mktemp -d) || exit 1
+chmod 755 "$work"
+counters=
+trap 'rm -rf "$work"; [ -z "$counters" ] || ipcrm --shmem-id "$counters"' EXIT
+trap 'exit 1' HUP INT TERM
+
+# build: exactly one segment's size of pages for the counters alone, since they are
+# replaced by the segment.
+build() {
+	local flags=(-std=c11 -O0 -g) size=262144
+	counters=$(ipcmk --shmem "$size" --mode 0666) && counters=${counters##* } || return
+	cat >"$work/counters.ld" <<-END
+		SECTIONS {
+			.counters (NOLOAD) : ALIGN(CONSTANT(MAXPAGESIZE)) {
+				counters_begin = .;
+				*(.bss.__gcov0.*)
+				. = $size;
+			}
+			.counters_info : { counters_info = .; *(.counters_info) }
+		} INSERT AFTER .bss;
+	END
+	cp keylock.c "$work" &&
+		gcc "${flags[@]}" --coverage -fprofile-update=atomic \
+			-fprofile-info-section=.counters_info -fdata-sections -fno-common \
+			-c -o "$work/keylock.o" "$work/keylock.c" &&
+		gcc "${flags[@]}" "-DCOUNTERS=$counters" -c -o "$work/coverage.o" tests/coverage.c &&
+		gcc -static -o "$work/keylock" "$work/keylock.o" "$work/coverage.o" \
+			-Wl,-T,"$work/counters.ld" -lgcov
+}
+
+# suite: all tests with that keylock.
+suite() {
+	local jobs=()
+	! parallel --version 2>/dev/null | grep -q GNU || jobs=(--jobs 4 --no-parallelize-within-files)
+	KEYLOCK=$work/keylock KEYLOCK_TEST_LIMIT=180 bats ${jobs[@]+"${jobs[@]}"} tests >"$work/bats.log" 2>&1 || {
+		sed -n '/^not ok/,/^ok/p' "$work/bats.log"
+		return 1
+	}
+}
+
+# lines: "line FUNCTION: TEXT" of each that can run, "miss FUNCTION: TEXT" if it did not.
+lines() {
+	COVERAGE_DUMP=1 "$work/keylock" >"$work/keylock.gcda" &&
+		gcov --stdout --object-directory "$work" "$work/keylock.c" >"$work/keylock.c.gcov" &&
+		awk -F: '
+			{ text = $0; sub(/^[^:]*:[^:]*:/, "", text) }
+			text ~ /^[a-z_0-9]+\(/ { name = text; sub(/\(.*/, "", name) }
+			{ sub(/^[ \t]+/, "", text) }
+			$1 ~ /[0-9#=]/ { print ($1 ~ /[#=]/ ? "miss " : "line ") name ": " text }
+		' "$work/keylock.c.gcov" >"$work/lines"
+}
+
+build && suite && lines || exit 1
+[ -z "${COVERAGE_KEEP-}" ] || cp "$work/keylock.c.gcov" "$COVERAGE_KEEP" || exit 1
+
+# Names without a reason, and reasons without a name, are no list.
+awk '/^[^\t#]/ { if (name) exit 1; name = $0 } /^\t/ { name = "" } END { exit name != "" }' \
+	tests/uncovered || {
+	echo 'coverage: tests/uncovered: a line has no reason'
+	exit 1
+}
+grep -v '^[[:space:]#]' tests/uncovered | sort -u >"$work/listed"
+sed -n 's/^miss //p' "$work/lines" | sort -u >"$work/missed"
+all=$(wc -l <"$work/lines") missed=$(grep -c '^miss' "$work/lines")
+status=0
+comm -13 "$work/listed" "$work/missed" >"$work/surprises"
+if [ -s "$work/surprises" ]; then
+	echo 'These lines never ran, and tests/uncovered has no reason for them:'
+	cat "$work/surprises"
+	status=1
+fi
+# What runs now, by a race that was lost, say, need not run each time.
+comm -23 "$work/listed" "$work/missed" >"$work/ran"
+if [ -s "$work/ran" ]; then
+	echo 'These lines of tests/uncovered did run, or are no more:'
+	cat "$work/ran"
+fi
+if [ $((100 * (all - missed))) -lt $((95 * all)) ]; then
+	echo 'coverage: below 95 %'
+	status=1
+fi
+tenths=$((1000 * (all - missed) / all))
+echo "coverage: $((all - missed)) of $all lines, $((tenths / 10)).$((tenths % 10)) %; $missed listed with their reasons, $(wc -l <"$work/surprises") without"
+exit "$status"
