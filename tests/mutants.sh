@@ -139,7 +139,7 @@ number=100
 T='torture 6000 -t10'
 
 # Who takes a lock does not see whether the file still has its name.
-mutant no-recheck "$T -p6 -k0" lockfile_is_current 's/\{\n/{\n\treturn true;\n/'
+mutant no-recheck "$T -p6 -k0" lockfile_recheck 's/\{\n/{\n\treturn 0;\n/'
 # Who leaves removes the file though others wait for it, ...
 mutant tidy-before-waiters "$T" lockfile_tidy \
 	's/byte_held\(fd, F_WRLCK, PRESENCE, 0\) < 0/true/g'
@@ -166,11 +166,11 @@ mutant truncate "$T -k2" - 's/LOCKFILE_FLAGS = O_RDWR/LOCKFILE_FLAGS = O_RDWR | 
 # The command does not get the lock.
 mutant not-handed-on "$T" become 's/\n\t\tif \(fcntl\(.*?F_DUPFD.*?\) < 0\)/\n\t\tif (0)/'
 # A daemon that has the description keeps the key.
-mutant no-unlock "$T" lock_release 's/\tflock\(lock->fd, LOCK_UN\);//'
+mutant no-unlock "$T" lock_release 's/error = request\(&unlock, false\)/error = 0/'
 # Nobody waits for nested runs.
 mutant guests-alone "$T -p6 -k0" guests_leave 's/\{\n/{\n\treturn true;\n/'
 # A holder is not seen to be one.
-mutant no-presence "tests looking held" presence_take 's/\{\n/{\n\treturn 0;\n/'
+mutant no-presence "tests looking held.for.longer" presence_take 's/\{\n/{\n\treturn 0;\n/'
 # Cleaners take the file for an old one.
 mutant not-sticky "$T" - 's/S_ISVTX/0/g'
 # The record outlives a good end, or is ended by a bad one.
@@ -182,8 +182,8 @@ mutant unsorted "$T -p6 -k0" keys_order 's/\{\n/{\n\treturn;\n/'
 mutant one-slot-more "$T -p8 -k3" slots_acquire \
 	's/count = \(size_t\)lock->slots/count = (size_t)lock->slots + 1/'
 # The file with the queue is not seen to have lost its name; some come late to it.
-mutant slots-no-recheck "$T -p8 -k3" slots_take 's/!lockfile_is_current\(directory, queue\)/false/ &&
-	s/\{\n/{\n\tif (getpid() % 4 == 0)\n\t\tusleep(500);\n/'
+mutant slots-no-recheck "$T -p8 -k3" slots_take 's/error = lockfile_recheck\(directory, queue\)/error = 0/ &&
+	s/\{\n/{\n\tif (getpid() % 2)\n\t\tusleep(1000);\n/'
 # The files of slots, and with the first one the queue, go while others come to them, for
 # which there is time.
 mutant slots-tidy-without-gate "$T -p8 -k3" - 's/\nstatic void\nlockfile_tidy/\nstatic bool ungated;\n$&/' \

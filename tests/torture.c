@@ -543,6 +543,8 @@ draw(struct contender *contender)
 
 	if (wave.kind == FEW)
 		key = SLOTTED;
+	if (wave.kind == READERS)
+		key %= SLOTTED;
 	contender->keys[0] = key;
 	contender->count = 1;
 	contender->slotted = key >= SLOTTED;
@@ -566,6 +568,10 @@ draw(struct contender *contender)
 		    contender->slotted ? KEYS - 1 + SLOTTED - key : (key + 1) % RECORDED;
 		if (key < RECORDED && pick(3) == 0)
 			contender->keys[contender->count++] = RECORDED;
+		if (pick(2)) {
+			contender->keys[0] = contender->keys[1];
+			contender->keys[1] = key;
+		}
 	}
 
 	/* What its command does, and how it ends. */
