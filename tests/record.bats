@@ -111,6 +111,20 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 	[ "$(files)" = 0 ]
 }
 
+@test "a command's long name is cut in the record, but no character is" {
+	local name
+	for name in "$(printf 'é%.0s' {1..100})" "x$(printf 'é%.0s' {1..100})"; do
+		printf '#!/bin/sh\ncat "$KEYLOCK_DIR/key"\n' >"$BATS_TEST_TMPDIR/$name"
+		chmod +x "$BATS_TEST_TMPDIR/$name"
+		run_keylock -A key "$BATS_TEST_TMPDIR/$name"
+		expect 0
+		[ "$(wc -c <"$out")" = 192 ]
+		[[ $output == *"command=${name:0:100}"* ]]
+		iconv -f UTF-8 -t UTF-8 "$out"
+		rm "$BATS_TEST_TMPDIR/$name"
+	done
+}
+
 @test "a command that exits by itself ends the record" {
 	local option code
 	for option in -A -R; do
