@@ -229,6 +229,24 @@ microseconds() {
 	[ "$(files)" = 0 ]
 }
 
+@test "who comes to a file that has lost its name stands in the line of the new one" {
+	local late first
+	keep gate
+	"$KEYLOCK" -j 2 key true 3>&- 4>&- &
+	late=$!
+	wait_for 20 blocked "$KEYLOCK_DIR/key"
+	rm "$KEYLOCK_DIR/key"
+	hold -j 2 key
+	first=$holder
+	hold -j 2 key
+	stop_keeping
+	wait_for 10 eval '"$KEYLOCK" --list --json key | grep -q "\"waiting\":1,"'
+	let_go "$first"
+	ended_with "$late" 0
+	let_go
+	[ "$(files)" = 0 ]
+}
+
 @test "in a stream of arrivals at slots nobody is served before one that came earlier" {
 	local arrivals count=200
 	[ -z "${KEYLOCK_LONG-}" ] || count=3000
