@@ -13,17 +13,13 @@
  *	stuck			what had not ended 20 s after the last was started
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "probe.h"
 
 #define MOST 64
 
@@ -37,37 +33,6 @@ struct worker {
 	int64_t kill_at; /* 0: not to be killed */
 };
 
-static int64_t
-now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
-
-static void
-sleep_us(long us)
-{
-	struct timespec t = {us / 1000000, us % 1000000 * 1000};
-
-	nanosleep(&t, NULL);
-}
-
-static struct counts *
-open_counts(const char *name, int *file)
-{
-	void *at;
-
-	*file = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (*file == -1 || ftruncate(*file, 4096) == -1)
-		exit(2);
-	at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, *file, 0);
-	if (at == MAP_FAILED)
-		exit(2);
-	return at;
-}
-
 /* The command. mode: x or s, and d for a daemon. */
 static int
 hold(const char *name, const char *mode)
@@ -75,11 +40,10 @@ hold(const char *name, const char *mode)
 	static const long times[] = {0, 0, 0, 100, 700};
 	int file;
 	struct counts *counts = open_counts(name, &file);
-	struct flock lock = {.l_type = mode[0] == 's' ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
 
-	__atomic_fetch_add(&counts->runs, 1, __ATOMIC_RELAXED);
-	if (fcntl(file, F_SETLK, &lock) == -1)
-		__atomic_fetch_add(&counts->overlaps, 1, __ATOMIC_RELAXED);
+	count_one(&counts->runs);
+	if (!take(file, mode[0] == 's' ? F_RDLCK : F_WRLCK, 0))
+		count_one(&counts->overlaps);
 	sleep_us(times[getpid() % 5]);
 	if (mode[1] == 'd' && fork() == 0) {
 		sleep_us(2000);

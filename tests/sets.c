@@ -14,15 +14,11 @@
  *	stuck		what had not ended 40 s after the last was started
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "probe.h"
 
 enum { KEYS = 6, MOST_KEYS = 4, MOST_WORKERS = 64 };
 
@@ -38,28 +34,6 @@ struct worker {
 	int may_give_up;
 };
 
-static void
-sleep_us(long us)
-{
-	struct timespec t = {us / 1000000, us % 1000000 * 1000};
-
-	nanosleep(&t, NULL);
-}
-
-static struct counts *
-open_counts(const char *name, int *file)
-{
-	void *at;
-
-	*file = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (*file == -1 || ftruncate(*file, 4096) == -1)
-		exit(2);
-	at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, *file, 0);
-	if (at == MAP_FAILED)
-		exit(2);
-	return at;
-}
-
 /* The command: name, mode, and the keys' numbers. */
 static int
 hold(char **argv)
@@ -67,18 +41,13 @@ hold(char **argv)
 	int file, shared = argv[1][0] == 's';
 	struct counts *counts = open_counts(argv[0], &file);
 
-	__atomic_fetch_add(&counts->runs, 1, __ATOMIC_RELAXED);
+	count_one(&counts->runs);
 	for (char **word = argv + 2; *word; word++) {
-		struct flock lock = {.l_type = shared ? F_RDLCK : F_WRLCK,
-		                     .l_whence = SEEK_SET,
-		                     .l_start = atol(*word),
-		                     .l_len = 1};
-
-		if (fcntl(file, F_SETLK, &lock) == -1)
-			__atomic_fetch_add(&counts->overlaps, 1, __ATOMIC_RELAXED);
+		if (!take(file, shared ? F_RDLCK : F_WRLCK, atol(*word)))
+			count_one(&counts->overlaps);
 		if (shared &&
 		    __atomic_fetch_add(&counts->sharing[atol(*word)], 1, __ATOMIC_RELAXED) > 0)
-			__atomic_fetch_add(&counts->together, 1, __ATOMIC_RELAXED);
+			count_one(&counts->together);
 	}
 	sleep_us(getpid() % 4 * 1000);
 	for (char **word = argv + 2; *word && shared; word++)

@@ -20,17 +20,13 @@
  *	stuck		what had not ended 40 s after the last was started
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "probe.h"
 
 enum { MOST_WORKERS = 1000, DAEMON_US = 50000 };
 
@@ -46,37 +42,6 @@ struct worker {
 	int killed;
 };
 
-static int64_t
-now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
-
-static void
-sleep_us(long us)
-{
-	struct timespec t = {us / 1000000, us % 1000000 * 1000};
-
-	nanosleep(&t, NULL);
-}
-
-static struct counts *
-open_counts(const char *name, int *file)
-{
-	void *at;
-
-	*file = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (*file == -1 || ftruncate(*file, 4096) == -1)
-		exit(2);
-	at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, *file, 0);
-	if (at == MAP_FAILED)
-		exit(2);
-	return at;
-}
-
 /* The command: FILE N HOLD, and d for a daemon. */
 static int
 hold(char **argv)
@@ -84,15 +49,11 @@ hold(char **argv)
 	int file, taken = 0;
 	struct counts *counts = open_counts(argv[0], &file);
 
-	__atomic_fetch_add(&counts->runs, 1, __ATOMIC_RELAXED);
-	for (long at = 0; at < atol(argv[1]) && !taken; at++) {
-		struct flock lock = {
-		    .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
-
-		taken = fcntl(file, F_SETLK, &lock) == 0;
-	}
+	count_one(&counts->runs);
+	for (long at = 0; at < atol(argv[1]) && !taken; at++)
+		taken = take(file, F_WRLCK, at);
 	if (!taken)
-		__atomic_fetch_add(&counts->excess, 1, __ATOMIC_RELAXED);
+		count_one(&counts->excess);
 	sleep_us(atol(argv[2]));
 	if (argv[3] && fork() == 0) {
 		sleep_us(DAEMON_US);
@@ -128,13 +89,8 @@ held(int file, int n)
 {
 	int count = 0;
 
-	for (int at = 0; at < n; at++) {
-		struct flock lock = {
-		    .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
-
-		if (fcntl(file, F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK)
-			count++;
-	}
+	for (int at = 0; at < n; at++)
+		count += is_taken(file, at);
 	return count;
 }
 
