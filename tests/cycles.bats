@@ -78,12 +78,6 @@ prepare() {
 	rm -f "$BATS_TEST_TMPDIR"/*.{status,said,at,begun,pid,go} "$BATS_TEST_TMPDIR/go"
 }
 
-ended_with() {
-	status=0
-	wait "$1" || status=$?
-	expect "$2"
-}
-
 @test "two scripts that lock each other's key" {
 	prepare
 	party one a -- b

@@ -52,6 +52,11 @@
 #				in passwd. The repo may be closed to the user: copy the binary
 #				into $public.
 #	milliseconds		prints the time, for differences.
+#	ended_with PID STATUS	waits for PID, and fails unless that was its exit status.
+#	order			prints what is first in each line of $BATS_TEST_TMPDIR/order, where
+#				commands note that they run.
+#	order_is NAMES		fails unless it is these.
+#	switches PID		prints how often the process has been put on a processor.
 #
 # A test file with a setup or teardown of its own calls keylock_setup and keylock_teardown there.
 #
@@ -202,6 +207,30 @@ let_go() {
 	echo 1<>"$BATS_TEST_TMPDIR/holder.$who"
 	status=0
 	wait "$who" || status=$?
+}
+
+ended_with() {
+	status=0
+	wait "$1" 2>/dev/null || status=$?
+	expect "$2"
+}
+
+order() {
+	[ ! -e "$BATS_TEST_TMPDIR/order" ] || cut -d ' ' -f 1 "$BATS_TEST_TMPDIR/order" | paste -sd ' '
+}
+
+order_is() {
+	[ "$(order)" = "$1" ]
+}
+
+switches() {
+	local name value sum=0
+	while read -r name value; do
+		case $name in
+		*voluntary_ctxt_switches:) sum=$((sum + value)) ;;
+		esac
+	done <"/proc/$1/status"
+	echo "$sum"
 }
 
 blocked() {

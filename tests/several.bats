@@ -33,12 +33,6 @@ contend() {
 	waiter=$!
 }
 
-ended_with() {
-	status=0
-	wait "$1" || status=$?
-	expect "$2"
-}
-
 @test "the command runs while all keys are held, and they are free when it has ended" {
 	local key
 	hold -k b --key c a

@@ -31,31 +31,6 @@ queue() {
 	wait_for 20 has_ticket "$waiter"
 }
 
-order() {
-	[ ! -e "$BATS_TEST_TMPDIR/order" ] || cut -d ' ' -f 1 "$BATS_TEST_TMPDIR/order" | paste -sd ' '
-}
-
-order_is() {
-	[ "$(order)" = "$1" ]
-}
-
-ended_with() {
-	status=0
-	wait "$1" 2>/dev/null || status=$?
-	expect "$2"
-}
-
-# How often the process has been put on a processor.
-switches() {
-	local name value sum=0
-	while read -r name value; do
-		case $name in
-		*voluntary_ctxt_switches:) sum=$((sum + value)) ;;
-		esac
-	done <"/proc/$1/status"
-	echo "$sum"
-}
-
 # Fails when NAME began more than a second after $begin (microseconds); 50 ms is what is promised of
 # a machine that has nothing else to do. Notes the time in took.
 began_at_once() {

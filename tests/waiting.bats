@@ -22,33 +22,8 @@ queue() {
 	wait_for 20 has_ticket "$waiter"
 }
 
-order() {
-	[ ! -e "$BATS_TEST_TMPDIR/order" ] || paste -sd ' ' "$BATS_TEST_TMPDIR/order"
-}
-
-order_is() {
-	[ "$(order)" = "$1" ]
-}
-
 last_is() {
 	[ "$(tail -n 1 "$BATS_TEST_TMPDIR/order" 2>/dev/null)" = "$1" ]
-}
-
-ended_with() {
-	status=0
-	wait "$1" || status=$?
-	expect "$2"
-}
-
-# How often the process has been put on a processor.
-switches() {
-	local name value sum=0
-	while read -r name value; do
-		case $name in
-		*voluntary_ctxt_switches:) sum=$((sum + value)) ;;
-		esac
-	done <"/proc/$1/status"
-	echo "$sum"
 }
 
 # Runs COMMAND, which is to be a keylock that gives up after MILLISECONDS: not before, and not much
