@@ -3174,15 +3174,17 @@ bytes_held(int fd, short type, off_t start, off_t end, off_t *list, size_t room)
 	return count;
 }
 
-/* Look at the open lockfile `fd`; returns false for what is none. */
-static bool
+/* Look at the open lockfile `fd`. Returns 0; ENOENT for what is none; or an errno. */
+static int
 glance_at(int fd, struct glance *glance)
 {
 	struct stat file;
 	size_t room = sizeof(glance->marks) / sizeof(*glance->marks);
 
-	if (fstat(fd, &file) < 0 || !S_ISREG(file.st_mode))
-		return false;
+	if (fstat(fd, &file) < 0)
+		return errno;
+	if (!S_ISREG(file.st_mode))
+		return ENOENT;
 	glance->device = file.st_dev;
 	glance->inode = file.st_ino;
 	glance->mode = file.st_mode;
@@ -3193,7 +3195,7 @@ glance_at(int fd, struct glance *glance)
 	glance->count = bytes_held(fd, F_WRLCK, MARKS, INT64_MAX, glance->marks, room);
 	if (glance->count > room)
 		glance->count = room;
-	return true;
+	return 0;
 }
 
 /*
@@ -3205,13 +3207,13 @@ glance_at_name(const struct directory *directory, const char *name, struct glanc
 {
 	int flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
 	int fd = openat(directory->fd, name, flags);
-	bool is_lockfile;
+	int error;
 
 	if (fd < 0)
 		return status_of(errno) == REFUSED || errno == EIO ? errno : ENOENT;
-	is_lockfile = glance_at(fd, glance);
+	error = glance_at(fd, glance);
 	close(fd);
-	return is_lockfile ? 0 : ENOENT;
+	return error;
 }
 
 static bool
@@ -3583,10 +3585,10 @@ nest(struct lock *lock, const struct wait *wait, const struct lineage *lineage, 
 static void
 say_waiting(const struct lock *lock)
 {
-	struct glance glance;
+	struct glance glance = {0};
 	char shown[SHOWN_SIZE], text[WHOSE_SIZE];
 
-	if (glance_at(lock->fd, &glance))
+	if (glance_at(lock->fd, &glance) == 0)
 		say("%s: waiting for %s", show(lock->key, shown), whose_text(&glance, text));
 }
 
@@ -4306,21 +4308,20 @@ print(const char *text, size_t length)
 }
 
 /*
- * Read standard input. Returns whether it goes on; *done is whether the last
- * line that came was `done`. `line` keeps the beginning of a line between calls.
+ * Read standard input. Returns 1 where it goes on, 0 at its end, -1 where it cannot
+ * be read; *done is whether the last line that came was `done`. `line` keeps the
+ * beginning of a line between calls.
  */
-static bool
+static int
 hold_read(char line[8], size_t *used, bool *done)
 {
 	char bytes[512];
 	ssize_t count = read(STDIN_FILENO, bytes, sizeof(bytes));
 
-	if (count < 0) {
-		if (errno == EAGAIN)
-			return true;
-		say("standard input: %s", strerror(errno));
-		return false;
-	}
+	if (count < 0 && errno == EBADF) /* it came in closed */
+		return 0;
+	if (count < 0)
+		return errno == EINTR || errno == EAGAIN ? 1 : -1;
 	for (ssize_t i = 0; i < count; i++) {
 		if (bytes[i] == '\n') {
 			*done = *used == 4 && memcmp(line, "done", 4) == 0;
@@ -4372,12 +4373,15 @@ hold(const char **cause)
 			ending.signal = signals.caught;
 			break;
 		}
-		if (ready < 0 && errno != EINTR) {
+		int more = ready >= 0 || errno == EINTR ? 1 : -1;
+
+		if (ready > 0 && ends[0].revents)
+			more = hold_read(line, &used, &done);
+		if (more < 0) {
 			say("standard input: %s", strerror(errno));
 			ending.status = REFUSED;
 		}
-		if (ready > 0 && ((ends[0].revents && !hold_read(line, &used, &done)) ||
-		                  ends[1].revents & (POLLERR | POLLHUP | POLLNVAL)))
+		if (!more || (ready > 0 && ends[1].revents & (POLLERR | POLLHUP | POLLNVAL)))
 			break;
 	}
 	waiting_end();
