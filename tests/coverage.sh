@@ -92,7 +92,10 @@ lines() {
 		' "$work/keylock.c.gcov" >"$work/lines"
 }
 
-build && suite && lines || exit 1
+status=0
+build || exit 1
+suite || status=1
+lines || exit 1
 [ -z "${COVERAGE_KEEP-}" ] || cp "$work/keylock.c.gcov" "$COVERAGE_KEEP" || exit 1
 
 # Names without a reason, and reasons without a name, are no list.
@@ -104,7 +107,6 @@ awk '/^[^\t#]/ { if (name) exit 1; name = $0 } /^\t/ { name = "" } END { exit na
 grep -v '^[[:space:]#]' tests/uncovered | sort -u >"$work/listed"
 sed -n 's/^miss //p' "$work/lines" | sort -u >"$work/missed"
 all=$(wc -l <"$work/lines") missed=$(grep -c '^miss' "$work/lines")
-status=0
 comm -13 "$work/listed" "$work/missed" >"$work/surprises"
 if [ -s "$work/surprises" ]; then
 	echo 'These lines never ran, and tests/uncovered has no reason for them:'
