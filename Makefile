@@ -77,14 +77,14 @@ lint:
 	cppcheck --quiet --std=c11 --inline-suppr --error-exitcode=1 \
 		--enable=warning,style,performance,portability \
 		--suppress=missingIncludeSystem --suppress=variableScope keylock.c
-	clang-format --dry-run -Werror keylock.c tests/*.c
+	clang-format --dry-run -Werror keylock.c tests/*.[ch]
 	shellcheck -x $(LINT_SHELL)
 	mandoc keylock.1 >/dev/null
 	! mandoc -Tlint -Wstyle keylock.1 2>/dev/null | \
 		grep -v 'referenced manual not found'
 
 format:
-	clang-format -i keylock.c tests/*.c
+	clang-format -i keylock.c tests/*.[ch]
 
 # What is under version control, without version control: a packager's tree
 # has none.
