@@ -104,7 +104,7 @@ awk '/^[^\t#]/ { if (name) exit 1; name = $0 } /^\t/ { name = "" } END { exit na
 	echo 'coverage: tests/uncovered: a line has no reason'
 	exit 1
 }
-grep -v '^[[:space:]#]' tests/uncovered | sort -u >"$work/listed"
+grep '^[^[:space:]#]' tests/uncovered | sort -u >"$work/listed"
 sed -n 's/^miss //p' "$work/lines" | sort -u >"$work/missed"
 all=$(wc -l <"$work/lines") missed=$(grep -c '^miss' "$work/lines")
 comm -13 "$work/listed" "$work/missed" >"$work/surprises"
@@ -124,5 +124,5 @@ if [ $((100 * (all - missed))) -lt $((95 * all)) ]; then
 	status=1
 fi
 tenths=$((1000 * (all - missed) / all))
-echo "coverage: $((all - missed)) of $all lines, $((tenths / 10)).$((tenths % 10)) %; $missed listed with their reasons, $(wc -l <"$work/surprises") without"
+echo "coverage: $((all - missed)) of $all lines, $((tenths / 10)).$((tenths % 10)) %; $missed never ran, $(wc -l <"$work/surprises") of them without a reason"
 exit "$status"

@@ -233,16 +233,19 @@ unharmed() {
 }
 
 @test "71: no descriptor for the claim of an open directory" {
-	local limit
-	need_plain
 	mkdir -m 700 "$KEYLOCK_DIR"
 	chmod 770 "$KEYLOCK_DIR"
-	for limit in 4 5 10 11; do
-		run_it sh -c "ulimit -n $limit; exec \"\$KEYLOCK\" key touch '$ran'"
-		refused 71
-	done
-	run_it sh -c "ulimit -n 24; exec \"\$KEYLOCK\" key touch '$ran'"
-	expect 0
+	# It is claimed, looked at twice, and handed to the command.
+	fault fcntl:error=EMFILE:when=4 "$KEYLOCK_DIR" -- -F key touch "$ran"
+	refused 71 touch
+	unharmed
+}
+
+@test "73: a lockfile that --list cannot look at" {
+	hold key
+	fault fstat,newfstatat:error=EIO:when=1 "$lockfile" -- --list key
+	expect_message 73 "$KEYLOCK_DIR: cannot be read: "
+	let_go
 }
 
 @test "what only looking needs cannot be seen: the key is taken, or free, all the same" {
