@@ -1491,7 +1491,6 @@ struct lock {
 	int slots;    /* how many may hold it at once */
 	int fd;       /* -1: not open */
 	bool made;    /* by this process, so that its times are right */
-	bool linked;  /* has another name: its times are not ours to set */
 	bool watched; /* by a waiter for slots */
 	int events;   /* its inotify descriptor, or -1 */
 	dev_t device;
@@ -1758,10 +1757,9 @@ lockfile_open(struct directory *directory, struct lock *lock)
 		                        "not safe: it is no regular file; remove it");
 	lock->device = file.st_dev;
 	lock->inode = file.st_ino;
-	lock->linked = file.st_nlink > 1;
 	if (lock->made && !directory->is_open)
 		mode = lockfile_mode(directory); /* whatever the umask */
-	if (!lock->linked && (file.st_mode & mode) != mode &&
+	if (file.st_nlink == 1 && !directory->is_open && (file.st_mode & mode) != mode &&
 	    fchmod(lock->fd, (file.st_mode & 07777) | mode) < 0) {
 		/* Made by another program, for another user: rule 2 is not ours to keep. */
 	}
@@ -2002,6 +2000,7 @@ is_late(const struct wait *wait)
 static int
 lock_result(const struct directory *directory, struct lock *lock, int error)
 {
+	struct stat file;
 	int result;
 
 	if (error == -COVERED) {
@@ -2009,9 +2008,11 @@ lock_result(const struct directory *directory, struct lock *lock, int error)
 		error = 0;
 	}
 	if (!error && !signals.caught) {
-		/* Held since now, unless others hold it along with us. */
-		if (!lock->made && !lock->linked && !lock->nested &&
-		    !(lock->shared && byte_held(lock->fd, F_WRLCK, PRESENCE, PRESENCE + 1) >= 0))
+		/* Held since now, unless others hold it along with us. A file that
+		 * has a second name may be a stranger's, whose times are not ours. */
+		if (!lock->made && !lock->nested &&
+		    !(lock->shared && byte_held(lock->fd, F_WRLCK, PRESENCE, PRESENCE + 1) >= 0) &&
+		    fstat(lock->fd, &file) == 0 && file.st_nlink == 1)
 			futimens(lock->fd, NULL);
 		return 0;
 	}
@@ -2663,6 +2664,8 @@ slots_await(struct directory *directory, struct lock *slots, size_t count, struc
 			retry = now() + SLOT_POLL;
 		else if (now() < persist)
 			retry = now() + pause;
+		else if (directory->is_open)
+			retry = now() + SECOND; /* who unlocks without closing makes no event */
 		error = slots_sleep(events, retry < until ? retry : until, &woken);
 		if (error)
 			break;
