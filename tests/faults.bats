@@ -159,6 +159,7 @@ readonly before_3_15='fcntl:36-38=22'
 
 @test "no descriptor for looking: 71, and not that nobody holds the key" {
 	local limit
+	need_plain
 	hold key
 	# The standard streams, the directory, and its entries or a lockfile.
 	for limit in 3 4 5; do
@@ -226,6 +227,7 @@ readonly before_3_15='fcntl:36-38=22'
 
 @test "no /proc: slots are waited for, and a nested run ends by its time-out" {
 	local first
+	need_plain
 	hold -j 2 key
 	first=$holder
 	hold -j 2 key

@@ -801,6 +801,8 @@ def judge_record(place, fault, run, undisturbed):
         short = fault.what.startswith("retval") and fault.call in ("read", "pread64")
         # And another has the lock by then, where a descendant of the command has let it go.
         short = short or (fault.call == "flock" and fault.error == "EAGAIN")
+        # An input that is closed has ended.
+        short = short or (fault.call == "read" and fault.error == "EBADF")
         if record and not said and not short:
             yield "the command ended by itself, and a record is left, in silence"
     elif not record and not (killed and undisturbed) and not scenario.hold:  # "done" was said

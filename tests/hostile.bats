@@ -95,3 +95,32 @@ waits() {
 	[ "$(stat -c '%Y %s' "$BATS_TEST_TMPDIR/precious")" = '1767225600 9' ]
 	[ "$(ls -A "$KEYLOCK_DIR")" = key ]
 }
+
+# at_rest PID: it has slept for a while, past the tries that come soon after an event.
+at_rest() {
+	local before
+	before=$(switches "$1")
+	sleep 0.3
+	[ "$(switches "$1")" = "$before" ]
+}
+
+@test "a slot's file that a stranger unlocks without closing it does not keep the slot" {
+	local name waiter
+	need flock
+	open_directory
+	# Both slots are another program's, which keeps its descriptors.
+	for name in key key%s2; do
+		(umask 0 && : >"$KEYLOCK_DIR/$name")
+	done
+	exec 8<>"$KEYLOCK_DIR/key" 9<>"$KEYLOCK_DIR/key%s2"
+	flock -n 8
+	flock -n 9
+	"$KEYLOCK" -j 2 key touch "$BATS_TEST_TMPDIR/ran" 3>&- 4>&- 8>&- 9>&- &
+	waiter=$!
+	wait_for 20 has_ticket "$waiter"
+	wait_for 20 at_rest "$waiter"
+	flock -u 9
+	wait_for 20 test -e "$BATS_TEST_TMPDIR/ran"
+	wait "$waiter"
+	exec 8>&- 9>&-
+}
