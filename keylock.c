@@ -587,6 +587,7 @@ struct raw_action {
 
 static struct {
 	sigset_t came_mask;           /* the mask that keylock came with */
+	sigset_t wait_mask;           /* while waiting: that, and SIGCONT */
 	bool handling;                /* handlers and timer are in place */
 	bool armed;                   /* the timer runs, valid while handling */
 	int timer;                    /* valid while handling */
@@ -682,6 +683,11 @@ signals_block(void)
 	sigset_t all = mask_all();
 
 	mask_change(SIG_SETMASK, &all, &signals.came_mask);
+	/* Let in, it would be lost where it comes just as the kernel calls the
+	 * handler of a stop signal: it is ignored by default, and not yet blocked by
+	 * the handler's mask. Blocked it stays pending, for stop_begin(). */
+	signals.wait_mask = signals.came_mask;
+	mask_add(&signals.wait_mask, SIGCONT);
 }
 
 /*
@@ -726,14 +732,13 @@ on_signal(int signo, siginfo_t *info, void *context)
 	};
 	int kept = errno;
 
+	(void)context;
 	if (signo == WAKER &&
 	    (info->si_code == SI_TIMER || signals.came[WAKER].sa_handler == SIG_IGN ||
 	     sigismember(&signals.came_mask, WAKER) == 1))
 		return;
 	if (!signals.caught || is_stop_signal(signals.caught))
 		signals.caught = signo;
-	/* A SIGCONT that comes from now on is for stop_begin(). */
-	mask_add(&((ucontext_t *)context)->uc_sigmask, SIGCONT);
 	timer_arm(0, &soon);
 	errno = kept;
 }
@@ -831,11 +836,13 @@ signal_take(const sigset_t *these)
 static bool
 signal_came(void)
 {
-	sigset_t pending;
+	sigset_t pending, cont = mask_of(SIGCONT);
 
 	sigpending(&pending);
 	if (sigisemptyset(&pending))
 		return signals.caught != 0;
+	if (sigismember(&pending, SIGCONT) == 1 && sigismember(&signals.came_mask, SIGCONT) == 0)
+		signal_take(&cont); /* of a while ago: no command has been stopped yet */
 	for (int signo = 1; signo < _NSIG && !signals.caught; signo++) {
 		struct sigaction action;
 		sigset_t only = mask_of(signo);
@@ -981,7 +988,7 @@ wait_for(const struct request *wish, const struct wait *wait)
 
 	if (error)
 		return error;
-	open_to = wait->deaf ? all : signals.came_mask;
+	open_to = wait->deaf ? all : signals.wait_mask;
 	sigdelset(&open_to, WAKER);
 	if (until != FOREVER)
 		alarm.it_value = to_timespec(until);
@@ -1599,7 +1606,7 @@ claim_sleep(nanoseconds until)
 	int error = waiting_begin();
 
 	if (!error && !signals.caught)
-		ppoll(NULL, 0, &timeout, &signals.came_mask);
+		ppoll(NULL, 0, &timeout, &signals.wait_mask);
 	return error ? error : signals.caught ? EINTR : 0;
 }
 
@@ -2595,7 +2602,7 @@ slots_sleep(int events, nanoseconds until, bool *woken)
 	if (error)
 		return error;
 	if (!signals.caught &&
-	    ppoll(&ready, 1, until == FOREVER ? NULL : &timeout, &signals.came_mask) < 0 &&
+	    ppoll(&ready, 1, until == FOREVER ? NULL : &timeout, &signals.wait_mask) < 0 &&
 	    errno != EINTR)
 		return errno;
 	while (events >= 0 && read(events, ignored, sizeof(ignored)) > 0)
@@ -4365,7 +4372,7 @@ hold(const char **cause)
 		int ready = 0;
 
 		if (!signals.caught)
-			ready = ppoll(ends, 2, NULL, &signals.came_mask);
+			ready = ppoll(ends, 2, NULL, &signals.wait_mask);
 		if (is_stop_signal(signals.caught)) {
 			stop_caught();
 			waiting_begin();
