@@ -885,8 +885,9 @@ on_continue(int signo)
  * Stop this process by `signo`, as its default action does, in two steps. A SIGCONT
  * that came before, but after what we stop for, is pending, and is not to be lost:
  * sending a stop signal discards it (signal(7)). So it is let in first, to a
- * handler. Returns whether there is reason to stop still; stop_end() then stops,
- * until continued, or does not.
+ * handler. What is lost is one that another processor sends in the microsecond in
+ * which kill(2) is entered: the kernel has no call that would not discard it. Returns whether there
+ * is reason to stop still; stop_end() then stops, until continued, or does not.
  */
 static bool
 stop_begin(int signo)

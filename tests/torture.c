@@ -436,6 +436,7 @@ struct contender {
 	int clean_since; /* judge->cleared when it was started, where that was sure */
 	uint64_t sent;   /* the signals that it was sent, as bits */
 	int64_t kill_at, stop_at, continue_at; /* 0: never */
+	bool again;                            /* a second SIGCONT was sent */
 };
 
 /* Of all runs of the wave. */
@@ -468,7 +469,7 @@ static bool aloud;
 static int only_kind = -1, only_hot = -1; /* -w and -k; -1: any */
 
 static struct {
-	long killed, killed_waiting, stopped, taken, doubtful, ran, cleaned, seen, waves;
+	long killed, killed_waiting, stopped, again, taken, doubtful, ran, cleaned, seen, waves;
 } counts;
 
 static uint64_t random_state;
@@ -822,6 +823,20 @@ tend(struct contender *contender)
 	if (contender->continue_at && (time >= contender->continue_at || last_of_wave)) {
 		contender->continue_at = 0;
 		send(contender, -contender->pid, SIGCONT);
+	}
+	/* One SIGCONT may be lost in the microsecond in which keylock stops itself. */
+	if (contender->sent >> SIGCONT & 1 && time - contender->started > stuck_after / 2 &&
+	    !contender->again) {
+		char text[200], *end = strrchr(glance(contender->pid, "stat", text), ')');
+
+		contender->again = true;
+		if (end && end[1] && end[2] == 'T') {
+			counts.again++;
+			send(contender, -contender->pid, SIGCONT);
+			if (counts.again > 2 + counts.stopped / 1000)
+				found(STUCK, "run %d: the SIGCONT of %ld was lost", contender->run,
+				      counts.again);
+		}
 	}
 	if (time - contender->started > stuck_after) {
 		char one[300], other[300] = "its command has not begun or is gone";
@@ -1291,12 +1306,13 @@ main(int argc, char **argv)
 		started += wave.started;
 	}
 	printf("torture: %ld runs in %ld waves in %.0f s, seed %lu: %ld commands ran, %ld "
-	       "killed, %ld of them before their command ran, %ld stopped, %d daemons, "
+	       "killed, %ld of them before their command ran, %ld stopped, %ld continued twice, "
+	       "%d daemons, "
 	       "the empty directory removed %ld times, %ld taken, %ld in doubt, %ld seen to "
 	       "wait;",
 	       started, counts.waves, (double)(now() - begin) / 1e6, seed, counts.ran,
-	       counts.killed, counts.killed_waiting, counts.stopped, judge->daemons, counts.cleaned,
-	       counts.taken, counts.doubtful, counts.seen);
+	       counts.killed, counts.killed_waiting, counts.stopped, counts.again, judge->daemons,
+	       counts.cleaned, counts.taken, counts.doubtful, counts.seen);
 	for (int i = 0; i < FAULTS; i++)
 		printf("%s %d %s", i ? "," : "", judge->faults[i], fault_names[i]);
 	printf("\n");
