@@ -1174,6 +1174,25 @@ wave_begin(long runs, int parallel)
 	counts.waves++;
 }
 
+/*
+ * A stop signal to a group can come just as one of it makes a group of its own, which
+ * the group's SIGCONT does not reach: continue all that are ours by now.
+ */
+static void
+continue_orphans(void)
+{
+	char path[64], list[4096];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)getpid(), (int)getpid());
+	for (char *at = read_whole(AT_FDCWD, path, list, sizeof(list)); *at;) {
+		pid_t pid = (pid_t)strtol(at, &at, 10);
+
+		if (pid > 0)
+			kill(pid, SIGCONT); /* not reaped yet, so it is still that one */
+		at += strspn(at, " \n");
+	}
+}
+
 /* What must be so when all contenders of a wave have ended. */
 static void
 wave_end(void)
@@ -1183,6 +1202,8 @@ wave_end(void)
 
 	__atomic_add_fetch(&judge->wave, 1, __ATOMIC_SEQ_CST); /* daemons end */
 	while (reap(&alive)) {
+		if (now() - since > stuck_after / 30)
+			continue_orphans();
 		if (now() - since > stuck_after) {
 			found(STUCK, "an orphan has not ended");
 			break;
