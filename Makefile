@@ -54,11 +54,11 @@ check-long: keylock
 SIZE = quick
 
 proof: keylock
-	tests/proof.sh $(SIZE)
+	tests/proof/run $(SIZE)
 
 # keylock beside every lock command that is installed; BENCH_SIZE=quick is shorter.
 bench: keylock
-	tests/bench.sh
+	tests/bench/bench.sh
 
 # No finding. The tests' C is held to gcc's warnings; "_GNU_SOURCE=" is what a
 # "#define _GNU_SOURCE" of their own says again. Which manuals a machine has is
@@ -66,25 +66,27 @@ bench: keylock
 # are declared at the head of a function, which cppcheck would narrow.
 LINT_GCC = gcc -std=c11 -O2 -Wall -Wextra -Wpedantic -Wshadow -Wconversion \
 	-fanalyzer -Werror -c -o /dev/null
-LINT_SHELL = $(wildcard tests/*.bats tests/*.bash tests/*.sh tests/charge/subscribe .ci/run)
+LINT_C = $(wildcard tests/*/*.[ch])
+LINT_SHELL = $(wildcard tests/*.bats tests/*.bash tests/*/*.sh) tests/proof/run \
+	tests/tools/charge/subscribe $(wildcard .ci/run)
 
 lint:
 	$(LINT_GCC) keylock.c
-	for file in tests/*.c; do \
+	for file in $(filter %.c,$(LINT_C)); do \
 		$(LINT_GCC) -D_GNU_SOURCE= $$file || exit; \
 	done
 	clang-tidy --quiet keylock.c -- -std=c11
 	cppcheck --quiet --std=c11 --inline-suppr --error-exitcode=1 \
 		--enable=warning,style,performance,portability \
 		--suppress=missingIncludeSystem --suppress=variableScope keylock.c
-	clang-format --dry-run -Werror keylock.c tests/*.[ch]
+	clang-format --dry-run -Werror keylock.c $(LINT_C)
 	shellcheck -x $(LINT_SHELL)
 	mandoc keylock.1 >/dev/null
 	! mandoc -Tlint -Wstyle keylock.1 2>/dev/null | \
 		grep -v 'referenced manual not found'
 
 format:
-	clang-format -i keylock.c tests/*.[ch]
+	clang-format -i keylock.c $(LINT_C)
 
 # What is under version control, without version control: a packager's tree
 # has none.

@@ -196,7 +196,7 @@ works() {
 	[[ $folder =~ ^keylock-[0-9.]+$ ]]
 	cd "$BATS_TEST_TMPDIR/unpacked/$folder"
 	local name
-	for name in keylock.c keylock.1 Makefile README tests/helper.bash tests/status.bats tests/ended.c; do
+	for name in keylock.c keylock.1 Makefile README tests/helper.bash tests/status.bats tests/tools/ended.c; do
 		cmp "$tree/$name" "$name"
 	done
 	[ ! -e keylock ]

@@ -7,7 +7,6 @@
 
 export KEYLOCK_TEST_LIMIT=${KEYLOCK_TEST_LIMIT:-180}
 load helper
-load tty
 
 others=(1 2 3 4 5 6 7 8 9 10)
 
@@ -15,7 +14,7 @@ setup() {
 	keylock_setup
 	need_long
 	need python3 sqlite3 curl
-	here=$BATS_TEST_DIRNAME/charge work=$BATS_TEST_TMPDIR
+	here=$BATS_TEST_DIRNAME/tools/charge work=$BATS_TEST_TMPDIR
 	mkdir "$work/bin"
 	ln -s "$KEYLOCK" "$work/bin/keylock"
 	PATH=$work/bin:$PATH

@@ -3,7 +3,6 @@
 # shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154 # inner shells' own variables; the helper's variables
 
 load helper
-load tty
 
 # party NAME HOLD... -- WANT...: in the background, "keylock HOLD..." whose command, when there is a
 # file "go" or NAME.go, runs "keylock WANT... true". Notes the inner one's status in NAME.status, what it says

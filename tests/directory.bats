@@ -4,7 +4,6 @@
 # output come from the helper (SC2154).
 # shellcheck disable=SC2016,SC2030,SC2031,SC2154
 load helper
-load tty
 
 setup() {
 	keylock_setup

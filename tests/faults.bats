@@ -1,5 +1,5 @@
 # What the system may refuse, each by the real thing: old kernels and sandboxes (by seccomp),
-# limits, full and read-only file systems, no /proc, no /run. Call by call, see faults.sh.
+# limits, full and read-only file systems, no /proc, no /run. Call by call, see proof/faults.sh.
 
 # Scripts in single quotes are meant for the shell that they are given to (SC2016), status and
 # output come from the helper (SC2154).

@@ -4,7 +4,6 @@
 # shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154 # inner shells' and the helper's variables
 
 load helper
-load tty
 
 # hold_it [OPTION]...: a keylock --hold as a child with an input and an output that are ours. Returns
 # when it said "locked". Sets holder; its input is descriptor 5, its output is read from 6.

@@ -1,10 +1,9 @@
 #!/usr/bin/env bats
 # Single attacks of a stranger in a directory that others may write to, each with its
-# outcome. All of them at once, at random, are in hostile.sh.
+# outcome. All of them at once, at random, are in proof/hostile.sh.
 
 # shellcheck disable=SC2030,SC2031,SC2154 # the helper's variables, in tests that are subshells
 load helper
-load tty
 
 # open_directory: one that others may write to, and so lock files in.
 open_directory() {

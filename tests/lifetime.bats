@@ -3,7 +3,6 @@
 # shellcheck disable=SC2016,SC2154 # the inner shells' own variables; the helper's variables
 
 load helper
-load tty
 
 taken() {
 	run_keylock -n key touch "$BATS_TEST_TMPDIR/ran"

@@ -4,7 +4,6 @@
 # shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154 # inner shells' and the helper's variables
 
 load helper
-load tty
 
 # Waits with these options for a key; returns when it is in line. Sets waiter.
 queue() {

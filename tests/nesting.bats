@@ -3,7 +3,6 @@
 # shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154,SC2178 # inner shells' own variables; the helper's variables
 
 load helper
-load tty
 
 taken() {
 	run_keylock -n "$@" touch "$BATS_TEST_TMPDIR/ran"

@@ -5,7 +5,6 @@
 
 export KEYLOCK_TEST_LIMIT=${KEYLOCK_TEST_LIMIT:-180}
 load helper
-load tty
 
 setup() {
 	keylock_setup

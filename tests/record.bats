@@ -3,7 +3,6 @@
 # shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154 # inner shells' own variables; the helper's variables
 
 load helper
-load tty
 
 # Leaves the key in doubt with this cause: killed, or a signal's name.
 leave_in_doubt() {

@@ -1,11 +1,10 @@
 #!/usr/bin/env bats
 # What the system seldom refuses, each by one fault of strace(1), where faults.bats has no real
 # thing for it: no command without its lock, and one clear line. All faults of all calls, and what
-# they leave behind, are in faults.sh.
+# they leave behind, are in proof/faults.sh.
 # shellcheck disable=SC2016,SC2030,SC2031,SC2154 # inner shells' own variables; the helper's variables
 
 load helper
-load tty
 
 setup() {
 	keylock_setup

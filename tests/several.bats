@@ -3,7 +3,6 @@
 # shellcheck disable=SC2016,SC2154 # inner shells' own variables; the helper's variables
 
 load helper
-load tty
 
 taken() {
 	local key

@@ -3,7 +3,6 @@
 # shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154 # inner shells' and the helper's variables
 
 load helper
-load tty
 
 # A shell that is not interactive starts its background processes with INT and QUIT ignored:
 # "inherit -d" makes all signals what they are at a prompt, and then execs.

@@ -3,7 +3,6 @@
 # shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154 # inner shells' and the helper's variables
 
 load helper
-load tty
 
 # Starts a keylock with these options whose command adds NAME to the file "order" and then, when
 # there is a file "slow", waits until there is a file NAME.end. Returns at once; sets waiter.

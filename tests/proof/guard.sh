@@ -21,7 +21,7 @@ set -u
 LC_ALL=C
 export LC_ALL
 
-top=$(cd "$(dirname "$0")/.." && pwd) || exit 1
+top=$(cd "$(dirname "$0")/../.." && pwd) || exit 1
 keylock=${KEYLOCK:-$top/keylock}
 work=$(mktemp -d "${TMPDIR:-/tmp}/guard.XXXXXX") || exit 1
 trap 'rm -rf "$work"' EXIT

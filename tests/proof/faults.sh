@@ -23,7 +23,7 @@
 # The last line has the figures. KEYLOCK names another binary.
 
 set -u
-cd "$(dirname "$0")/.." || exit 1
+cd "$(dirname "$0")/../.." || exit 1
 unset KEYLOCK_DIR KEYLOCK_KEY KEYLOCK_ABANDONED
 
 size=${1:-quick}
@@ -56,7 +56,7 @@ base=/dev/shm
 work=$(mktemp -d "$base/keylock-faults.XXXXXX") || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM HUP
-"${CC:-cc}" -std=c11 -D_GNU_SOURCE= -O1 -static -o "$work/witness" tests/witness.c 2>/dev/null ||
-	"${CC:-cc}" -std=c11 -D_GNU_SOURCE= -O1 -o "$work/witness" tests/witness.c || exit 1
+"${CC:-cc}" -std=c11 -D_GNU_SOURCE= -O1 -static -o "$work/witness" tests/proof/witness.c 2>/dev/null ||
+	"${CC:-cc}" -std=c11 -D_GNU_SOURCE= -O1 -o "$work/witness" tests/proof/witness.c || exit 1
 cp "$keylock" "$work/keylock" || exit 1
-"$python" tests/faults.py "$size" "$work/keylock" "$work/witness" "$work/run" "$@"
+"$python" tests/proof/faults.py "$size" "$work/keylock" "$work/witness" "$work/run" "$@"

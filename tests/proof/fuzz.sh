@@ -20,7 +20,7 @@
 set -u -o pipefail
 LC_ALL=C
 export LC_ALL
-cd "$(dirname "$0")/.." || exit 1
+cd "$(dirname "$0")/../.." || exit 1
 unset KEYLOCK_DIR KEYLOCK_KEY
 
 size=${1:-quick}
@@ -71,7 +71,7 @@ pack() { # FILE
 unpack() { # TARGET
 	local file line count=0
 	mkdir -p "$work/$1"
-	for file in "tests/corpus/$1" "tests/corpus/$1.kept"; do
+	for file in "tests/proof/corpus/$1" "tests/proof/corpus/$1.kept"; do
 		[ -e "$file" ] || continue
 		while IFS= read -r line; do
 			[[ $line != '# '* ]] || continue
@@ -96,11 +96,11 @@ keep() { # TARGET
 		"$work/$1.small" "$work/$1" >"$work/$1.log" 2>&1 || return
 	for file in "$work/$1.small"/*; do
 		pack "$file"
-	done | sort >"tests/corpus/$1"
+	done | sort >"tests/proof/corpus/$1"
 }
 
 if ! clang -g -O2 -w -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
-	-o "$work/fuzz" tests/fuzz.c 2>"$work/log"; then
+	-o "$work/fuzz" tests/proof/fuzz.c 2>"$work/log"; then
 	if grep -q 'libclang_rt' "$work/log"; then
 		echo "fuzz: skipped: needs libclang-rt-14-dev"
 		exit 0
@@ -108,7 +108,7 @@ if ! clang -g -O2 -w -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=a
 	cat "$work/log"
 	exit 1
 fi
-cc -O2 -w -DBATCH -o "$work/batch" tests/fuzz.c || exit 1
+cc -O2 -w -DBATCH -o "$work/batch" tests/proof/fuzz.c || exit 1
 
 # Words that inputs are made of: the long options, and what /proc and records have.
 {
@@ -154,7 +154,7 @@ for kind in name time shown; do
 	[[ " $* " = *" $kind "* ]] || continue
 	seed=$RANDOM$RANDOM
 	if ! "$work/batch" "$kind" "$seed" "$random" "$work/$kind"/* |
-		python3 tests/reference.py "$kind" >"$work/log"; then
+		python3 tests/tools/reference.py "$kind" >"$work/log"; then
 		failed=1
 		echo "FAILED: not what reference.py has (seed $seed):"
 		cat "$work/log"
@@ -163,7 +163,7 @@ for kind in name time shown; do
 done
 
 if [ "$size" = corpus ] && [ "$failed" -eq 0 ]; then
-	mkdir -p tests/corpus
+	mkdir -p tests/proof/corpus
 	for target; do
 		keep "$target" || failed=1
 	done

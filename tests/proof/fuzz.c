@@ -158,7 +158,7 @@ fuzz_write(const char *bytes, size_t size)
 #pragma GCC diagnostic ignored "-Wanalyzer-malloc-leak"
 #pragma GCC diagnostic ignored "-Wanalyzer-use-of-uninitialized-value"
 #endif
-#include "../keylock.c" /* NOLINT(bugprone-suspicious-include): the subject */
+#include "../../keylock.c" /* NOLINT(bugprone-suspicious-include): the subject */
 
 #undef mmap
 #undef mremap

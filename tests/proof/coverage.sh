@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Line coverage of keylock.c by the bats suite, by gcov. Fails below 95 %, and when
-# a line that never ran is not in tests/uncovered with its reason.
+# a line that never ran is not in tests/proof/uncovered with its reason.
 #
 #	coverage.sh [quick|long]
 #
 # keylock is built with gcc's counters, which live in shared memory (coverage.c);
 # statically, since the dynamic loader would be what lacks a descriptor or memory.
-# tests/uncovered names a line by its function and its text, so that it is found
+# tests/proof/uncovered names a line by its function and its text, so that it is found
 # again when it moves:
 #
 #	FUNCTION: TEXT
@@ -15,7 +15,7 @@
 # COVERAGE_KEEP=FOLDER keeps gcov's annotated source there.
 
 set -u
-cd "$(dirname "$0")/.." || exit 1
+cd "$(dirname "$0")/../.." || exit 1
 exec </dev/null
 unset KEYLOCK KEYLOCK_DIR KEYLOCK_KEY KEYLOCK_ABANDONED COVERAGE_DUMP
 
@@ -65,7 +65,7 @@ build() {
 		gcc "${flags[@]}" --coverage -fprofile-update=atomic \
 			-fprofile-info-section=.counters_info -fdata-sections -fno-common \
 			-c -o "$work/keylock.o" "$work/keylock.c" &&
-		gcc "${flags[@]}" "-DCOUNTERS=$counters" -c -o "$work/coverage.o" tests/coverage.c &&
+		gcc "${flags[@]}" "-DCOUNTERS=$counters" -c -o "$work/coverage.o" tests/proof/coverage.c &&
 		gcc -static -o "$work/keylock" "$work/keylock.o" "$work/coverage.o" \
 			-Wl,-T,"$work/counters.ld" -lgcov
 }
@@ -100,23 +100,23 @@ lines || exit 1
 
 # Names without a reason, and reasons without a name, are no list.
 awk '/^[^\t#]/ { if (name) exit 1; name = $0 } /^\t/ { name = "" } END { exit name != "" }' \
-	tests/uncovered || {
-	echo 'coverage: tests/uncovered: a line has no reason'
+	tests/proof/uncovered || {
+	echo 'coverage: tests/proof/uncovered: a line has no reason'
 	exit 1
 }
-grep '^[^[:space:]#]' tests/uncovered | sort -u >"$work/listed"
+grep '^[^[:space:]#]' tests/proof/uncovered | sort -u >"$work/listed"
 sed -n 's/^miss //p' "$work/lines" | sort -u >"$work/missed"
 all=$(wc -l <"$work/lines") missed=$(grep -c '^miss' "$work/lines")
 comm -13 "$work/listed" "$work/missed" >"$work/surprises"
 if [ -s "$work/surprises" ]; then
-	echo 'These lines never ran, and tests/uncovered has no reason for them:'
+	echo 'These lines never ran, and tests/proof/uncovered has no reason for them:'
 	cat "$work/surprises"
 	status=1
 fi
 # What runs now, by a race that was lost, say, need not run each time.
 comm -23 "$work/listed" "$work/missed" >"$work/ran"
 if [ -s "$work/ran" ]; then
-	echo 'These lines of tests/uncovered did run, or are no more:'
+	echo 'These lines of tests/proof/uncovered did run, or are no more:'
 	cat "$work/ran"
 fi
 if [ $((100 * (all - missed))) -lt $((95 * all)) ]; then

@@ -2,7 +2,7 @@
 # Check the lockfile protocol and the hand-over of slots by exhaustive search:
 # model.pml and slots.pml, with spin.
 #
-#   tests/model.sh [quick|long] [PART]
+#   tests/proof/model.sh [quick|long] [PART]
 #
 # PART is a pattern of the names of the parts to run. quick takes about a minute
 # of two cores and less than 4 GiB, long a quarter of an hour and up to 4 GiB.
@@ -24,7 +24,7 @@ case $size in
 quick) memory=1800 ;;
 long) memory=6000 ;;
 *)
-	echo "usage: tests/model.sh [quick|long] [PART]" >&2
+	echo "usage: tests/proof/model.sh [quick|long] [PART]" >&2
 	exit 64
 	;;
 esac

@@ -3,7 +3,7 @@
 # mutants.sh [quick|long] [NAME...] - the torture and the tests find broken keylocks
 #
 # Builds keylocks that are broken on purpose, each by a change to one or two functions
-# of keylock.c, and runs what must find each of them out: the torture (tests/torture.c)
+# of keylock.c, and runs what must find each of them out: the torture (tests/proof/torture.c)
 # up to its first fault, or tests of one bats file. keylock itself must pass all of
 # that. A change that does not fit the source any more is a failure, too. With long,
 # each detector runs five times, and how often it found its mutant out is told. NAMEs:
@@ -12,7 +12,7 @@
 # shellcheck disable=SC2016 # what is in single quotes is perl's
 
 set -u
-cd "$(dirname "$0")/.." || exit 1
+cd "$(dirname "$0")/../.." || exit 1
 unset KEYLOCK_DIR KEYLOCK_KEY KEYLOCK
 size=${1:-quick}
 case $size in
@@ -33,8 +33,8 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 begin=$SECONDS
 
-cc -O2 -static -o "$work/torture" tests/torture.c 2>/dev/null ||
-	cc -O2 -o "$work/torture" tests/torture.c || exit
+cc -O2 -static -o "$work/torture" tests/proof/torture.c 2>/dev/null ||
+	cc -O2 -o "$work/torture" tests/proof/torture.c || exit
 
 # in_function FUNCTION CHANGE...: standard input with each CHANGE, a substitution of
 # perl's, made in the body of its FUNCTION ("-": anywhere).

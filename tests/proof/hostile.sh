@@ -13,7 +13,7 @@
 # when the strangers are gone, everything works and only their files are left.
 
 set -u
-cd "$(dirname "$0")/.." || exit 1
+cd "$(dirname "$0")/../.." || exit 1
 unset KEYLOCK_DIR KEYLOCK_KEY KEYLOCK_ABANDONED
 LC_ALL=C
 export LC_ALL
@@ -62,7 +62,7 @@ victims() {
 	(cd "$base/victims" && stat -c '%n %s %Y %a %u %g' -- * && sha256sum -- *)
 }
 
-cc -O2 -std=c11 -o "$base/hostile" tests/hostile.c || exit 1
+cc -O2 -std=c11 -o "$base/hostile" tests/proof/hostile.c || exit 1
 cp "${KEYLOCK:-./keylock}" "$base/keylock" || exit 1
 chmod 755 "$base/keylock" "$base/hostile"
 

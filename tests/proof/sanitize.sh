@@ -12,7 +12,7 @@
 # limit on memory or descriptors.
 
 set -u
-cd "$(dirname "$0")/.." || exit 1
+cd "$(dirname "$0")/../.." || exit 1
 exec </dev/null
 unset KEYLOCK KEYLOCK_DIR KEYLOCK_KEY KEYLOCK_ABANDONED ASAN_OPTIONS UBSAN_OPTIONS
 

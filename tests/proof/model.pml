@@ -1,5 +1,5 @@
 /*
- * The lockfile protocol of DESIGN.md, section 6, for spin. tests/model.sh
+ * The lockfile protocol of DESIGN.md, section 6, for spin. tests/proof/model.sh
  * builds and runs it; nothing here is part of keylock.
  *
  * Each contender is one keylock with the command that it starts and the

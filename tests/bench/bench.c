@@ -1,7 +1,7 @@
 /*
  * bench MODE ... :: SIDE [:: SIDE]...
  *
- * The stop-watch of tests/bench.sh. It starts each command by vfork and execvp
+ * The stop-watch of tests/bench/bench.sh. It starts each command by vfork and execvp
  * and does nothing between two looks at the clock but wait, so that
  * differences of microseconds between two lock commands can be seen. The
  * sides are run in turn (A B A B ...), so that what the machine does
@@ -624,7 +624,7 @@ main(int argc, char *argv[])
 	if (argc == 2 && strcmp(argv[1], "nothing") == 0)
 		return 0;
 	if (argc < 3)
-		fail("usage: see the beginning of tests/bench.c");
+		fail("usage: see the beginning of tests/bench/bench.c");
 
 	static struct side sides[MOST_SIDES];
 	int count = 0;

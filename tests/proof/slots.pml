@@ -1,5 +1,5 @@
 /*
- * The hand-over of slots (-j), DESIGN.md section 9, for spin. tests/model.sh
+ * The hand-over of slots (-j), DESIGN.md section 9, for spin. tests/proof/model.sh
  * builds and runs it; nothing here is part of keylock. How one file is
  * locked, rechecked and tidied is model.pml's; here those parts are coarse.
  *

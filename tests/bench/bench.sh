@@ -6,12 +6,12 @@
 # of the build directory, and keylock against every lock command that is
 # installed. Nothing is installed; what is missing is named. Absolute times
 # depend on the machine and its mood, ratios hardly: both sides of a row are
-# run in turn by tests/bench.c, and the ratio is the median over the pairs.
+# run in turn by tests/bench/bench.c, and the ratio is the median over the pairs.
 #
 #   KEYLOCK      the binary (default: the build directory's)
 #   BENCH_DIR    where the lockfiles lie (default: /dev/shm)
 #   BENCH_SIZE   quick: fewer runs, under 40 seconds
-#   CC           compiler for the two programs in tests/ (default: musl-gcc, else cc)
+#   CC           compiler for the two programs beside this (default: musl-gcc, else cc)
 
 set -u
 # What is measured runs in the caller's locale: loading it is a good part of
@@ -26,7 +26,7 @@ LC_ALL=C
 export LC_ALL
 
 here=$(cd "$(dirname "$0")" && pwd) || exit 1
-top=$(dirname "$here")
+top=$(cd "$here/../.." && pwd) || exit 1
 keylock=${KEYLOCK:-$top/keylock}
 
 case ${BENCH_SIZE:-full} in
@@ -85,7 +85,7 @@ keylock=$build/keylock
 true=$build/true
 floor=$build/floor
 
-# Runs tests/bench.c; after LIMIT seconds it and what it started are ended.
+# Runs tests/bench/bench.c; after LIMIT seconds it and what it started are ended.
 drive() { # LIMIT MODE...
 	timeout -k 1 "$1" "${environment[@]}" "$build/bench" "${@:2}" 2>"$build/error"
 	local status=$?

@@ -16,7 +16,7 @@
 # A build whose compiler is not there is skipped, saying so.
 
 set -u
-cd "$(dirname "$0")/.." || exit 1
+cd "$(dirname "$0")/../.." || exit 1
 unset KEYLOCK KEYLOCK_DIR KEYLOCK_KEY KEYLOCK_ABANDONED KEYLOCK_LONG
 LC_ALL=C
 export LC_ALL
