@@ -56,7 +56,8 @@ SIZE = quick
 proof: keylock
 	tests/proof/run $(SIZE)
 
-# keylock beside every lock command that is installed; BENCH_SIZE=quick is shorter.
+# keylock beside the least that a lock can cost and every lock command that is
+# installed; BENCH_SIZE=quick is shorter, BENCH_OTHER=FILE another keylock beside it.
 bench: keylock
 	tests/bench/bench.sh
 

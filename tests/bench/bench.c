@@ -1,44 +1,30 @@
 /*
- * bench MODE ... :: SIDE [:: SIDE]...
+ * bench MODE RUNS :: NUMBER COMMAND... [:: NUMBER COMMAND...]...
  *
- * The stop-watch of tests/bench/bench.sh. It starts each command by vfork and execvp
- * and does nothing between two looks at the clock but wait, so that
- * differences of microseconds between two lock commands can be seen. The
- * sides are run in turn (A B A B ...), so that what the machine does
- * meanwhile falls on all of them alike. All times are in milliseconds.
+ * The stop-watch of bench.sh, for what a benchmark of whole commands (hyperfine)
+ * cannot see. It starts each command by vfork and execvp and does nothing between
+ * two looks at the clock but wait, so that differences of microseconds between two
+ * lock commands can be seen. The sides are run in turn (A B A B ...), so that what
+ * the machine does meanwhile falls on all of them alike. Times are in milliseconds.
  *
- *   pair RUNS :: COMMAND...           one run of COMMAND at a time
- *   crowd RUNS NUMBER :: COMMAND...   NUMBER of COMMAND at once, until the last has ended
- *   queue RUNS NUMBER :: PREFIX...    the same, but all wait at first for a PREFIX that runs
- *                                     a command; from its end until the last has ended
- *   handover RUNS :: PREFIX...        PREFIX runs a command while another PREFIX waits:
- *                                     from the end of the one to the start of the other
- *       print a line for each side: its median, and the median over the runs
- *       of the first side's time divided by this side's time in the same run.
+ *   crowd   NUMBER of COMMAND at once, until the last one has ended.
+ *   line    COMMAND is a lock command that wants a command. One of it holds, and
+ *           NUMBER - 1 wait. In each run one more comes, and when it waits the
+ *           holder's command ends. Measured is first the hand-over, from the end of
+ *           the holder's command to the start of the next one's, and then the
+ *           arrival, from the start of the newcomer until it sleeps.
  *
- *   wait SETTLE WINDOW :: HOLDERS WAITERS PREFIX...
- *       starts HOLDERS of PREFIX and WAITERS of the same that have to wait, for
- *       all sides, lets them settle for SETTLE ms and looks at the waiters for
- *       WINDOW ms. Prints a line for each side: the context switches of all its
- *       waiters in that time, a waiter's own memory (Private in smaps) in KiB,
- *       the median over the waiters (-1: not readable), and how many of them
- *       were served once the holders had ended. Those that poll too seldom for
- *       that are killed.
+ * Prints for each side, in a line each (for line: hand-overs, then arrivals), its
+ * median, and the median over the runs of its time divided by the last side's in the
+ * same run. Where a command fails, bench says which on standard error and exits 1:
+ * the time of a failure is no measure.
  *
- *   hold    (a command under test) says when it was started, waits for the end of
- *           standard input, says when that was, ends
- *   nothing (a command under test) ends at once
- *   start   (a command under test) says when it was started
- *
- * Where a command fails, bench says which on standard error and exits 1: the
- * time of a failure is no measure. A PREFIX is a lock command that wants a
- * command; a command of this program is put after it.
+ *   bench turn (a command under a lock) says when it was started, waits for a byte
+ *              or the end of standard input, says when that was.
  */
 
 #define _GNU_SOURCE
 
-#include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -52,34 +38,23 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST_SIDES = 32, MOST_WORDS = 64 };
+enum { MOST_SIDES = 8, MOST_WORDS = 64, MEASURES = 2 };
 
 struct side {
-	char *words[MOST_WORDS]; /* what stands after ::, with NULL at its end */
+	int number;
+	char *words[MOST_WORDS]; /* with NULL at the end, and room for "bench turn" */
 	int count;
-	double *times;
+	double *times[MEASURES];
+	/* of a line */
+	pid_t *line;
+	int standing;
+	int gate[2]; /* a byte lets the holder's command end */
+	int says[2];
 };
 
-struct waiter {
-	pid_t pid; /* also its process group, so that what it starts is counted with it */
-	long switches;
-	double memory;
-	bool there; /* seen in the last look at /proc */
-	bool ended;
-	bool served;
-};
-
-struct queue {
-	int holders;
-	int waiters;
-	int gate;      /* the holders end when this is closed */
-	pid_t *holder; /* holders pids */
-	struct waiter *waiter;
-	long switches;
-	char **words;
-};
-
-static const char *self;
+static char *self;
+static char command[] = "turn";
+static int nothing; /* /dev/null */
 
 static _Noreturn void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
@@ -96,9 +71,9 @@ fail(const char *format, ...)
 }
 
 static void *
-allocate(size_t count, size_t size)
+allocate(int count, size_t size)
 {
-	void *memory = calloc(count ? count : 1, size);
+	void *memory = calloc((size_t)count, size);
 	if (memory == NULL)
 		fail("out of memory");
 	return memory;
@@ -112,25 +87,12 @@ now(void)
 	return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
 }
 
-static void
-pause_for(double milliseconds)
-{
-	double until = now() + milliseconds;
-	double left;
-	while ((left = until - now()) > 0) {
-		struct timespec t = {.tv_sec = (time_t)(left / 1e3)};
-		t.tv_nsec = (long)((left - (double)t.tv_sec * 1e3) * 1e6);
-		nanosleep(&t, NULL);
-	}
-}
-
 static int
 number(const char *text)
 {
 	char *end;
-	errno = 0;
 	long value = strtol(text, &end, 10);
-	if (!isdigit((unsigned char)text[0]) || *end != '\0' || errno != 0 || value > 1000000)
+	if (value < 1 || *end != '\0' || value > 1000000)
 		fail("%s: not a number that bench can use", text);
 	return (int)value;
 }
@@ -144,30 +106,19 @@ by_value(const void *a, const void *b)
 }
 
 static double
-median(const double *values, int count)
+median(double *values, int count)
 {
-	double *sorted = allocate((size_t)count, sizeof *sorted);
-	memcpy(sorted, values, (size_t)count * sizeof *sorted);
-	qsort(sorted, (size_t)count, sizeof *sorted, by_value);
-	double middle = (sorted[(count - 1) / 2] + sorted[count / 2]) / 2;
-	free(sorted);
-	return middle;
+	qsort(values, (size_t)count, sizeof *values, by_value);
+	return (values[(count - 1) / 2] + values[count / 2]) / 2;
 }
 
-/* ---- processes ---- */
-
-/* Starts words with in and out (where not -1) as its standard input and output. */
 static pid_t
-start(char *const words[], int in, int out, bool own_group)
+start(char *const words[], int in, int out)
 {
 	pid_t pid = vfork();
 	if (pid == 0) {
-		if (own_group)
-			setpgid(0, 0);
-		if (in >= 0)
-			dup2(in, 0);
-		if (out >= 0)
-			dup2(out, 1);
+		dup2(in, 0);
+		dup2(out, 1);
 		execvp(words[0], words);
 		_exit(127);
 	}
@@ -176,495 +127,215 @@ start(char *const words[], int in, int out, bool own_group)
 	return pid;
 }
 
-static void
+static pid_t
 finish(pid_t pid, char *const words[])
 {
 	int status;
-	pid_t got;
-	do
-		got = waitpid(pid, &status, 0);
-	while (got < 0 && errno == EINTR);
-	if (got < 0)
+	pid = waitpid(pid, &status, 0);
+	if (pid < 0)
 		fail("waitpid: %s", strerror(errno));
 	if (status != 0)
-		fail("%s %s: wait status 0x%x", words[0], words[1] ? words[1] : "",
-		     (unsigned)status);
+		fail("%s %s: wait status 0x%x", words[0], words[1], (unsigned)status);
+	return pid;
 }
+
+/* ---- crowd ---- */
 
 static void
-make_pipe(int ends[2])
+crowd_run(struct side *side, double took[MEASURES])
 {
-	if (pipe2(ends, O_CLOEXEC) != 0)
-		fail("pipe: %s", strerror(errno));
-}
-
-/* The words of a prefix with a command of this program behind them. */
-static char **
-with_command(char *const prefix[], const char *command)
-{
-	size_t count = 0;
-	while (prefix[count] != NULL)
-		count++;
-	char **words = allocate(count + 3, sizeof *words);
-	memcpy(words, prefix, count * sizeof *words);
-	words[count] = strdup(self);
-	words[count + 1] = strdup(command);
-	if (words[count] == NULL || words[count + 1] == NULL)
-		fail("out of memory");
-	return words;
-}
-
-/* ---- pair, crowd, handover ---- */
-
-static double
-one_run(char *const words[], int unused)
-{
-	(void)unused;
+	pid_t *pids = allocate(side->number, sizeof *pids);
 	double begin = now();
-	finish(start(words, -1, -1, false), words);
-	return now() - begin;
-}
-
-static double
-one_crowd(char *const words[], int size)
-{
-	pid_t *pids = allocate((size_t)size, sizeof *pids);
-	double begin = now();
-	for (int i = 0; i < size; i++)
-		pids[i] = start(words, -1, -1, false);
-	for (int i = 0; i < size; i++)
-		finish(pids[i], words);
-	double took = now() - begin;
+	for (int i = 0; i < side->number; i++)
+		pids[i] = start(side->words, nothing, nothing);
+	for (int i = 0; i < side->number; i++)
+		finish(pids[i], side->words);
+	took[0] = now() - begin;
 	free(pids);
-	return took;
 }
 
-static char
-state_of(pid_t pid)
-{
-	char text[512];
-	snprintf(text, sizeof text, "/proc/%d/stat", (int)pid);
-	int fd = open(text, O_RDONLY | O_CLOEXEC);
-	ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-	if (fd >= 0)
-		close(fd);
-	if (got <= 0)
-		return '?';
-	text[got] = '\0';
-	char *end = strrchr(text, ')');
-	if (end == NULL || end[1] != ' ')
-		return '?';
-	return end[2];
-}
-
-/* Asleep in ten looks one after the other: it waits for the lock. */
-static void
-wait_until_asleep(pid_t pid)
-{
-	double limit = now() + 20e3;
-	for (int asleep = 0; asleep < 10;) {
-		pause_for(0.3);
-		asleep = state_of(pid) == 'S' ? asleep + 1 : 0;
-		if (now() > limit)
-			fail("process %d is not asleep after 20 s", (int)pid);
-	}
-}
+/* ---- line ---- */
 
 static double
-read_time(int fd)
+said(const struct side *side)
 {
 	double when;
-	struct pollfd ready = {.fd = fd, .events = POLLIN};
-	if (poll(&ready, 1, 120000) <= 0 || read(fd, &when, sizeof when) != (ssize_t)sizeof when)
-		fail("a command under a lock did not say when it ran");
+	struct pollfd ready = {.fd = side->says[0], .events = POLLIN};
+	if (poll(&ready, 1, 60000) <= 0 ||
+	    read(side->says[0], &when, sizeof when) != (ssize_t)sizeof when)
+		fail("%s: a command under the lock did not say when it ran", side->words[0]);
 	return when;
 }
 
-/* Looked at once only: the last of many processes that were started. */
-static void
-wait_until_all_sleep(const pid_t *pids, int count)
+static char
+state_of(int stat)
 {
-	for (int i = 0; i < count; i++)
-		for (double limit = now() + 20e3; state_of(pids[i]) != 'S'; pause_for(1))
-			if (now() > limit)
-				fail("process %d is not asleep after 20 s", (int)pids[i]);
-	wait_until_asleep(pids[count - 1]);
+	char text[512];
+	ssize_t got = pread(stat, text, sizeof text - 1, 0);
+	if (got <= 0)
+		return '?';
+	text[got] = '\0';
+	const char *end = strrchr(text, ')');
+	return end != NULL && end[1] == ' ' ? end[2] : '?';
+}
+
+/* When it fell asleep, seen in looks one after the other for a millisecond: it waits. */
+static double
+asleep(pid_t pid)
+{
+	char path[40];
+	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+	int stat = open(path, O_RDONLY | O_CLOEXEC);
+	double begin = now();
+	double since = 0;
+	for (double time = begin; since == 0 || time < since + 1; time = now()) {
+		if (stat < 0 || time > begin + 60e3)
+			fail("process %d is not asleep after a minute", (int)pid);
+		if (state_of(stat) != 'S')
+			since = 0;
+		else if (since == 0)
+			since = time;
+	}
+	close(stat);
+	return since;
 }
 
 static double
-one_queue(char *const prefix[], int size)
+arrive(struct side *side)
 {
-	int gate[2];
-	int says[2];
-	make_pipe(gate);
-	make_pipe(says);
-	char **hold = with_command(prefix, "hold");
-	char **nothing = with_command(prefix, "nothing");
-	pid_t *pids = allocate((size_t)size, sizeof *pids);
-
-	pid_t holder = start(hold, gate[0], says[1], false);
-	read_time(says[0]); /* it has the lock */
-	for (int i = 0; i < size; i++)
-		pids[i] = start(nothing, -1, -1, false);
-	wait_until_all_sleep(pids, size);
-	close(gate[1]);
-	double begin = read_time(says[0]);
-	finish(holder, hold);
-	for (int i = 0; i < size; i++)
-		finish(pids[i], nothing);
-	double took = now() - begin;
-
-	close(gate[0]);
-	close(says[0]);
-	close(says[1]);
-	free(hold);
-	free(nothing);
-	free(pids);
-	return took;
-}
-
-static double
-one_handover(char *const prefix[], int unused)
-{
-	(void)unused;
-	int gate[2];
-	int holder_says[2];
-	int waiter_says[2];
-	make_pipe(gate);
-	make_pipe(holder_says);
-	make_pipe(waiter_says);
-	char **holder_words = with_command(prefix, "hold");
-	char **waiter_words = with_command(prefix, "start");
-
-	pid_t holder = start(holder_words, gate[0], holder_says[1], false);
-	read_time(holder_says[0]); /* it has the lock */
-	pid_t waiter = start(waiter_words, -1, waiter_says[1], false);
-	wait_until_asleep(waiter);
-	close(gate[1]);
-	double end = read_time(holder_says[0]);
-	double begin = read_time(waiter_says[0]);
-	finish(holder, holder_words);
-	finish(waiter, waiter_words);
-
-	close(gate[0]);
-	for (int i = 0; i < 2; i++) {
-		close(holder_says[i]);
-		close(waiter_says[i]);
-	}
-	free(holder_words);
-	free(waiter_words);
-	return begin - end;
+	double begin = now();
+	pid_t pid = start(side->words, side->gate[0], side->says[1]);
+	side->line[side->standing++] = pid;
+	return side->standing > 1 ? asleep(pid) - begin : 0;
 }
 
 static void
-in_turn(struct side *sides, int count, int runs, int argument,
-        double (*measure)(char *const words[], int argument), bool warm_up)
+forget(struct side *side, pid_t pid)
 {
-	if (runs < 1)
-		fail("no runs");
-	for (int i = 0; i < count; i++)
-		sides[i].times = allocate((size_t)runs, sizeof *sides[i].times);
-	for (int run = warm_up ? -1 : 0; run < runs; run++)
-		for (int i = 0; i < count; i++) {
-			double took = measure(sides[i].words, argument);
-			if (run >= 0)
-				sides[i].times[run] = took;
-		}
-
-	double *ratios = allocate((size_t)runs, sizeof *ratios);
-	for (int i = 0; i < count; i++) {
-		for (int run = 0; run < runs; run++)
-			ratios[run] = sides[0].times[run] / sides[i].times[run];
-		printf("%.6f %.6f\n", median(sides[i].times, runs), median(ratios, runs));
-	}
-	free(ratios);
-}
-
-/* ---- wait ---- */
-
-/* The number after the line's beginning, or 0 where the file has no such line. */
-static long
-field(const char *text, const char *name)
-{
-	const char *line = strstr(text, name);
-	return line == NULL ? 0 : strtol(line + strlen(name), NULL, 10);
-}
-
-static bool
-read_proc(const char *pid, const char *name, char *text, size_t size)
-{
-	char path[300];
-	snprintf(path, sizeof path, "/proc/%s/%s", pid, name);
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	size_t length = 0;
-	ssize_t got;
-	while (length < size - 1 && (got = read(fd, text + length, size - 1 - length)) > 0)
-		length += (size_t)got;
-	close(fd);
-	text[length] = '\0';
-	return length > 0;
-}
-
-static struct waiter *
-waiter_of(struct queue *queues, int count, pid_t group)
-{
-	for (int q = 0; q < count; q++)
-		for (int i = 0; i < queues[q].waiters; i++)
-			if (queues[q].waiter[i].pid == group)
-				return &queues[q].waiter[i];
-	return NULL;
-}
-
-/* Adds up the context switches, and the memory, of all processes of each waiter's group. */
-static void
-look(struct queue *queues, int count)
-{
-	for (int q = 0; q < count; q++)
-		for (int i = 0; i < queues[q].waiters; i++) {
-			struct waiter *w = &queues[q].waiter[i];
-			w->switches = 0;
-			w->memory = 0;
-			w->there = false;
-		}
-
-	DIR *proc = opendir("/proc");
-	if (proc == NULL)
-		fail("/proc: %s", strerror(errno));
-	struct dirent *entry;
-	while ((entry = readdir(proc)) != NULL) {
-		char text[8192];
-		const char *pid = entry->d_name;
-		if (!isdigit((unsigned char)pid[0]) || !read_proc(pid, "stat", text, sizeof text))
-			continue;
-		char *end = strrchr(text, ')');
-		if (end == NULL || end[1] != ' ')
-			continue;
-		/* ) STATE PARENT GROUP ... */
-		char state = end[2];
-		char *next;
-		strtol(end + 3, &next, 10);
-		pid_t group = (pid_t)strtol(next, NULL, 10);
-		struct waiter *w = waiter_of(queues, count, group);
-		if (w == NULL || state == 'Z')
-			continue;
-		w->there = true;
-		if (read_proc(pid, "status", text, sizeof text))
-			w->switches += field(text, "\nvoluntary_ctxt_switches:") +
-			               field(text, "\nnonvoluntary_ctxt_switches:");
-		/* Of a process that gained rights it is not to be read. */
-		if (w->memory < 0 || !read_proc(pid, "smaps_rollup", text, sizeof text))
-			w->memory = -1;
-		else
-			w->memory += (double)(field(text, "\nPrivate_Clean:") +
-			                      field(text, "\nPrivate_Dirty:"));
-	}
-	closedir(proc);
+	int i = 0;
+	while (side->line[i] != pid)
+		if (++i == side->standing)
+			fail("process %d is not of the line", (int)pid);
+	side->standing--;
+	memmove(side->line + i, side->line + i + 1,
+	        (size_t)(side->standing - i) * sizeof *side->line);
 }
 
 static void
-begin_queue(struct queue *q, char **words)
+line_begin(struct side *side)
 {
-	if (words[0] == NULL || words[1] == NULL || words[2] == NULL)
-		fail("wait: a side wants HOLDERS WAITERS PREFIX");
-	q->holders = number(words[0]);
-	q->waiters = number(words[1]);
-	q->words = words + 2;
-	q->holder = allocate((size_t)q->holders, sizeof *q->holder);
-	q->waiter = allocate((size_t)q->waiters, sizeof *q->waiter);
-
-	int gate[2];
-	int says[2];
-	make_pipe(gate);
-	make_pipe(says);
-	char **hold = with_command(q->words, "hold");
-	char **begin = with_command(q->words, "start");
-	for (int i = 0; i < q->holders; i++) {
-		q->holder[i] = start(hold, gate[0], says[1], true);
-		read_time(says[0]);
-	}
-	int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
-	for (int i = 0; i < q->waiters; i++)
-		q->waiter[i].pid = start(begin, -1, nothing, true);
-	close(nothing);
-	close(gate[0]);
-	close(says[0]);
-	close(says[1]);
-	q->gate = gate[1];
-	free(hold);
-	free(begin);
+	side->line = allocate(side->number + 1, sizeof *side->line);
+	if (pipe2(side->gate, O_CLOEXEC) != 0 || pipe2(side->says, O_CLOEXEC) != 0)
+		fail("pipe: %s", strerror(errno));
+	side->words[side->count] = self;
+	side->words[side->count + 1] = command;
+	arrive(side);
+	said(side);
+	while (side->standing < side->number)
+		arrive(side);
 }
 
-/* Collects those that have ended; returns how many have in all. */
+static void
+line_run(struct side *side, double took[MEASURES])
+{
+	took[1] = arrive(side);
+	if (write(side->gate[1], "", 1) != 1)
+		fail("pipe: %s", strerror(errno));
+	double end = said(side);
+	took[0] = said(side) - end;
+	/* Who held is not known: not all locks are given in the order of arrival. */
+	forget(side, finish(-1, side->words));
+}
+
+/* The holder's command ends when its input does. */
+static void
+line_end(struct side *side)
+{
+	for (int i = side->standing - 1; i >= 0; i--)
+		kill(side->line[i], SIGKILL);
+	for (int i = side->standing - 1; i >= 0; i--)
+		waitpid(side->line[i], NULL, 0);
+	close(side->gate[1]);
+}
+
+/* The command of a line. */
 static int
-ended(struct queue *queues, int count)
+turn(void)
 {
-	int sum = 0;
-	for (int q = 0; q < count; q++) {
-		for (int i = 0; i < queues[q].waiters; i++) {
-			struct waiter *w = &queues[q].waiter[i];
-			int status;
-			if (!w->ended && waitpid(w->pid, &status, WNOHANG) == w->pid) {
-				w->ended = true;
-				w->served = status == 0;
-			}
-			sum += w->ended ? 1 : 0;
-		}
-	}
-	return sum;
-}
-
-/* Until all waiters have ended, or none has for a second and a half. */
-static void
-wait_for_the_served(struct queue *queues, int count)
-{
-	int all = 0;
-	for (int q = 0; q < count; q++)
-		all += queues[q].waiters;
-	int before = -1;
-	double limit = now();
-	for (;;) {
-		int sum = ended(queues, count);
-		if (sum > before)
-			limit = now() + 1500;
-		before = sum;
-		if (sum == all || now() > limit)
-			return;
-		pause_for(10);
-	}
-}
-
-static void
-end_group(pid_t leader)
-{
-	kill(-leader, SIGKILL);
-	waitpid(leader, NULL, 0);
-}
-
-static void
-measure_waiters(struct side *sides, int count, int settle, int window)
-{
-	struct queue *queues = allocate((size_t)count, sizeof *queues);
-	for (int q = 0; q < count; q++)
-		begin_queue(&queues[q], sides[q].words);
-	pause_for(settle);
-
-	look(queues, count);
-	for (int q = 0; q < count; q++)
-		for (int i = 0; i < queues[q].waiters; i++)
-			queues[q].switches -= queues[q].waiter[i].switches;
-	pause_for(window);
-	look(queues, count);
-	for (int q = 0; q < count; q++)
-		for (int i = 0; i < queues[q].waiters; i++) {
-			if (!queues[q].waiter[i].there)
-				fail("%s: a waiter ended while the key was held",
-				     queues[q].words[0]);
-			queues[q].switches += queues[q].waiter[i].switches;
-		}
-
-	for (int q = 0; q < count; q++)
-		close(queues[q].gate);
-	wait_for_the_served(queues, count);
-
-	for (int q = 0; q < count; q++) {
-		struct queue *done = &queues[q];
-		double *memory = allocate((size_t)done->waiters + 1, sizeof *memory);
-		int served = 0;
-		for (int i = 0; i < done->waiters; i++) {
-			memory[i] = done->waiter[i].memory;
-			served += done->waiter[i].served ? 1 : 0;
-			if (!done->waiter[i].ended)
-				end_group(done->waiter[i].pid);
-		}
-		for (int i = 0; i < done->holders; i++)
-			end_group(done->holder[i]);
-		printf("%ld %.0f %d\n", done->switches, median(memory, done->waiters), served);
-		free(memory);
-		free(done->holder);
-		free(done->waiter);
-	}
-	free(queues);
-}
-
-/* ---- the commands under test ---- */
-
-static int
-say_now(void)
-{
+	char byte;
 	double when = now();
+	if (write(1, &when, sizeof when) != (ssize_t)sizeof when || read(0, &byte, 1) < 0)
+		return 1;
+	when = now();
 	return write(1, &when, sizeof when) == (ssize_t)sizeof when ? 0 : 1;
 }
 
-static int
-run_hold(void)
+/* ---- all ---- */
+
+static void
+print(struct side *sides, int count, int runs, int measure)
 {
-	if (say_now() != 0)
-		return 1;
-	char byte;
-	while (read(0, &byte, 1) > 0)
-		;
-	double when = now();
-	/* Nobody may read any more, and it is no failure. */
-	signal(SIGPIPE, SIG_IGN);
-	if (write(1, &when, sizeof when) < 0)
-		return 0;
-	return 0;
+	double *ratios = allocate(count * runs, sizeof *ratios);
+	for (int i = 0; i < count * runs; i++)
+		ratios[i] = sides[i / runs].times[measure][i % runs] /
+		            sides[count - 1].times[measure][i % runs];
+	for (int i = 0; i < count; i++)
+		printf("%.6f %.6f\n", median(sides[i].times[measure], runs),
+		       median(ratios + i * runs, runs));
+	free(ratios);
+}
+
+static int
+read_sides(struct side *sides, char *words[])
+{
+	int count = 0;
+	for (; *words != NULL; words++) {
+		struct side *side = &sides[count - 1];
+		if (strcmp(*words, "::") == 0) {
+			if (count++ == MOST_SIDES || words[1] == NULL || words[2] == NULL)
+				fail("usage: see the beginning of bench.c");
+			sides[count - 1].number = number(*++words);
+		} else if (count == 0 || side->count == MOST_WORDS - 3) {
+			fail("usage: see the beginning of bench.c");
+		} else {
+			side->words[side->count++] = *words;
+		}
+	}
+	return count;
 }
 
 int
 main(int argc, char *argv[])
 {
-	self = argv[0];
-	if (argc == 2 && strcmp(argv[1], "start") == 0)
-		return say_now();
-	if (argc == 2 && strcmp(argv[1], "hold") == 0)
-		return run_hold();
-	if (argc == 2 && strcmp(argv[1], "nothing") == 0)
-		return 0;
-	if (argc < 3)
-		fail("usage: see the beginning of tests/bench/bench.c");
-
 	static struct side sides[MOST_SIDES];
-	int count = 0;
-	int numbers[2] = {0, 0};
-	int given = 0;
-	for (int i = 2; i < argc; i++) {
-		if (strcmp(argv[i], "::") == 0) {
-			if (++count > MOST_SIDES)
-				fail("more than %d sides", MOST_SIDES);
-		} else if (count == 0) {
-			if (given == 2)
-				fail("more than two numbers");
-			numbers[given++] = number(argv[i]);
-		} else {
-			struct side *side = &sides[count - 1];
-			if (side->count == MOST_WORDS - 1)
-				fail("more than %d words", MOST_WORDS - 1);
-			side->words[side->count++] = argv[i];
-		}
-	}
-	if (count == 0)
-		fail("nothing to run");
-	if (numbers[1] == 0 && (strcmp(argv[1], "crowd") == 0 || strcmp(argv[1], "queue") == 0))
-		fail("%s: wants a number of contenders", argv[1]);
-	for (int i = 0; i < count; i++)
-		if (sides[i].count == 0)
-			fail("an empty side");
+	self = argv[0];
+	if (argc == 2 && strcmp(argv[1], "turn") == 0)
+		return turn();
+	int count = argc > 3 ? read_sides(sides, argv + 3) : 0;
+	bool line = count > 0 && strcmp(argv[1], "line") == 0;
+	if (count == 0 || (!line && strcmp(argv[1], "crowd") != 0))
+		fail("usage: see the beginning of bench.c");
+	int runs = number(argv[2]);
+	nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-	const char *mode = argv[1];
-	if (strcmp(mode, "pair") == 0)
-		in_turn(sides, count, numbers[0], 0, one_run, true);
-	else if (strcmp(mode, "crowd") == 0)
-		in_turn(sides, count, numbers[0], numbers[1], one_crowd, false);
-	else if (strcmp(mode, "queue") == 0)
-		in_turn(sides, count, numbers[0], numbers[1], one_queue, false);
-	else if (strcmp(mode, "handover") == 0)
-		in_turn(sides, count, numbers[0], 0, one_handover, false);
-	else if (strcmp(mode, "wait") == 0)
-		measure_waiters(sides, count, numbers[0], numbers[1]);
-	else
-		fail("%s: no such mode", mode);
+	for (int i = 0; i < count; i++) {
+		for (int measure = 0; measure < MEASURES; measure++)
+			sides[i].times[measure] = allocate(runs, sizeof(double));
+		if (line)
+			line_begin(&sides[i]);
+	}
+	/* The first run of a single command is to warm up. */
+	for (int run = line || sides[0].number > 1 ? 0 : -1; run < runs; run++)
+		for (int i = 0; i < count; i++) {
+			double took[MEASURES] = {0, 0};
+			(line ? line_run : crowd_run)(&sides[i], took);
+			for (int measure = 0; run >= 0 && measure < MEASURES; measure++)
+				sides[i].times[measure][run] = took[measure];
+		}
+	for (int i = 0; line && i < count; i++)
+		line_end(&sides[i]);
+	print(sides, count, runs, 0);
+	if (line)
+		print(sides, count, runs, 1);
 	return fflush(stdout) == 0 ? 0 : 1;
 }

@@ -1,15 +1,18 @@
 /*
- * floor FILE COMMAND [ARGUMENT]...
+ * floor [-u] FILE COMMAND [ARGUMENT]...
  *
  * The least that a lock command can do, and nothing else: open, flock, vfork,
  * exec, wait, exit. `make bench` measures keylock against it. It keeps none of
- * keylock's promises: it leaves FILE behind, passes no signal on, and
- * reads no option. The command inherits the descriptor, as keylock's does.
+ * keylock's promises: it leaves FILE behind (with -u it removes it, which is not
+ * even safe), passes no signal on, and reads no other option. The command inherits
+ * the descriptor, as keylock's does.
  */
 
 #define _GNU_SOURCE
 
 #include <fcntl.h>
+#include <stdbool.h>
+#include <string.h>
 #include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,7 +20,9 @@
 int
 main(int argc, char *argv[])
 {
-	if (argc < 3)
+	bool removes = argc > 1 && strcmp(argv[1], "-u") == 0;
+	argv += removes;
+	if (argc - removes < 3)
 		return 64;
 	int fd = open(argv[1], O_RDONLY | O_CREAT | O_NOCTTY, 0666);
 	if (fd < 0 || flock(fd, LOCK_EX) != 0)
@@ -30,5 +35,7 @@ main(int argc, char *argv[])
 	int status;
 	if (child < 0 || waitpid(child, &status, 0) != child)
 		return 71;
+	if (removes)
+		unlink(argv[1]);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
