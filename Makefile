@@ -48,7 +48,7 @@ check: keylock
 	bats $(TEST_JOBS) tests
 
 check-long: keylock
-	KEYLOCK_LONG=1 bats tests
+	KEYLOCK_LONG=1 KEYLOCK_TEST_LIMIT=240 bats $(TEST_JOBS) tests
 
 # The longer proofs; "make proof SIZE=long" takes hours.
 SIZE = quick

@@ -21,8 +21,6 @@ copy() {
 	local top=$BATS_TEST_DIRNAME/..
 	mkdir "$tree"
 	cp -R "$top/keylock.c" "$top/keylock.1" "$top/Makefile" "$top/README" "$top/tests" "$tree"
-	# What the lint goes by. An unpacked archive has them, too.
-	cp "$top"/.clang-* "$tree"
 }
 
 # built: puts the binary that is there already into the tree, where building is not the point.
@@ -51,8 +49,7 @@ works() {
 	run_it make -q
 	expect 0
 	command -v musl-gcc || return 0
-	# With musl it is static and small.
-	[ "$(stat -c %s keylock)" -lt 102400 ]
+	# With musl it is static.
 	run_it grep -c INTERP <(readelf -lW keylock)
 	[ "$output" = 0 ]
 }
@@ -217,12 +214,4 @@ works() {
 	run_it env -u BATS_TEST_TMPDIR -u BATS_RUN_TMPDIR make check
 	[ "$status" -ne 0 ]
 	[[ $output$stderr == *'not ok'* || $output$stderr == *fails* ]]
-}
-
-@test "make lint finds nothing" {
-	need_long
-	need clang-tidy cppcheck clang-format shellcheck mandoc gcc
-	run_it make lint
-	expect 0
-	[[ $output != *warning:* ]]
 }

@@ -90,75 +90,67 @@ run_tests() {
 		status=1
 	count=$(grep -c '^ok ' "$work/log")
 	tests=$((tests + count))
-	echo "$name: $(stat -c %s "$work/$name/keylock") bytes, $count tests passed"
+	echo "$name: $count tests passed"
 	[ "$status" -eq 0 ] || sed -n '/^not ok/,/^ok/p' "$work/log" | grep -v '^ok\|: *[0-9]* Killed  ' |
 		head -n 60
 	return "$status"
 }
 
-# The main build and those of the sanitizers are tested whole elsewhere.
-few=(status record)
-many=(status keys record waiting lifetime signals several slots)
-
 can_make() { # COMPILER...: whether it makes a program
 	echo 'int main(void) { return 0; }' | "$@" -x c -o "$work/a.out" - 2>/dev/null
 }
 
-build_gcc() { build gcc 'x86-64.*statically' CC=gcc CFLAGS="-O2 $warnings" && run_tests gcc "${few[@]}"; }
-
-build_gcc_musl() {
-	build gcc-musl 'x86-64.*statically' CC=musl-gcc CFLAGS="-Os $warnings" || return
-	# musl's vfork is a fork on aarch64 and others; keylock and its child share memory.
-	musl-gcc -std=c11 -w -c -o "$work/musl.o" keylock.c || return
-	if nm -u "$work/musl.o" | grep -w vfork; then
-		echo 'it needs vfork(2) of musl'
-		return 1
-	fi
-	run_tests gcc-musl "${few[@]}"
-}
-
-build_clang() {
-	build clang 'x86-64.*statically' CC=clang CFLAGS="-O2 $warnings" && run_tests clang "${few[@]}"
-}
-
 # musl-gcc's way, without gcc's specs.
-build_clang_musl() {
-	local libgcc
-	libgcc=$(gcc -print-libgcc-file-name)
+musl_clang() {
 	cat >"$work/musl-clang" <<-END
 		#!/bin/sh
 		exec clang -Qunused-arguments -nostdinc -isystem /usr/include/x86_64-linux-musl -nostdlib -static \
-			$musl/crt1.o $musl/crti.o "\$@" -L$musl -lc $libgcc $musl/crtn.o
+			$musl/crt1.o $musl/crti.o "\$@" -L$musl -lc $(gcc -print-libgcc-file-name) $musl/crtn.o
 	END
 	chmod +x "$work/musl-clang"
-	build clang-musl 'x86-64.*statically' CC="$work/musl-clang" CFLAGS="-O2 $warnings" || return
-	if strings "$work/clang-musl/keylock" | grep -q 'GNU C Library'; then
+}
+
+# plain BUILD: made, and tested by the suites where compilers could differ. The main
+# build and those of the sanitizers are tested whole elsewhere.
+plain() {
+	local kind='x86-64.*statically' suites=(status record) make
+	case $1 in
+	gcc) make=(CC=gcc CFLAGS="-O2 $warnings") ;;
+	gcc-musl) make=(CC=musl-gcc CFLAGS="-Os $warnings") ;;
+	clang) make=(CC=clang CFLAGS="-O2 $warnings") ;;
+	clang-musl)
+		musl_clang
+		make=(CC="$work/musl-clang" CFLAGS="-O2 $warnings")
+		;;
+	gcc-dynamic)
+		kind='x86-64.*dynamically' suites=(keys record)
+		make=(CC=gcc KEYLOCK_STATIC= CFLAGS="-O2 $warnings")
+		;;
+	gcc-O0) make=(CC=gcc CFLAGS="-O0 $warnings") ;;
+	gcc-O3) make=(CC=gcc CFLAGS="-O3 -flto $warnings") ;;
+	unsigned-char)
+		suites=(command_line status record)
+		make=(CC=gcc CFLAGS="-O2 -funsigned-char $warnings")
+		;;
+	esac
+	build "$1" "$kind" "${make[@]}" || return
+	# musl's vfork is a fork on aarch64 and others; keylock and its child share memory.
+	if [ "$1" = gcc-musl ] && musl-gcc -std=c11 -w -c -o "$work/musl.o" keylock.c &&
+		nm -u "$work/musl.o" | grep -w vfork; then
+		echo 'it needs vfork(2) of musl'
+		return 1
+	fi
+	if [ "$1" = clang-musl ] && strings "$work/$1/keylock" | grep -q 'GNU C Library'; then
 		echo 'it has glibc in it'
 		return 1
 	fi
-	run_tests clang-musl "${few[@]}"
-}
-
-build_gcc_dynamic() {
-	build gcc-dynamic 'x86-64.*dynamically' CC=gcc KEYLOCK_STATIC= CFLAGS="-O2 $warnings" &&
-		run_tests gcc-dynamic keys record
-}
-
-build_gcc_O0() { build gcc-O0 'x86-64' CC=gcc CFLAGS="-O0 $warnings" && run_tests gcc-O0 "${few[@]}"; }
-
-build_gcc_O3() {
-	build gcc-O3 'x86-64' CC=gcc CFLAGS="-O3 -flto $warnings" && run_tests gcc-O3 "${few[@]}"
-}
-
-build_unsigned_char() {
-	build unsigned-char 'x86-64' CC=gcc CFLAGS="-O2 -funsigned-char $warnings" &&
-		run_tests unsigned-char command_line "${few[@]}"
+	run_tests "$1" "${suites[@]}"
 }
 
 build_gcc_32() {
 	local binary=$work/gcc-32/keylock begin status=0
 	build gcc-32 'Intel (80386|i386).*statically' CC="${gcc_32[*]}" CFLAGS="-O2 $warnings" || return
-	run_tests gcc-32 "${many[@]}" || return
+	run_tests gcc-32 status keys record waiting lifetime signals several slots || return
 	# Before Linux 5.1 there are no timers with times of 64 bits for 32-bit programs.
 	if ! command -v strace >/dev/null; then
 		echo 'gcc-32: before Linux 5.1: not looked at, needs strace'
@@ -278,7 +270,11 @@ for name; do
 		skip "$name" "needs $why"
 		continue
 	fi
-	"build_${name//-/_}"
+	case $name in
+	gcc-32) build_gcc_32 ;;
+	aarch64) build_aarch64 ;;
+	*) plain "$name" ;;
+	esac
 	verdict "$name" $?
 done
 

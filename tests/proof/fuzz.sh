@@ -5,8 +5,8 @@
 #	fuzz.sh [quick|long|corpus] [TARGET...]
 #
 # libFuzzer gives inputs to each target of fuzz.c (its head says what a target checks),
-# built with the address and undefined behaviour sanitizers, two targets at once: for a
-# minute each (FUZZ_SECONDS), or in "long" for 10^7 executions each. It begins with the
+# built with the address and undefined behaviour sanitizers, two targets at once: for
+# half a minute each (FUZZ_SECONDS), or in "long" for 10^7 executions each. It begins with the
 # inputs of corpus/: TARGET has those that earlier runs found, TARGET.kept those that
 # once failed. One input a line, with \xHH for what cannot be printed; in .kept, lines
 # that begin with "# " say why. "corpus" is "quick" and then writes what was found, made
@@ -26,7 +26,7 @@ unset KEYLOCK_DIR KEYLOCK_KEY
 size=${1:-quick}
 [ $# -eq 0 ] || shift
 case $size in
-quick | corpus) limit="-max_total_time=${FUZZ_SECONDS:-60}" random=100000 ;;
+quick | corpus) limit="-max_total_time=${FUZZ_SECONDS:-30}" random=100000 ;;
 long) limit=-runs=10000000 random=10000000 ;;
 *)
 	echo "usage: fuzz.sh [quick|long|corpus] [TARGET]..." >&2
