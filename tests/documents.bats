@@ -57,24 +57,19 @@ ordered() {
 
 options_of_code() {
 	awk '
-		# A letter that stands for another.
-		match($0, /letter == \047.\047/) { alias = substr($0, RSTART + 11, 1) }
-		alias && match($0, /letter = \047.\047/) {
-			add(substr($0, RSTART + 10, 1), "-" alias)
-			alias = ""
-		}
-		match($0, /^[ \t]+[{]"[a-z-]+", (\047.\047|[A-Z_]+), (true|false)/) {
+		# A row of the table: its name, its letter, whether it takes a value.
+		match($0, /^[ \t]+[{]"[a-z-]+", (\047.\047|[A-Z_]+), [01]/) {
 			split($0, part, /[",{}\047 ]+/)
 			if (length(part[3]) == 1)
 				add(part[3], "-" part[3])
 			add(part[3], "--" part[2])
-			if (part[4] == "true")
+			if (part[4] == 1)
 				argument[part[3]] = 1
 		}
-		# -c stands after KEY, where options are not looked for.
-		match($0, /strcmp\(\*argv, "-[^"]+"\) == 0.*"--[a-z]+"/) {
-			split($0, part, "\"")
-			print part[2], part[4], "ARG"
+		# A letter that stands for another.
+		match($0, /option == \047[a-z]\047 \|\| option == \047[a-z]\047/) {
+			split(substr($0, RSTART), part, "\047")
+			add(part[2], "-" part[4])
 		}
 		END {
 			for (key in names)
@@ -242,8 +237,9 @@ literals() {
 messages() {
 	literals | awk -F '\t' '
 		{ words = $3; gsub(/%[a-z]*/, "", words) }
-		$3 ~ /^Usage: keylock/ { next }
-		$1 ~ /^(say|usage|lockfile_failure|directory_unsafe|lock_refused)$/ && words ~ /[a-z]/ { print; next }
+		# What --help prints, and what is read.
+		$3 ~ /^(Usage: keylock| +-|\\nExit status:)/ || $1 == "sscanf" { next }
+		$1 ~ /^(say|directory_failure|directory_unsafe|lockfile_failure)$/ && words ~ /[a-z]/ { print; next }
 		words ~ /[a-z] [a-z]/ { print }'
 }
 
@@ -263,7 +259,7 @@ heads() {
 			-e 's/\(%[0-9]*[a-z]*[\.]*\)\{1,\}/.+/g' <<<"$text")
 		case $from$place in
 		# A whole message is one of the list; a part of one is told of there.
-		say0 | usage1) where=heads pattern="^keylock: $pattern\$" ;;
+		say1) where=heads pattern="^keylock: $pattern\$" ;;
 		*) where=text ;;
 		esac
 		[ -n "$text" ]
