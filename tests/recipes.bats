@@ -144,27 +144,47 @@ lets_go() {
 
 # --- cron ---
 
-@test "P7 same key, recipe: cron runs the crontab line, and a section of a script by --pin and by --hold" {
+# Debian's cron, a real daemon, in a mount namespace where the machine's own crontabs and /run are not to
+# be seen. One test, since it takes up to a minute.
+@test "P7 same key: cron's jobs and shells of root and of another user share a lock; the recipes for cron run there" {
 	need_root
-	need cron flock
-	local line
+	need cron setpriv flock
+	local line user uid
 	line=$(recipe 'A line for crontab(5)')
 	[[ $line == '*/5 * * * * /usr/local/bin/keylock -n -E 0 report /usr/local/bin/report' ]]
+	uid=$(id -u nobody) || skip 'needs a user nobody'
 	public_folder
 	cp "$KEYLOCK" "$public/keylock"
+	mkdir -m 1777 "$public/results"
+	# What a job and a shell run, with cron's PATH. Written under another name first: whoever waits for it
+	# must not see the half of it.
+	cat >"$public/job" <<-'SCRIPT'
+		#!/bin/sh
+		here=${0%/*} results=${0%/*}/results/$(id -un).$1
+		{
+			"$here/keylock" --path 'some job/1'
+			"$here/keylock" -n 'some job/1' echo ran
+			echo "status $?"
+			"$here/keylock" -n 'another' echo ran
+			id -u
+		} >"$results.new" 2>&1
+		env >"$results.environment"
+		mv "$results.new" "$results"
+	SCRIPT
 	printf '#!/bin/sh\necho reported >>%q/reported\n' "$public" >"$public/report"
 	recipe 'A section of a script' >"$public/pin"
 	recipe 'From another program' >"$public/hold"
-	sed -i "s|^echo .*|& >'$public/'\${0##*/}.said; keylock -n nightly true; echo \$? >>'$public/'\${0##*/}.said|" \
-		"$public/pin" "$public/hold"
-	chmod 755 "$public/report"
+	sed -i "s|^echo .*|{ &; keylock -n nightly true; echo \$?; } >$public/\${0##*/}.said|" "$public/pin" "$public/hold"
+	chmod 755 "$public/report" "$public/job"
 	# Each minute, since the test cannot wait for five, in the system's crontab, which names the user.
 	line=${line//\/usr\/local\/bin/"$public"}
-	{
-		echo "PATH=$public:/usr/bin:/bin"
-		printf '%s\n' "${line/'*/5 * * * *'/'* * * * * root'}"
-		echo "* * * * * root sh $public/pin; sh $public/hold; echo \$? >$public/ended"
-	} >"$public/crontab"
+	cat >"$public/crontab" <<-END
+		* * * * * root test -e $public/results/root.cron || $public/job cron
+		* * * * * nobody test -e $public/results/nobody.cron || $public/job cron
+		${line/'*/5 * * * *'/'* * * * * root'}
+		PATH=$public:/usr/bin:/bin
+		* * * * * root sh $public/pin; sh $public/hold; echo \$? >$public/ended
+	END
 	cat >"$public/scene" <<-'SCRIPT'
 		unset KEYLOCK_DIR
 		mount -t tmpfs -o mode=755 none /run && mkdir -m 1777 /run/lock &&
@@ -172,21 +192,40 @@ lets_go() {
 			mount -t tmpfs -o mode=1730 none /var/spool/cron/crontabs &&
 			mount --bind "$1/crontab" /etc/crontab || exit
 		cron -f &
-		cron=$!
+		cron=$! shells=
+		for user in root nobody; do
+			setpriv --reuid="$user" --regid="$(id -g "$user")" --init-groups -- \
+				"$1/keylock" 'some job/1' sh -c '
+					"$1/job" shell
+					until [ -e "$1/results/$2.cron" ]; do sleep 0.2; done' - "$1" "$user" &
+			shells="$shells $!"
+		done
 		until [ -s "$1/reported" ] && [ -s "$1/ended" ]; do sleep 0.1; done
+		wait $shells
 		kill "$cron"
 		wait "$cron"
 		ls -A /run/keylock
 	SCRIPT
 	chown root:root "$public/crontab"
+	chmod 644 "$public/crontab"
 	run_it private_root sh "$public/scene" "$public"
-	expect 0
 	# The file of the pinned key is all that is left.
+	expect 0
 	[ "$output" = nightly ]
-	[ "$(cat "$public/reported")" = reported ]
-	[ "$(cat "$public/ended")" = 0 ]
+	[[ $(cat "$public/reported") == reported && $(cat "$public/ended") == 0 ]]
 	for line in pin hold; do
 		[ "$(cat "$public/$line.said")" = $'nobody else is here\n75' ]
+	done
+	for user in /run/keylock:root:0 "/run/lock/keylock-$uid:nobody:$uid"; do
+		IFS=: read -r line user uid <<<"$user"
+		cd "$public/results"
+		[ "$(cat "$user.cron")" = "$line/some%20job%2F1"$'\nstatus 75\nran\n'"$uid" ]
+		[ "$(head -n 1 "$user.shell")" = "$line/some%20job%2F1" ]
+		# The environments are not the same, or the test would show nothing.
+		run_it diff "$user.shell.environment" "$user.cron.environment"
+		expect 1
+		run_it grep '^\(KEYLOCK\|XDG\)' "$user.cron.environment"
+		expect 1
 	done
 }
 
