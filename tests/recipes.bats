@@ -317,7 +317,7 @@ a_section_of_script() {
 	wait_for 20 eval 'keylock -n mail true'
 }
 
-@test "recipe: a limit of run time ends all that the job has started, inside the lock and outside" {
+@test "P2 free at once, recipe: a limit of run time ends all that the job has started, inside the lock and outside" {
 	local how
 	for how in '1p' '$p'; do
 		endless
@@ -347,7 +347,7 @@ a_section_of_script() {
 	done
 }
 
-@test "recipe: kill who has it and run, when all that it had started has ended" {
+@test "P2 free at once, recipe: kill who has it and run, when all that it had started has ended" {
 	local killed new
 	endless
 	ln -s job old
