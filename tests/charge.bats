@@ -18,18 +18,32 @@ setup() {
 	mkdir "$work/bin"
 	ln -s "$KEYLOCK" "$work/bin/keylock"
 	PATH=$work/bin:$PATH
+	start_anew
+	unset http_proxy
+	# Who finds itself in doubt dies of SIGABRT.
+	ulimit -c 0
+}
+
+# A new database, and a new service.
+start_anew() {
+	[ -z "${service-}" ] || kill "$service"
+	rm -f "$work"/database* "$work/port"
 	export DATABASE=$work/database
 	# That a user has one row only is not for the database to say here: it would refuse the second
 	# row, but the card was charged before.
 	sqlite3 "$DATABASE" 'PRAGMA journal_mode = WAL; CREATE TABLE subscriptions (user INTEGER, receipt TEXT)' >/dev/null
 	python3 "$here/service.py" "$work" >"$work/service.log" 2>&1 3>&- 4>&- &
+	service=$!
 	wait_for 60 test -e "$work/port"
 	SERVICE=http://127.0.0.1:$(cat "$work/port")
 	export SERVICE
-	unset http_proxy
 	requests=()
-	# Who finds itself in doubt dies of SIGABRT.
-	ulimit -c 0
+	: >"$work/said"
+}
+
+# A line that the README shows.
+in_readme() {
+	grep -qxF -- "    $1" "$BATS_TEST_DIRNAME/../README"
 }
 
 # What the service tells of a user, and how many rows there are of one, or of all but one.
@@ -41,17 +55,11 @@ rows() {
 	sqlite3 -batch -cmd '.timeout 60000' "$DATABASE" "SELECT count(*) FROM subscriptions WHERE user $1"
 }
 
-have_rows() {
-	[ "$(rows "$1")" -ge "$2" ]
-}
+have_rows() { [ "$(rows "$1")" -ge "$2" ]; }
 
-has_arrived() {
-	[ "$(service arrived 42)" -ge "$1" ]
-}
+has_arrived() { [ "$(service arrived 42)" -ge "$1" ]; }
 
-waits_in_line() {
-	[ "$("$KEYLOCK" --list | awk '$1 == "user:42" { print $6 }')" = "$1" ]
-}
+waits_in_line() { [ "$("$KEYLOCK" --list | awk '$1 == "user:42" { print $6 }')" = "$1" ]; }
 
 # by_shell HOW: all requests as shell scripts.
 by_shell() {
@@ -87,8 +95,10 @@ all_end() {
 	[ "$(wc -l <"$work/said")" = 30 ]
 }
 
-# The test can fail: without keylock, requests of one user charge at the same time.
-without_keylock() {
+# side_by_side HOW: thirty requests at once by by_shell or by_elixir.
+side_by_side() {
+	local user
+	# The test can fail: without keylock, requests of one user charge at the same time.
 	: >"$work/slow-42"
 	"$1" unlocked
 	wait_for 120 has_arrived 2
@@ -96,10 +106,8 @@ without_keylock() {
 	echo "charges of user 42 without keylock: $(service charged 42)"
 	[ "$(service charged 42)" -gt 1 ]
 	[ "$(rows '= 42')" = "$(service charged 42)" ]
-}
 
-with_keylock() {
-	local user
+	start_anew
 	: >"$work/slow-42"
 	"$1" locked
 	# The service is at it for user 42, and nineteen requests of that user wait: all others come to
@@ -117,23 +125,14 @@ with_keylock() {
 	wait_for 20 eval '[ "$(files)" = 0 ]'
 }
 
-@test "the double charge, in shell: without keylock" {
-	without_keylock by_shell
+@test "P1 alone, the double charge in shell: each user is charged once with keylock, and none waits for another" {
+	in_readme 'keylock "user:$1" ./subscribe "$1"'
+	side_by_side by_shell
 }
 
-@test "the double charge, in shell: with keylock each user is charged once, and none waits for another" {
-	grep -qxF '    keylock "user:$1" ./subscribe "$1"' "$BATS_TEST_DIRNAME/../README"
-	with_keylock by_shell
-}
-
-@test "the double charge, in Elixir: without keylock" {
+@test "P1 alone, the double charge in Elixir: each user is charged once with keylock, and none waits for another" {
 	need elixir
-	without_keylock by_elixir
-}
-
-@test "the double charge, in Elixir: with keylock each user is charged once, and none waits for another" {
-	need elixir
-	with_keylock by_elixir
+	side_by_side by_elixir
 }
 
 @test "the double charge: a look before the lock charges again" {
@@ -209,13 +208,8 @@ settled() {
 	[ "$(files)" = 0 ]
 }
 
-# A line that the README shows.
-in_readme() {
-	grep -qxF -- "    $1" "$BATS_TEST_DIRNAME/../README"
-}
-
 # The test can fail: a key that is free is all that the next one sees.
-@test "the double charge, killed before the row: without -A the next one charges again" {
+@test "P8 crash-honest, the double charge, killed before the row: without -A the next one charges again" {
 	stopped_request --
 	kill_there both
 	request --
@@ -257,16 +251,16 @@ refused() {
 	settled
 }
 
-@test "the double charge, killed before the row: with -A the next one is refused until somebody has looked" {
+@test "P8 crash-honest, the double charge, killed before the row: with -A the next one is refused until somebody has looked" {
 	in_readme 'keylock -A "user:$1" ./subscribe "$1"'
 	refused subscriber
 }
 
-@test "the double charge, killed before the row with its keylock: with -A the next one is refused" {
+@test "P8 crash-honest, the double charge, killed before the row with its keylock: with -A the next one is refused" {
 	refused both
 }
 
-@test "the double charge, only keylock killed: the key is taken until the row is written, then in doubt" {
+@test "P8 crash-honest, the double charge, only keylock killed: the key is taken until the row is written, then in doubt" {
 	local died=0
 	stopped_request -A
 	kill -KILL "$keylock"
@@ -285,7 +279,7 @@ refused() {
 	settled
 }
 
-@test "the double charge, killed before the row: with -R the next one asks the service, and writes the row" {
+@test "P8 crash-honest, the double charge, killed before the row: with -R the next one asks the service, and writes the row" {
 	local code
 	in_readme 'keylock -R "user:$1" ./subscribe "$1"'
 	code=$(sed -n '/^    if .*KEYLOCK_ABANDONED/,/^    fi$/s/^ *//p' "$BATS_TEST_DIRNAME/../README")
@@ -304,16 +298,20 @@ refused() {
 	settled
 }
 
-@test "the double charge, the service does not know yet: the next one with -R leaves it in doubt, and is right" {
-	local first died=0
+@test "P8 crash-honest, the double charge, the service does not know yet: the next one with -R leaves it in doubt, and is right" {
+	local first curl died=0
 	: >"$work/slow-42"
 	"$KEYLOCK" -R user:42 "$here/subscribe" 42 >"$work/first" 2>&1 3>&- 4>&- &
 	first=$!
 	wait_for 60 has_arrived 1
-	subscriber=$(descendants "$first" | sed -n 2p)
+	{ read -r _ && read -r subscriber && read -r curl; } < <(descendants "$first")
 	kill -KILL "$subscriber"
 	wait "$first" || died=$?
 	[ "$died" = 137 ]
+	# What it had started still asks the service, and so keeps the key.
+	run_keylock -n -R user:42 "$here/subscribe" 42
+	expect_taken 75
+	kill -KILL "$curl"
 	# The service is at it still, and will charge.
 	request -R
 	expect 134
@@ -327,7 +325,7 @@ refused() {
 	settled
 }
 
-@test "the double charge, died before the charge: the next one with -R charges" {
+@test "P8 crash-honest, the double charge, died before the charge: the next one with -R charges" {
 	run_keylock -R user:42 sh -c 'kill -ABRT $$'
 	expect 134
 	request -R

@@ -22,18 +22,13 @@ load helper
 setup() {
 	keylock_setup
 	top=$BATS_TEST_DIRNAME/..
-	source=$top/keylock.c page=$top/keylock.1 readme=$top/README
+	page=$top/keylock.1 readme=$top/README
 }
 
-# agree NAME FILE NAME FILE: fails unless both files have the same lines.
-agree() {
-	sort -u "$2" >"$2.sorted"
-	sort -u "$4" >"$4.sorted"
-	[ -s "$2.sorted" ] || {
-		echo "nothing found in $1"
-		return 1
-	}
-	diff -U 0 --label "$1" --label "$3" "$2.sorted" "$4.sorted"
+# compare WHAT: has tools/documents.py compare the documents and the code.
+compare() {
+	need python3
+	"$KEYLOCK" --help | python3 "$BATS_TEST_DIRNAME/tools/documents.py" "$1" "$top"
 }
 
 # plain: roff's escapes, as far as the page uses them, as what they show.
@@ -41,263 +36,38 @@ plain() {
 	sed -e "s/\\\\(aq/'/g" -e 's/\\(dq/"/g' -e 's/\\-/-/g' -e 's/\\&//g' -e 's/\\e/\\/g'
 }
 
-# --- options ---
-
-# Each prints an option a line: its spellings in order, and ARG where it takes a value.
-
-ordered() {
-	local names arg
-	while read -r names; do
-		arg=''
-		[[ " $names " != *' ARG '* ]] || arg=' ARG'
-		# shellcheck disable=SC2086
-		echo "$(printf '%s\n' ${names//ARG/} | LC_ALL=C sort | paste -sd ' ')$arg"
-	done
-}
-
-options_of_code() {
-	awk '
-		# A letter that stands for another.
-		match($0, /letter == \047.\047/) { alias = substr($0, RSTART + 11, 1) }
-		alias && match($0, /letter = \047.\047/) {
-			add(substr($0, RSTART + 10, 1), "-" alias)
-			alias = ""
-		}
-		match($0, /^[ \t]+[{]"[a-z-]+", (\047.\047|[A-Z_]+), (true|false)/) {
-			split($0, part, /[",{}\047 ]+/)
-			if (length(part[3]) == 1)
-				add(part[3], "-" part[3])
-			add(part[3], "--" part[2])
-			if (part[4] == "true")
-				argument[part[3]] = 1
-		}
-		# -c stands after KEY, where options are not looked for.
-		match($0, /strcmp\(\*argv, "-[^"]+"\) == 0.*"--[a-z]+"/) {
-			split($0, part, "\"")
-			print part[2], part[4], "ARG"
-		}
-		END {
-			for (key in names)
-				print names[key] (key in argument ? " ARG" : "")
-		}
-		function add(key, name) {
-			if (!((key, name) in had))
-				names[key] = names[key] " " name
-			had[key, name] = 1
-		}' "$source" | ordered
-}
-
-options_of_page() {
-	sed -n 's/^\.It \(Fl .*\)/\1/p' "$page" |
-		sed -e 's/ Ar [a-z]*/ ARG/g' -e 's/Fl /-/g' -e 's/ , / /g' | tr -s ' ' | ordered
-}
-
-options_of_help() {
-	"$KEYLOCK" --help | awk '
-		function done() {
-			if (item == "")
-				return
-			head = item
-			sub(/^ +/, "", head)
-			sub(/  .*/, "", head)
-			names = ""
-			while (match(head, /(^| )--?[a-zA-Z][a-z-]*/)) {
-				names = names " " substr(head, RSTART, RLENGTH)
-				head = substr(head, RSTART + RLENGTH)
-			}
-			argument = head ~ /^ [A-Z]+/ ? " ARG" : ""
-			if (match(item, /\(also [^)]*\)/)) {
-				also = substr(item, RSTART + 6, RLENGTH - 7)
-				gsub(/,/, "", also)
-				names = names " " also
-			}
-			print names argument
-			item = ""
-		}
-		/^  (    )?-/ { done(); item = $0; next }
-		/^                    / && item != "" { item = item " " $0; next }
-		{ done() }' | ordered
-}
+# --- options, statuses, messages ---
 
 @test "the options of the code, of the manual page and of --help are the same" {
-	local work=$BATS_TEST_TMPDIR
-	options_of_code >"$work/code"
-	options_of_page >"$work/page"
-	options_of_help >"$work/help"
-	[ "$(wc -l <"$work/code")" -ge 15 ]
-	# The tables were read as they are meant.
-	grep -qx -- '--timeout --wait -w ARG' "$work/code"
-	grep -qx -- '--exclusive -e -x' "$work/code"
-	grep -qx -- '--command -c ARG' "$work/code"
-	agree 'the code' "$work/code" 'the manual page' "$work/page"
-	agree 'the code' "$work/code" '--help' "$work/help"
+	compare options
 }
 
 @test "each option of the manual page is taken by keylock" {
 	local names name value
 	while read -r names; do
-		value=()
 		case $names in
-		*--wait*) value=(1) ;;
+		*--wait* | *--warn-held* | *--slots* | *--key*) value=(1) ;;
 		*--conflict-exit-code*) value=(3) ;;
 		*--dir*) value=("$BATS_TEST_TMPDIR/other") ;;
-		*) [[ $names != *ARG ]] || value=(1) ;;
+		*) value=() ;;
 		esac
-		for name in ${names%ARG}; do
+		for name in $names; do
 			run_keylock "$name" ${value[@]+"${value[@]}"} key
-			[[ $stderr != *'no such option'* || $name == -c || $name == --command ]]
+			[[ $stderr != *'no such option'* ]]
 		done
-	done < <(options_of_page)
+	done < <(sed -n 's/^\.It \(Fl .*\)/\1/p' "$page" | sed 's/ Ar [a-z]*//g; s/Fl /-/g; s/ ,//g' | grep -v command)
 	run_keylock key -c 'exit 7'
 	expect 7
 	run_keylock key --command 'exit 7'
 	expect 7
 }
 
-# --- exit statuses ---
-
 @test "the exit statuses of code, header comment, --help, manual page and README are the same" {
-	local work=$BATS_TEST_TMPDIR
-	sed -n '/^\/\* Results that leave keylock/,/^};/s/.* = \([0-9]*\),/\1/p' "$source" >"$work/code"
-	sed -n '/^ \* Exit statuses/,/^ \* The order/s/^ \*   \([0-9]*\) .*/\1/p' "$source" >"$work/header"
-	"$KEYLOCK" --help | sed -n '/^Exit status/,$p' | grep -oE '(^| )[0-9]+ +[A-Za-z-]' |
-		grep -oE '[0-9]+' >"$work/help"
-	sed -n '/^\.Sh EXIT STATUS/,/^\.Sh EXAMPLES/s/^\.It \([1-9][0-9]*\)$/\1/p' "$page" >"$work/page"
-	sed -n '/^Exit status$/,/^What is guaranteed/s/^    \([1-9][0-9]*\)  .*/\1/p' "$readme" >"$work/readme"
-	[ "$(wc -l <"$work/code")" -ge 7 ]
-	agree 'the code' "$work/code" 'the header comment' "$work/header"
-	agree 'the code' "$work/code" '--help' "$work/help"
-	agree 'the code' "$work/code" 'the manual page' "$work/page"
-	agree 'the code' "$work/code" 'the README' "$work/readme"
+	compare statuses
 }
 
-# --- messages ---
-
-# literals: the string literals of the code, neighbours joined, as FUNCTION<tab>N<tab>TEXT, where
-# TEXT is argument N of FUNCTION, counted from 0; FUNCTION is - where there is none.
-literals() {
-	awk '
-		{ text = text $0 "\n" }
-		END {
-			n = length(text)
-			i = 1
-			while (i <= n) {
-				c = substr(text, i, 1)
-				if (substr(text, i, 2) == "/*") {
-					i += index(substr(text, i), "*/") + 1
-				} else if (c == "#" && substr(text, i - 1, 1) == "\n") {
-					i += index(substr(text, i), "\n")
-				} else if (c == "\047") {
-					i += substr(text, i + 1, 1) == "\\" ? 4 : 3
-				} else if (c == "\"") {
-					i = string(i)
-				} else if (c == "(") {
-					call[++depth] = word
-					place[depth] = 0
-					word = ""
-					i++
-				} else if (c == ")") {
-					depth--
-					word = ""
-					i++
-				} else if (c == ",") {
-					place[depth]++
-					word = ""
-					i++
-				} else if (c ~ /[A-Za-z0-9_]/) {
-					word = word c
-					i++
-					if (substr(text, i, 1) !~ /[A-Za-z0-9_(]/)
-						word = ""
-				} else {
-					word = ""
-					i++
-				}
-			}
-		}
-		# Reads the literal at i and those right after it, prints them, returns what comes next.
-		function string(i, out, c) {
-			do {
-				for (i++; (c = substr(text, i, 1)) != "\""; i++) {
-					out = out c
-					if (c == "\\")
-						out = out substr(text, ++i, 1)
-				}
-				i++
-				while (substr(text, i, 1) ~ /[ \t\n]/)
-					i++
-				# A conversion that is a macro.
-				if (match(substr(text, i, 20), /^PRI[a-z0-9]+[ \t\n]*"/)) {
-					out = out "d"
-					i += RLENGTH - 1
-				}
-			} while (substr(text, i, 1) == "\"")
-			print (call[depth] == "" ? "-" : call[depth]) "\t" place[depth] "\t" out
-			return i
-		}' "$source"
-}
-
-# messages: those that are a message or a part of one: what is given to a function that says
-# something, and all that reads like words.
-messages() {
-	literals | awk -F '\t' '
-		{ words = $3; gsub(/%[a-z]*/, "", words) }
-		$3 ~ /^Usage: keylock/ { next }
-		$1 ~ /^(say|usage|lockfile_failure|directory_unsafe|lock_refused)$/ && words ~ /[a-z]/ { print; next }
-		words ~ /[a-z] [a-z]/ { print }'
-}
-
-# heads: the messages that the manual page lists.
-heads() {
-	sed -n '/^\.Sh DIAGNOSTICS/,/^\.Sh SEE ALSO/s/^\.It \(.*\)/\1/p' "$page" | plain
-}
-
-@test "each message of the code is in the manual page, word for word" {
-	local from place text pattern where missing=0 seen=0
-	heads >"$BATS_TEST_TMPDIR/heads"
-	sed -n '/^\.Sh DIAGNOSTICS/,/^\.Sh SEE ALSO/s/^\(\.[A-Z][a-z] \)*//p' "$page" | plain |
-		paste -sd ' ' >"$BATS_TEST_TMPDIR/text"
-	while IFS=$'\t' read -r from place text; do
-		# The letter of an option is an OPTION in the page.
-		pattern=$(sed -e 's/[][\.*^$+?(){}|]/\\&/g' -e 's/^-%c/.+/' \
-			-e 's/\(%[0-9]*[a-z]*[\.]*\)\{1,\}/.+/g' <<<"$text")
-		case $from$place in
-		# A whole message is one of the list; a part of one is told of there.
-		say0 | usage1) where=heads pattern="^keylock: $pattern\$" ;;
-		*) where=text ;;
-		esac
-		[ -n "$text" ]
-		seen=$((seen + 1))
-		grep -qE -- "$pattern" "$BATS_TEST_TMPDIR/$where" || {
-			echo "not in DIAGNOSTICS: $text"
-			missing=$((missing + 1))
-		}
-	done < <(messages)
-	echo "$seen messages, $missing missing"
-	[ "$seen" -ge 25 ] && [ "$missing" = 0 ]
-}
-
-@test "each message of the manual page is in the code, word for word" {
-	local head rest fragment wrong=0
-	# The words between the values, the longest first; some are values in the code.
-	{
-		messages
-		literals | awk -F '\t' '$3 ~ /^[a-z][a-z][a-z][a-z]+$/'
-	} | cut -f 3- | sed 's/%[0-9]*[a-z]*/\n/g' | grep '[A-Za-z]' |
-		awk '{ print length($0) "\t" $0 }' | sort -rn | cut -f 2- >"$BATS_TEST_TMPDIR/fragments"
-	while IFS= read -r head; do
-		[[ $head == 'keylock: '* ]]
-		rest=${head#keylock: }
-		while IFS= read -r fragment; do
-			rest=${rest//"$fragment"/}
-		done <"$BATS_TEST_TMPDIR/fragments"
-		# What is left are the values.
-		[[ $rest =~ ^[A-Z0-9:/\'\(\)\ -]*$ ]] || {
-			echo "not in the code: $head (what is left: $rest)"
-			wrong=$((wrong + 1))
-		}
-	done < <(heads)
-	[ "$(heads | wc -l)" -ge 25 ] && [ "$wrong" = 0 ]
+@test "each message of the code is in the manual page, and each of the manual page in the code, word for word" {
+	compare messages
 }
 
 # --- transcripts ---

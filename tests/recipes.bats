@@ -42,61 +42,79 @@ recipe() {
 
 # quickly: the recipe with a shorter wait for the key.
 quickly() {
-	sed -E 's/"-w", "5"/"-w", "0.1"/'
+	sed -E 's/"-w", "5"/"-w", "0.1"/; s/-w 5 /-w 0.1 /'
 }
 
-# a_command WORDS... PROGRAM: the recipe for a command, in PROGRAM run by WORDS, charges under the
-# user's key, and tells apart that the key is taken and that the command failed.
+# a_command TOOL LABEL PRELUDE: the recipe for a command, after PRELUDE, which sets the user to the
+# first argument, charges under the user's key, and tells apart that the key is taken and that the
+# command failed.
 a_command() {
-	grep -q '"-w", "0\.1"' "${!#}"
-	run_it "$@" 42
+	need "$1"
+	{
+		echo "$3"
+		recipe "$2" | quickly
+	} >program
+	grep -q '"-w", "0\.1"' program
+	run_it "$1" program 42
 	expect 0
 	[ "$output" = 'charged 42' ]
-	CHARGE_STATUS=3 run_it "$@" 42
+	CHARGE_STATUS=3 run_it "$1" program 42
 	[[ $output == *failed* && $output != *busy* ]]
 	hold user:42
-	run_it "$@" 42
+	run_it "$1" program 42
 	[ "$output" = 'busy, try again' ]
-	run_it "$@" 43
+	run_it "$1" program 43
 	[ "$output" = 'charged 43' ]
 	let_go
 	[ "$(files)" = 0 ]
 }
 
-# a_section WORDS... PROGRAM: the recipe for a section of code. PROGRAM is to take two arguments: a
-# key, and a fifo that its section reads a line of, after it has written "within" to standard output;
-# without the key it is to write something of "busy", 75 included.
+# a_section TOOL PROGRAM: the recipe for a section of code. PROGRAM is to take two arguments: a key,
+# and a fifo that its section reads a line of, after it has written "within" to standard output;
+# without the key it is to end with 75 or to write something of that or of "busy".
 a_section() {
-	local program fifo=$BATS_TEST_TMPDIR/section said=$BATS_TEST_TMPDIR/said
-	mkfifo "$fifo"
-	# Held while the section runs.
+	local program end fifo=$BATS_TEST_TMPDIR/section said=$BATS_TEST_TMPDIR/said
+	[ -e "$fifo" ] || mkfifo "$fifo"
 	exec 7<>"$fifo"
-	"$@" section:1 "$fifo" >"$said" 2>&1 3>&- 4>&- &
-	program=$!
-	wait_for 60 grep -q within "$said"
-	run_keylock -n section:1 true
-	expect 75
-	# Another one is refused, and does not enter; another key is free.
-	run_it "$@" section:1 "$fifo"
-	[[ $output$stderr == *75* || $output == *busy* ]]
-	[[ $output != *within* ]]
-	run_keylock -n section:2 true
+	for end in itself KILL; do
+		"$1" "$2" section:1 "$fifo" >"$said" 2>&1 3>&- 4>&- 7>&- &
+		program=$!
+		wait_for 60 grep -q within "$said"
+		# Held while the section runs: another one does not enter; another key is free.
+		run_keylock -n section:1 true
+		expect 75
+		run_it "$1" "$2" section:1 "$fifo"
+		[[ $output$stderr$status == *75* || $output == *busy* ]]
+		[[ $output != *within* ]]
+		run_keylock -n section:2 true
+		expect 0
+		# Free when it has ended, or was killed in the middle.
+		if [ "$end" = itself ]; then
+			echo >&7
+			wait "$program"
+		else
+			kill -KILL "$program"
+			wait "$program" 2>/dev/null || :
+		fi
+		run_keylock -w 20 section:1 true
+		expect 0
+		wait_for 20 eval '[ "$(files)" = 0 ]'
+	done
+}
+
+# lets_go TOOL PROGRAM: PROGRAM leaves "key" though a process that it has started in the section, whose
+# pid is its first line, lives on; the second line says that it has left.
+lets_go() {
+	local child
+	run_it "$1" "$2"
 	expect 0
-	# Free when the section has ended.
-	echo >&7
-	wait "$program"
-	wait_for 20 eval '[ "$(files)" = 0 ]'
-	# Free when the program is killed in the middle.
-	"$@" section:1 "$fifo" >"$said" 2>&1 3>&- 4>&- &
-	program=$!
-	wait_for 60 grep -q within "$said"
-	run_keylock -n section:1 true
-	expect 75
-	kill -KILL "$program"
-	wait "$program" 2>/dev/null || :
-	run_keylock -w 20 section:1 true
+	child=${output%%$'\n'*}
+	started "$child"
+	[ "${output#*$'\n'}" = left ]
+	kill -0 "$child"
+	run_keylock -n key true
 	expect 0
-	[ "$(files)" = 0 ]
+	kill "$child"
 }
 
 @test "what is read out of the README is what stands there" {
@@ -124,19 +142,49 @@ a_section() {
 	done
 }
 
-@test "recipe: a line for crontab, in a real cron daemon" {
+# --- cron ---
+
+# Debian's cron, a real daemon, in a mount namespace where the machine's own crontabs and /run are not to
+# be seen. One test, since it takes up to a minute.
+@test "P7 same key: cron's jobs and shells of root and of another user share a lock; the recipes for cron run there" {
 	need_root
-	need cron
-	local line
+	need cron setpriv flock
+	local line user uid
 	line=$(recipe 'A line for crontab(5)')
 	[[ $line == '*/5 * * * * /usr/local/bin/keylock -n -E 0 report /usr/local/bin/report' ]]
+	uid=$(id -u nobody) || skip 'needs a user nobody'
 	public_folder
 	cp "$KEYLOCK" "$public/keylock"
+	mkdir -m 1777 "$public/results"
+	# What a job and a shell run, with cron's PATH. Written under another name first: whoever waits for it
+	# must not see the half of it.
+	cat >"$public/job" <<-'SCRIPT'
+		#!/bin/sh
+		here=${0%/*} results=${0%/*}/results/$(id -un).$1
+		{
+			"$here/keylock" --path 'some job/1'
+			"$here/keylock" -n 'some job/1' echo ran
+			echo "status $?"
+			"$here/keylock" -n 'another' echo ran
+			id -u
+		} >"$results.new" 2>&1
+		env >"$results.environment"
+		mv "$results.new" "$results"
+	SCRIPT
 	printf '#!/bin/sh\necho reported >>%q/reported\n' "$public" >"$public/report"
-	chmod 755 "$public/report"
+	recipe 'A section of a script' >"$public/pin"
+	recipe 'From another program' >"$public/hold"
+	sed -i "s|^echo .*|{ &; keylock -n nightly true; echo \$?; } >$public/\${0##*/}.said|" "$public/pin" "$public/hold"
+	chmod 755 "$public/report" "$public/job"
 	# Each minute, since the test cannot wait for five, in the system's crontab, which names the user.
 	line=${line//\/usr\/local\/bin/"$public"}
-	printf '%s\n' "${line/'*/5 * * * *'/'* * * * * root'}" >"$public/crontab"
+	cat >"$public/crontab" <<-END
+		* * * * * root test -e $public/results/root.cron || $public/job cron
+		* * * * * nobody test -e $public/results/nobody.cron || $public/job cron
+		${line/'*/5 * * * *'/'* * * * * root'}
+		PATH=$public:/usr/bin:/bin
+		* * * * * root sh $public/pin; sh $public/hold; echo \$? >$public/ended
+	END
 	cat >"$public/scene" <<-'SCRIPT'
 		unset KEYLOCK_DIR
 		mount -t tmpfs -o mode=755 none /run && mkdir -m 1777 /run/lock &&
@@ -144,18 +192,222 @@ a_section() {
 			mount -t tmpfs -o mode=1730 none /var/spool/cron/crontabs &&
 			mount --bind "$1/crontab" /etc/crontab || exit
 		cron -f &
-		cron=$!
-		until [ -e "$1/reported" ]; do sleep 0.1; done
+		cron=$! shells=
+		for user in root nobody; do
+			setpriv --reuid="$user" --regid="$(id -g "$user")" --init-groups -- \
+				"$1/keylock" 'some job/1' sh -c '
+					"$1/job" shell
+					until [ -e "$1/results/$2.cron" ]; do sleep 0.2; done' - "$1" "$user" &
+			shells="$shells $!"
+		done
+		until [ -s "$1/reported" ] && [ -s "$1/ended" ]; do sleep 0.1; done
+		wait $shells
 		kill "$cron"
 		wait "$cron"
 		ls -A /run/keylock
 	SCRIPT
 	chown root:root "$public/crontab"
+	chmod 644 "$public/crontab"
 	run_it private_root sh "$public/scene" "$public"
+	# The file of the pinned key is all that is left.
 	expect 0
-	[ -z "$output" ]
-	[ "$(cat "$public/reported")" = reported ]
+	[ "$output" = nightly ]
+	[[ $(cat "$public/reported") == reported && $(cat "$public/ended") == 0 ]]
+	for line in pin hold; do
+		[ "$(cat "$public/$line.said")" = $'nobody else is here\n75' ]
+	done
+	for user in /run/keylock:root:0 "/run/lock/keylock-$uid:nobody:$uid"; do
+		IFS=: read -r line user uid <<<"$user"
+		cd "$public/results"
+		[ "$(cat "$user.cron")" = "$line/some%20job%2F1"$'\nstatus 75\nran\n'"$uid" ]
+		[ "$(head -n 1 "$user.shell")" = "$line/some%20job%2F1" ]
+		# The environments are not the same, or the test would show nothing.
+		run_it diff "$user.shell.environment" "$user.cron.environment"
+		expect 1
+		run_it grep '^\(KEYLOCK\|XDG\)' "$user.cron.environment"
+		expect 1
+	done
 }
+
+@test "recipe: a line for crontab is silent where the key is taken, and with -W tells of a run that is stuck" {
+	local line
+	line=$(recipe 'A line for crontab(5)' | sed 's|.*/keylock|keylock|; s|/usr.*|true|')
+	grep -q '^"-W 1h" as well' "$BATS_TEST_DIRNAME/../README"
+	hold report
+	run_it sh -c "$line"
+	expect_taken 0
+	run_it sh -c "${line/-n/-n -W 1h}"
+	expect_taken 0
+	stuck() {
+		run_it sh -c "${line/-n/-n -W 10ms}"
+		[ -n "$stderr" ]
+	}
+	wait_for 20 stuck
+	expect_message 0 report "pid $holder" 'held for'
+	let_go
+}
+
+# --- short ones ---
+
+# A recipe of one line, run by the shell, with words changed by sed's SCRIPT.
+short() {
+	recipe "$1" | sed "${2-}" >"$BATS_TEST_TMPDIR/short"
+	run_it bash "$BATS_TEST_TMPDIR/short"
+}
+
+# A script that notes its pid and those that it starts, and runs until all are ended.
+endless() {
+	printf '#!/bin/sh\n%s\nsleep 600 &\necho $$ $! >pids.new\nmv pids.new pids\nwait\n' "${1-}" >job
+	chmod +x job
+	rm -f pids
+}
+
+all_dead() {
+	local first second
+	read -r first second <pids
+	is_dead "$first" && is_dead "$second"
+}
+
+@test "recipe: a section of a script, in every shell, by --pin and a descriptor, by --hold and a fifo" {
+	need flock
+	local label shell
+	for label in 'A section of a script' 'From another program'; do
+		recipe "$label" | quickly | sed 's/nightly/"$1"/; s/^echo .*/echo within; read -r _ <"$2"/' >script
+		# What the test has pinned is not left.
+		[[ $label == From* ]] || echo 'keylock --forget "$1"' >>script
+		for shell in sh bash dash; do
+			! command -v "$shell" >/dev/null || a_section_of_script "$shell"
+		done
+	done
+}
+
+a_section_of_script() {
+	# shellcheck disable=SC2317 # a_section calls it
+	files() { find "$KEYLOCK_DIR" -mindepth 1 ! -perm -u+x 2>/dev/null | wc -l; }
+	a_section "$1" script
+	run_keylock --forget section:1
+}
+
+@test "recipe: at most one runs and one waits" {
+	local recipe
+	recipe=$(recipe 'At most one runs')
+	printf '#!/bin/sh\nuntil [ -e go ]; do sleep 0.02; done\necho built >>log\n' >build
+	chmod +x build
+	sh -c "$recipe" 3>&- 4>&- &
+	wait_for 20 eval 'keylock --who site >/dev/null'
+	sh -c "$recipe" 3>&- 4>&- &
+	wait_for 20 blocked "$KEYLOCK_DIR/site"
+	run_it sh -c "$recipe"
+	expect_taken 0
+	: >go
+	wait
+	[ "$(wc -l <log)" = 2 ]
+	[ "$(files)" = 0 ]
+}
+
+@test "recipe: not more often than every five minutes" {
+	printf '#!/bin/sh\necho mailed\n' >mail
+	chmod +x mail
+	short 'Not more often'
+	expect 0
+	[ "$output" = mailed ]
+	short 'Not more often'
+	expect_taken 75
+	kill "$(keylock --who mail)"
+	wait_for 20 eval 'keylock -n mail true'
+}
+
+@test "P2 free at once, recipe: a limit of run time ends all that the job has started, inside the lock and outside" {
+	local how
+	for how in '1p' '$p'; do
+		endless
+		short 'A limit of run time' "s/1h/0.5/; $how; d"
+		expect 124
+		wait_for 20 all_dead
+		run_keylock -w 20 job true
+		expect 0
+	done
+	# The wait counts outside only.
+	hold job
+	rm pids
+	short 'A limit of run time' "s/1h/0.5/; \$!d"
+	expect 124
+	[ ! -e pids ]
+	let_go
+	# What does not heed it keeps the key.
+	for how in '1p' '$p'; do
+		endless '(trap "" TERM; exec sleep 600) & echo $! >deaf'
+		short 'A limit of run time' "s/1h/0.5/; $how; d"
+		expect 124
+		run_keylock -n job true
+		expect 75
+		kill -KILL "$(cat deaf)"
+		run_keylock -w 20 job true
+		expect 0
+	done
+}
+
+@test "P2 free at once, recipe: kill who has it and run, when all that it had started has ended" {
+	local killed new
+	endless
+	ln -s job old
+	printf '#!/bin/sh\nls pids 2>/dev/null; echo built\n' >build
+	chmod +x build
+	keylock site ./old 3>&- 4>&- &
+	killed=$!
+	wait_for 20 test -e pids
+	recipe 'Kill who has it' >script
+	sh script >said 3>&- 4>&- &
+	new=$!
+	ended_with "$killed" 143
+	wait_for 20 blocked "$KEYLOCK_DIR/site"
+	[ ! -s said ]
+	kill "$(cut -d ' ' -f 2 pids)"
+	wait "$new"
+	[ "$(tail -n 1 said)" = built ]
+}
+
+@test "recipe: a key for another process's life" {
+	local process
+	tail --version 2>/dev/null | grep -q GNU || skip 'needs GNU tail'
+	sleep 600 3>&- 4>&- &
+	process=$!
+	recipe 'Hold a key while' | sed "s/812/$process/; 1q" >script
+	sh script 3>&- 4>&- &
+	wait_for 20 eval 'keylock --who site >/dev/null'
+	run_keylock -n site true
+	expect 75
+	kill "$process"
+	run_keylock -w 20 site true
+	expect 0
+}
+
+@test "recipe: a function of the shell as the command" {
+	charge() { echo "charged $1 by $(keylock --who user:42)"; }
+	export -f charge
+	short 'Hold a key while' '$!d'
+	expect 0
+	[[ $output =~ ^charged\ 42\ by\ [0-9]+$ ]]
+}
+
+@test "recipe: a file of output that is not emptied where the key is taken" {
+	printf '#!/bin/sh\necho new\n' >report
+	chmod +x report
+	echo old >out
+	hold report
+	short '"keylock -n report'
+	expect 75
+	[ "$(cat out)" = old ]
+	# What the README warns of.
+	run_it sh -c "$(sed -n 's/^"\(keylock -n report [^"]*\)".*/\1/p' "$BATS_TEST_DIRNAME/../README")"
+	expect 75
+	[[ -e out && ! -s out ]]
+	let_go
+	short '"keylock -n report'
+	[ "$(cat out)" = new ]
+}
+
+# --- services and tools ---
 
 @test "recipe: a systemd service" {
 	need systemd-analyze
@@ -183,10 +435,9 @@ a_section() {
 
 @test "recipe: make" {
 	need make
-	recipe 'make, ' >Makefile
+	recipe 'make, ' | sed 's|\./deploy$|./deploy.sh|' >Makefile
 	printf '#!/bin/sh\nkeylock --who deploy >/dev/null && echo deployed\n' >deploy.sh
 	chmod +x deploy.sh
-	sed -i 's|\./deploy$|./deploy.sh|' Makefile
 	run_it make -s deploy
 	expect 0
 	[ "$output" = deployed ]
@@ -244,54 +495,61 @@ all_charged() {
 	all_charged
 }
 
-@test "recipe: Python, a command" {
-	need python3
-	{
-		printf 'import sys\nuser = sys.argv[1]\n'
-		recipe 'Python, for a command' | quickly
-	} >program
-	a_command python3 program
-}
+# --- other languages ---
 
-@test "recipe: Python, a section of code" {
-	need python3
-	{
-		recipe 'Python, for a section of code' | quickly
-		cat <<-'END'
-			import sys
-			with held(sys.argv[1]):
-			    print("within", flush=True)
-			    open(sys.argv[2]).readline()
-		END
-	} >program
-	a_section python3 program
-	# An exception lets go, too, and comes out.
-	{
-		sed '/^import sys/,$d' program
-		cat <<-'END'
-			try:
-			    with held("key"):
-			        raise KeyError("mine")
-			except KeyError as error:
-			    print(error)
-			with held("key"):
-			    print("again")
-		END
-	} >raises
-	run_it python3 raises
-	[ "$output" = $'\'mine\'\nagain' ]
+@test "recipe: Python, a command" {
+	a_command python3 'Python, for a command' 'import sys; user = sys.argv[1]'
 }
 
 @test "recipe: Node, a command" {
-	need node
-	{
-		echo 'const user = process.argv[2];'
-		recipe 'Node, for a command' | quickly
-	} >program.js
-	a_command node program.js
+	a_command node 'Node, for a command' 'const user = process.argv[2];'
 }
 
-@test "recipe: Node, a section of code" {
+@test "recipe: Perl" {
+	a_command perl 'Perl' 'use strict; use warnings; $| = 1; my $user = $ARGV[0];'
+}
+
+@test "recipe: Elixir, a command" {
+	a_command elixir 'Elixir, for a command' '[user] = System.argv()'
+}
+
+@test "recipe: Python, a section of code; an exception lets go, and a forked process does not keep the key" {
+	need python3
+	recipe 'Python, for a section of code' | quickly >held.py
+	cat >program <<-'END'
+		import sys
+		from held import held
+		with held(sys.argv[1]):
+		    print("within", flush=True)
+		    open(sys.argv[2]).readline()
+	END
+	a_section python3 program
+	cat >raises <<-'END'
+		from held import held
+		try:
+		    with held("key"):
+		        raise KeyError("mine")
+		except KeyError as error:
+		    print(error)
+		with held("key"):
+		    print("again")
+	END
+	run_it python3 raises
+	[ "$output" = $'\'mine\'\nagain' ]
+	cat >forks <<-'END'
+		import os, time
+		from held import held
+		with held("key"):
+		    child = os.fork()
+		    if not child:
+		        time.sleep(600)
+		        os._exit(0)
+		print(child, "left", sep="\n")
+	END
+	lets_go python3 forks
+}
+
+@test "recipe: Node, a section of code; an error lets go, and a started process does not keep the key" {
 	need node
 	{
 		recipe 'Node, for a section of code' | quickly
@@ -303,8 +561,8 @@ all_charged() {
 			  await once(spawn("head", ["-n", "1", fifo]), "close");
 			});
 		END
-	} >program.js
-	a_section node program.js
+	} >program
+	a_section node program
 	{
 		recipe 'Node, for a section of code'
 		cat <<-'END'
@@ -317,22 +575,24 @@ all_charged() {
 			  console.log(await held("key", () => "again"));
 			})();
 		END
-	} >raises.js
-	run_it node raises.js
+	} >raises
+	run_it node raises
 	expect 0
 	[ "$output" = $'mine\nagain' ]
-}
-
-@test "recipe: Perl" {
-	need perl
 	{
-		printf 'use strict; use warnings; $| = 1;\nmy $user = $ARGV[0];\n'
-		recipe 'Perl' | quickly
-	} >program
-	a_command perl program
+		recipe 'Node, for a section of code'
+		cat <<-'END'
+			held("key", () => {
+			  const child = spawn("sleep", ["600"], { stdio: "ignore", detached: true });
+			  child.unref();
+			  return child.pid;
+			}).then((pid) => console.log(`${pid}\nleft`));
+		END
+	} >starts
+	lets_go node starts
 }
 
-@test "recipe: PHP, a section of code" {
+@test "recipe: PHP, a section of code; an exception lets go, and a forked process does not keep the key" {
 	need php
 	{
 		cat <<-'END'
@@ -341,24 +601,28 @@ all_charged() {
 			$user = $argv[1];
 			function charge($user) {
 			    global $argv;
+			    if ($user === "raises") throw new Exception("mine");
+			    if ($user === "forks") {
+			        global $child;
+			        if (!($child = pcntl_fork())) exit(sleep(600));
+			        return;
+			    }
 			    echo "within\n";
 			    fgets(fopen($argv[2], "r"));
 			}
 		END
 		recipe 'PHP, for a section of code' | quickly | sed 's/"user:\$user"/$user/'
-	} >program.php
-	grep -q -- '"--hold", \$user\]' program.php
-	a_section php program.php
+	} >program
+	grep -q -- '"--hold", \$user\]' program
+	a_section php program
 	[[ ! -s $err ]]
-}
-
-@test "recipe: Elixir, a command" {
-	need elixir
-	{
-		echo '[user] = System.argv()'
-		recipe 'Elixir, for a command' | quickly
-	} >program.exs
-	a_command elixir program.exs
+	run_it php program raises
+	expect 255
+	[ "$(files)" = 0 ]
+	php -m | grep -qx pcntl || skip 'needs pcntl'
+	sed 's/\$argv\[1\]/"forks"/; s/"--hold", \$user/"--hold", "key"/' program >forks
+	printf '%s\n' 'echo "$child\nleft\n";' >>forks
+	lets_go php forks
 }
 
 @test "recipe: Elixir, a section of code; the key is free when the BEAM is killed" {
@@ -377,12 +641,12 @@ all_charged() {
 			  {:error, status} -> IO.puts("busy: #{status}")
 			end
 		END
-	} >program.exs
+	} >program
 	# The launcher becomes the BEAM, so that it is the BEAM that is killed.
-	a_section elixir program.exs
+	a_section elixir program
 }
 
-@test "recipe: Elixir, a section of code; a function that raises and a process that is ended let go" {
+@test "recipe: Elixir, a section of code; who raises or is ended lets go, and a started process does not keep the key" {
 	need elixir
 	{
 		recipe 'Elixir, for a section of code'
@@ -401,11 +665,15 @@ all_charged() {
 			{_, 75} = System.cmd("keylock", ["-n", "key", "true"])
 			Process.exit(pid, :kill)
 			receive do {:DOWN, ^ref, _, _, _} -> :ok end
-			IO.inspect(Keylock.held("key", fn -> :free end))
+			IO.inspect(Keylock.held("key", fn ->
+			  Port.open({:spawn_executable, "/bin/sleep"}, args: ["600"])
+			  :free
+			end))
+			{_, 0} = System.cmd("keylock", ["-w", "20", "key", "true"])
 			IO.inspect(Process.info(self(), :messages))
 		END
-	} >program.exs
-	run_it elixir program.exs
+	} >program
+	run_it elixir program
 	expect 0
 	[ "$output" = $'mine\n{:ok, :again}\n{:ok, :free}\n{:messages, []}' ]
 }
