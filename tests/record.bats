@@ -209,8 +209,8 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 		done
 		# Who waits is told of it, and comes when it ends.
 		# shellcheck disable=SC2086
-		"$KEYLOCK" -v $options key touch "$BATS_TEST_TMPDIR/ran" 2>"$BATS_TEST_TMPDIR/said" 3>&- 4>&- &
-		if [ "$names" ]; then
+		"$KEYLOCK" -v ${options/-s/-x} key touch "$BATS_TEST_TMPDIR/ran" 2>"$BATS_TEST_TMPDIR/said" 3>&- 4>&- &
+		if [ -n "$names" ]; then
 			wait_for 20 has_ticket $!
 			wait_for 20 grep -q "waiting for pid $left (sleep)" "$BATS_TEST_TMPDIR/said"
 			[ ! -e "$BATS_TEST_TMPDIR/ran" ]
