@@ -97,8 +97,8 @@ one_told() {
 }
 
 @test "P9 never stuck: also with -k, -s, -j, another program's processes and keys, or a closed descriptor in the cycle" {
-	local case one two parties=() between=()
-	while IFS='|' read -r one two length; do
+	local one two parties=() between=()
+	while IFS='|' read -r one two; do
 		echo "== $one, $two"
 		prepare
 		# shellcheck disable=SC2086
@@ -285,7 +285,7 @@ one_told() {
 }
 
 @test "P9 never stuck: among 2,000 waiters a look for cycles costs less than a second and heeds the deadline" {
-	local crowd i used
+	local crowd i user system
 	need_long
 	crowd=$(probe crowd)
 	hold key

@@ -166,6 +166,7 @@ for line in sys.stdin: print(re.search("STATE|held", line).start() + 1)'
 	need python3
 	[ "$(ask 'sorted((row["key"], row["state"], row["since"]) for row in rows[1:])')" = \
 		"[('lines', 'abandoned', None), ('no-utf8', 'abandoned', None)]" ]
+	[ "$(ask 'set(row["cause"] for row in rows[1:])')" = "{'unreadable'}" ]
 	[ "$(ask 'rows[0]["key"], rows[0]["state"]')" = "('here', 'held')" ]
 	# Nothing of it was touched.
 	[ "$(files)" = 11 ]
@@ -435,7 +436,7 @@ print(key.encode("utf-8", "surrogateescape") == open(sys.argv[1], "rb").read())'
 	let_go "$third"
 }
 
-@test "keylock is killed: --who, --list and -v name the command" {
+@test "P1 alone: keylock is killed: --who, --list and -v name the command" {
 	need python3
 	hold key
 	kill -KILL "$holder"
@@ -476,7 +477,7 @@ print(key.encode("utf-8", "surrogateescape") == open(sys.argv[1], "rb").read())'
 	expect_taken 1
 }
 
-@test "a daemon that the command left behind is no holder, unless with -l" {
+@test "P2 free at once: a daemon that the command left behind is no holder, unless with -l" {
 	local daemon
 	run_keylock key sh -c 'sleep 1000 & echo $! >"$0"' "$BATS_TEST_TMPDIR/daemon"
 	daemon=$(cat "$BATS_TEST_TMPDIR/daemon")
@@ -744,6 +745,7 @@ time.sleep(600)' "$path" "$kind" >"$BATS_TEST_TMPDIR/locked" 3>&- 4>&- &
 	mkfifo "$BATS_TEST_TMPDIR/pipe"
 	for what in --list '--list --json' '--who key' '--path key' --help --version; do
 		# A pipe whose reader is gone for sure.
+		# shellcheck disable=SC2086
 		run_it sh -c 'exec 7<>"$0" 8>"$0" 7<&-; exec "$@" >&8 8>&-' "$BATS_TEST_TMPDIR/pipe" "$(probe inherit)" -d "$KEYLOCK" $what
 		expect 141
 		[ ! -s "$err" ]
@@ -751,7 +753,7 @@ time.sleep(600)' "$path" "$kind" >"$BATS_TEST_TMPDIR/locked" 3>&- 4>&- &
 	let_go
 }
 
-@test "--list in a loop: no -n on a free key fails" {
+@test "P9 never stuck: --list in a loop: no -n on a free key fails" {
 	local rounds=200 failed=0 lister i
 	[ -z "${KEYLOCK_LONG-}" ] || rounds=2000
 	hold another

@@ -52,17 +52,17 @@ covered() {
 }
 
 @test "P9 never stuck: a key that an ancestor holds is 78, naming the ancestor and -r, and with -r runs" {
-	local between=() options inner outer
+	local between=() options inner host
 	# However long it would wait; shared holds as well.
 	for options in ' | ' '-w 1h|' '-E 9 -w 1h|' '-s|' '|-s' '|-o' '|-k d' '-k b -k c|'; do
 		read -ra inner <<<"${options%|*}"
-		read -ra outer <<<"${options#*|}"
-		told ${inner[@]+"${inner[@]}"} key -- ${outer[@]+"${outer[@]}"} key
+		read -ra host <<<"${options#*|}"
+		told ${inner[@]+"${inner[@]}"} key -- ${host[@]+"${host[@]}"} key
 	done
 	for options in '-r|' '--reentrant|' '-n -r|' '-r -s|' '-r -s|-s' '-s|-s' '-n -s|-s' '-r|-o' '-r -j 1|' '-r -k b -k c|'; do
 		read -ra inner <<<"${options%|*}"
-		read -ra outer <<<"${options#*|}"
-		covered "${inner[@]}" key -- ${outer[@]+"${outer[@]}"} key
+		read -ra host <<<"${options#*|}"
+		covered "${inner[@]}" key -- ${host[@]+"${host[@]}"} key
 	done
 	covered -r key "$KEYLOCK" -r key "$KEYLOCK" -r key -- key
 	# Another key is just locked.
@@ -172,7 +172,7 @@ sys.exit(subprocess.run(sys.argv[1:], close_fds=True).returncode)'")
 }
 
 @test "P9 never stuck: a script that took the lock by flock(1) on its own descriptor is told, not let in" {
-	local options
+	local options start
 	need flock
 	"$KEYLOCK" --pin key >"$BATS_TEST_TMPDIR/path"
 	for options in '' -r -s; do
@@ -273,11 +273,11 @@ sys.exit(subprocess.run(sys.argv[1:], close_fds=True).returncode)'")
 }
 
 @test "a key held by no ancestor but by a child or a sibling is waited for" {
-	local outer
-	for outer in '' "$KEYLOCK other"; do
+	local under
+	for under in '' "$KEYLOCK other"; do
 		rm -f "$BATS_TEST_TMPDIR/begun"
 		# shellcheck disable=SC2086
-		run_it $outer sh -c '"$KEYLOCK" key sh -c "echo >\"\$0/begun\"; sleep 0.3" "$0" &
+		run_it $under sh -c '"$KEYLOCK" key sh -c "echo >\"\$0/begun\"; sleep 0.3" "$0" &
 			until [ -e "$0/begun" ]; do sleep 0.01; done
 			"$KEYLOCK" -w 20 key echo ran' "$BATS_TEST_TMPDIR"
 		expect 0
@@ -339,7 +339,7 @@ nobody_comes() {
 }
 
 @test "P1 alone: a nested run is alone whatever became of the run that it was started under" {
-	local form options between prefix inner last after
+	local options between prefix inner last after
 	# The outer's options, what is before the nested run, what the outer's command does at its
 	# end, a signal to the outer keylock after that.
 	while IFS='|' read -r options prefix inner last after; do
@@ -419,7 +419,7 @@ nobody_comes() {
 }
 
 @test "P9 never stuck: what a guest runs finds the guest as its ancestor" {
-	local options status_of
+	local options
 	for options in '-l -o' '-j 1 -l -o'; do
 		rm -f "$BATS_TEST_TMPDIR"/{go,*.status}
 		# shellcheck disable=SC2086
