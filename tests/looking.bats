@@ -556,7 +556,8 @@ print(key.encode("utf-8", "surrogateescape") == open(sys.argv[1], "rb").read())'
 	[[ $stderr != *'held for'* ]]
 }
 
-@test "another user's key in a shared directory" {
+@test "another user's key in a shared directory, and two readers, the one with the lower pid having come second" {
+	local early
 	need_root
 	need setpriv
 	public_folder
@@ -573,16 +574,6 @@ print(key.encode("utf-8", "surrogateescape") == open(sys.argv[1], "rb").read())'
 	let_go
 	run_it as_user 65534:65534 "$public/keylock" --list
 	expect_taken 0
-}
-
-@test "another user's two readers, the one with the lower pid having come second" {
-	local early
-	need_root
-	need setpriv
-	public_folder
-	cp "$KEYLOCK" "$public/keylock"
-	mkdir -m 1777 "$public/dir"
-	export KEYLOCK_DIR=$public/dir
 	mkfifo "$public/go" "$public/end"
 	sh -c 'read -r _ <"$0/go"; exec "$KEYLOCK" -s key sh -c "exec 8<>\"\$0/end\"; read -r _ <&8" "$0"' \
 		"$public" 3>&- 4>&- &
@@ -866,32 +857,25 @@ on_terminal() {
 	wait_for 20 eval '"$KEYLOCK" --list --json key | grep -q "\"waiting\":1"'
 }
 
-@test "a wait at a terminal is told once, after a second" {
-	hold key
-	touch -d '-1 hour' "$("$KEYLOCK" --path key)"
-	on_terminal
-	wait_for 20 grep -q "^keylock: key: waiting for pid $holder (sh), held for 1h0m" "$BATS_TEST_TMPDIR/shown"
-	sleep 1.2 # what is to be seen is that it is not said again
-	let_go
-	wait "$waiter"
-	output=$(tr -d '\r' <"$BATS_TEST_TMPDIR/shown")
-	echo "$output"
-	[ "$(wc -l <<<"$output")" = 2 ]
-	[[ $output == *$'\n'ran ]]
-}
-
-@test "a wait for a slot at a terminal is told once, after a second" {
-	hold -j 2 key
-	local stays=$holder
-	hold -j 2 key
-	on_terminal -j 2
-	wait_for 20 grep -qE "^keylock: key: waiting for pid ($stays|$holder) \(sh\), held for " "$BATS_TEST_TMPDIR/shown"
-	let_go
-	wait "$waiter"
-	output=$(tr -d '\r' <"$BATS_TEST_TMPDIR/shown")
-	echo "$output"
-	[ "$(wc -l <<<"$output")" = 2 ]
-	[[ $output == *$'\n'ran ]]
+@test "a wait at a terminal, for a key or a slot, is told once, after a second" {
+	local slots stays
+	for slots in '' '-j 2'; do
+		# shellcheck disable=SC2086
+		[ -z "$slots" ] || { hold $slots key && stays=$holder; }
+		# shellcheck disable=SC2086
+		hold $slots key
+		touch -d '-1 hour' "$KEYLOCK_DIR"/key*
+		# shellcheck disable=SC2086
+		on_terminal $slots
+		wait_for 20 grep -qE "^keylock: key: waiting for pid ($holder|${stays:-0}) \(sh\), held for 1h0m" "$BATS_TEST_TMPDIR/shown"
+		sleep 1.2 # what is to be seen is that it is not said again
+		let_go
+		wait "$waiter"
+		output=$(tr -d '\r' <"$BATS_TEST_TMPDIR/shown")
+		echo "$output"
+		[ "$(wc -l <<<"$output")" = 2 ]
+		[[ $output == *$'\n'ran ]]
+	done
 	let_go "$stays"
 }
 
@@ -1008,35 +992,53 @@ looks() {
 	[ "${lines[6]}" = 'free: 1' ]
 }
 
-@test "looking on tmpfs" {
+@test "looking on tmpfs, and on overlayfs as in a container" {
 	looks 'mount -t tmpfs none /mnt'
-}
-
-@test "looking on overlayfs, as in a container" {
+	rm "$BATS_TEST_TMPDIR"/{go,command}
 	# The upper folder must not itself be on an overlay, as it may be in a container.
 	looks 'mount -t tmpfs none /mnt && mkdir /mnt/lower /mnt/upper /mnt/work /mnt/all &&
 		mount -t overlay overlay -o lowerdir=/mnt/lower,upperdir=/mnt/upper,workdir=/mnt/work /mnt/all &&
 		mount --move /mnt/all /mnt'
 }
 
+# looks_on TYPE SIZE [THEN]: on a file system in a file.
+looks_on() {
+	need_root
+	need "mkfs.$1"
+	looks 'truncate -s '"$2"' "$work/image" && mkfs.'"$1"' -q "$work/image" && mount -o loop "$work/image" /mnt'"${3-}"
+}
 
 @test "looking on ext4" {
-	need_root
-	need mkfs.ext4
-	looks 'truncate -s 16M "$work/image" && mkfs.ext4 -q "$work/image" && mount -o loop "$work/image" /mnt'
+	looks_on ext4 16M
 }
 
 @test "looking on xfs" {
-	need_root
-	need mkfs.xfs
-	looks 'truncate -s 320M "$work/image" && mkfs.xfs -q "$work/image" && mount -o loop "$work/image" /mnt'
+	looks_on xfs 320M
 }
 
 @test "looking on a subvolume of btrfs" {
-	need_root
-	need mkfs.btrfs btrfs
-	looks 'truncate -s 128M "$work/image" && mkfs.btrfs -q "$work/image" && mount -o loop "$work/image" /mnt &&
-		btrfs subvolume create /mnt/volume'
+	need btrfs
+	looks_on btrfs 128M ' && btrfs subvolume create /mnt/volume'
+}
+
+@test "a file of the same path and number in another mount namespace is another key's" {
+	cat >"$BATS_TEST_TMPDIR/one" <<-'SCRIPT'
+		mount -t tmpfs none /mnt && mkdir -m 700 /mnt/keys || exit 9
+		export KEYLOCK_DIR=/mnt/keys
+		"$KEYLOCK" key sh -c 'echo $PPID >"$0.new"; mv "$0.new" "$0"; until [ -e "$0.go" ]; do sleep 0.01; done' "$1" &
+		until [ -e "$1" ] && [ -e "$2" ]; do sleep 0.01; done
+		"$KEYLOCK" --who key >"$1.who"
+		until [ -e "$2.who" ]; do sleep 0.01; done
+		: >"$1.go"
+		wait
+	SCRIPT
+	local one=$BATS_TEST_TMPDIR/first two=$BATS_TEST_TMPDIR/second
+	private_root sh "$BATS_TEST_TMPDIR/one" "$one" "$two" 3>&- 4>&- &
+	private_root sh "$BATS_TEST_TMPDIR/one" "$two" "$one" 3>&- 4>&- &
+	wait_for 20 eval '[ -e "$one.go" ] && [ -e "$two.go" ]'
+	wait
+	cmp "$one" "$one.who"
+	cmp "$two" "$two.who"
 }
 
 @test "in a container of its own processes: held is held, and no stranger is named" {
