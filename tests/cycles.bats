@@ -5,9 +5,8 @@
 load helper
 
 # party NAME HOLD... -- WANT...: in the background, "keylock HOLD..." whose command, when there is a
-# file "go" or NAME.go, runs "keylock WANT... true". Notes the inner one's status in NAME.status, what it says
-# in NAME.said and when it ended in NAME.at; what comes of the outer one can be had with "ends". Sets
-# parties and, when it has its keys, returns.
+# file "go" or NAME.go, runs "keylock WANT... true". Notes the inner one's status in NAME.status and what
+# it says in NAME.said. Sets parties and, when it has its keys, returns.
 party() {
 	local name=$1 hold=()
 	shift
@@ -16,11 +15,10 @@ party() {
 		shift
 	done
 	shift
-	"$KEYLOCK" "${hold[@]}" bash -c 'dir=$0 name=$1; shift; echo $$ >"$dir/$name.pid"
+	"$KEYLOCK" "${hold[@]}" bash -c 'dir=$0 name=$1; shift
 		echo >"$dir/$name.begun"
 		until [ -e "$dir/go" ] || [ -e "$dir/$name.go" ]; do sleep 0.01; done
 		"$@" 2>"$dir/$name.said"; status=$?
-		echo "$((${EPOCHREALTIME/[.,]/} / 1000))" >"$dir/$name.at"
 		echo "$status" >"$dir/$name.status"; exit "$status"' \
 		"$BATS_TEST_TMPDIR" "$name" ${between[@]+"${between[@]}"} "$KEYLOCK" "$@" true 3>&- 4>&- &
 	parties+=("$name")
@@ -29,10 +27,10 @@ party() {
 }
 
 # Lets the parties go for each other's keys, and waits until all have ended: exactly one with 78,
-# having named a cycle of LENGTH links, the others with 0, and nothing is left.
+# having named a cycle of LENGTH links, the others with 0, and nothing is left. Sets told and said.
 close_cycle() {
-	local name begin told='' others=0 at length=$1
-	begin=$(milliseconds)
+	local name others=0 length=$1
+	told=''
 	touch "$BATS_TEST_TMPDIR/go"
 	for name in "${parties[@]}"; do
 		wait_for 30 test -s "$BATS_TEST_TMPDIR/$name.status"
@@ -51,11 +49,6 @@ close_cycle() {
 		[ "$name" = "$told" ] || expect 0
 	done
 	[ "$(files)" = 0 ]
-	at=$(cat "$BATS_TEST_TMPDIR/$told.at")
-	took=$((at - begin))
-	echo "told after $took ms"
-	# Two seconds are promised; the rest is for a machine that is busy with other things.
-	[ "$took" -lt 4000 ]
 	said=$(cat "$BATS_TEST_TMPDIR/$told.said")
 	[ "$(wc -l <"$BATS_TEST_TMPDIR/$told.said")" = 1 ]
 	[[ $said == keylock:\ * ]]
@@ -74,96 +67,74 @@ names_held() {
 prepare() {
 	parties=() between=() said=''
 	declare -gA outer=()
-	rm -f "$BATS_TEST_TMPDIR"/*.{status,said,at,begun,pid,go} "$BATS_TEST_TMPDIR/go"
+	rm -f "$BATS_TEST_TMPDIR"/*.{status,said,begun,go} "$BATS_TEST_TMPDIR/go"
 }
 
-@test "two scripts that lock each other's key" {
-	prepare
-	party one a -- b
-	party two b -- a
-	close_cycle 2
-	echo "# told $took ms after the cycle closed" >&3
-	names_held b two
-	names_held a one
-	[[ $said == *' by pid '*', which waits for '* ]]
+# one_told NAME...: exactly one of these parties ends with 78, the others with 0.
+one_told() {
+	local name ends=()
+	for name; do
+		wait_for 30 test -s "$BATS_TEST_TMPDIR/$name.status"
+		ends+=("$(cat "$BATS_TEST_TMPDIR/$name.status")")
+		cat "$BATS_TEST_TMPDIR/$name.said"
+	done
+	[ "$(printf '%s\n' "${ends[@]}" | sort -n | paste -sd ' ')" = "$(printf '0 %.0s' $(seq 2 $#))78" ]
 }
 
-@test "again and again, and always exactly one is told" {
-	local i rounds=2
-	[ -z "${KEYLOCK_LONG-}" ] || rounds=15
-	for ((i = 0; i < rounds; i++)); do
+@test "P9 never stuck: of scripts that lock each other's keys one is told, and the cycle named in its order" {
+	local i count names=(a b c d e)
+	for count in 2 2 3 5; do
 		prepare
-		party one a -- b
-		party two b -- a
-		close_cycle 2
+		for ((i = 0; i < count; i++)); do
+			party "p$i" "${names[i]}" -- "${names[(i + 1) % count]}"
+		done
+		close_cycle "$count"
+		for ((i = 0; i < count; i++)); do
+			names_held "${names[i]}" "p$i"
+		done
+		[[ $count = 2 || $said =~ (a.*b.*c|b.*c.*a|c.*a.*b) ]]
 	done
 }
 
-@test "three scripts" {
+@test "P9 never stuck: also with -k, -s, -j, another program's processes and keys, or a closed descriptor in the cycle" {
+	local one two parties=() between=()
+	while IFS='|' read -r one two; do
+		echo "== $one, $two"
+		prepare
+		# shellcheck disable=SC2086
+		party one $one
+		# shellcheck disable=SC2086
+		party two $two
+		close_cycle 2
+	done <<-'CASES'
+		-k x a -- b|-k y b -- -k z a
+		a -- -k 0 b|b -- -k 1 a
+		-k b -k c a -- d|d -- -k e -k b f
+		-s a -- b|-s b -- a
+		-j 1 a -- b|b -- -j 1 a
+	CASES
 	prepare
+	between=(env nice sh -c '"$@"; exit $?' sh)
 	party one a -- b
+	between=("$KEYLOCK" other sh -c '"$@"; exit $?' sh)
 	party two b -- c
+	between=("$(probe bare)")
 	party three c -- a
 	close_cycle 3
-	names_held b two
-	names_held c three
-	names_held a one
-	# In the order of the cycle: who holds what the one before waits for.
-	case $said in
-	*'b held by '*'c held by '*'a held by '* | *'c held by '*'a held by '*'b held by '* | *'a held by '*'b held by '*'c held by '*) ;;
-	*) false ;;
-	esac
 }
 
-@test "five scripts" {
-	local i names=(a b c d e)
-	prepare
-	for i in 0 1 2 3 4; do
-		party "p$i" "${names[i]}" -- "${names[(i + 1) % 5]}"
-	done
-	close_cycle 5
-	for i in 0 1 2 3 4; do
-		names_held "${names[i]}" "p$i"
-	done
-}
-
-@test "two cycles at once, and both are broken" {
-	local name statuses=''
+@test "P9 never stuck: two cycles at once, and both are broken" {
 	prepare
 	party one a -- b
 	party two b -- a
 	party three c -- d
 	party four d -- c
 	touch "$BATS_TEST_TMPDIR/go"
-	for name in one two three four; do
-		wait_for 30 test -s "$BATS_TEST_TMPDIR/$name.status"
-		statuses+="$(cat "$BATS_TEST_TMPDIR/$name.status") "
-	done
-	case $statuses in
-	'78 0 78 0 ' | '78 0 0 78 ' | '0 78 78 0 ' | '0 78 0 78 ') ;;
-	*)
-		echo "$statuses"
-		false
-		;;
-	esac
+	one_told one two
+	one_told three four
 }
 
-@test "through -k: one that holds several, one that wants several" {
-	prepare
-	party one -k x a -- b
-	party two -k y b -- -k z a
-	close_cycle 2
-	prepare
-	party one a -- -k 0 b
-	party two b -- -k 1 a
-	close_cycle 2
-	prepare
-	party one -k b -k c a -- d
-	party two d -- -k e -k b f
-	close_cycle 2
-}
-
-@test "through one -k alone, which has the first of its keys and waits for the second" {
+@test "P9 never stuck: through one -k alone, which has the first of its keys and waits for the second" {
 	local status_of_k
 	prepare
 	party two c -- a
@@ -191,7 +162,7 @@ prepare() {
 	[ "$(files)" = 0 ]
 }
 
-@test "through waiters that are not first in line" {
+@test "P9 never stuck: through waiters that are not first in line" {
 	local i waiters=()
 	prepare
 	party one a -- b
@@ -206,22 +177,16 @@ prepare() {
 		wait_for 20 has_ticket $!
 	done
 	touch "$BATS_TEST_TMPDIR/go"
-	wait_for 30 test -s "$BATS_TEST_TMPDIR/one.status"
-	wait_for 30 test -s "$BATS_TEST_TMPDIR/two.status"
+	one_told one two
 	for i in "${waiters[@]}"; do
 		ended_with "$i" 0
 	done
-	cat "$BATS_TEST_TMPDIR"/*.said
-	case "$(cat "$BATS_TEST_TMPDIR/one.status" "$BATS_TEST_TMPDIR/two.status" | paste -sd ' ')" in
-	'78 0' | '0 78') ;;
-	*) false ;;
-	esac
 	wait "${outer[one]}" || :
 	wait "${outer[two]}" || :
 	[ "$(files)" = 0 ]
 }
 
-@test "through the line itself: behind an exclusive waiter, before whom there is a shared holder" {
+@test "P9 never stuck: through the line itself: behind an exclusive waiter, before whom there is a shared holder" {
 	# Two would share a with third, were it not for the exclusive one before it.
 	prepare
 	party third -s a -- p
@@ -230,35 +195,11 @@ prepare() {
 	local exclusive=$!
 	wait_for 20 has_ticket "$exclusive"
 	touch "$BATS_TEST_TMPDIR/go"
-	wait_for 30 test -s "$BATS_TEST_TMPDIR/third.status"
-	wait_for 30 test -s "$BATS_TEST_TMPDIR/two.status"
-	cat "$BATS_TEST_TMPDIR"/*.said
-	case "$(cat "$BATS_TEST_TMPDIR/third.status" "$BATS_TEST_TMPDIR/two.status" | paste -sd ' ')" in
-	'78 0' | '0 78') ;;
-	*) false ;;
-	esac
+	one_told third two
 	ended_with "$exclusive" 0
 	wait "${outer[third]}" || :
 	wait "${outer[two]}" || :
 	[ "$(files)" = 0 ]
-}
-
-@test "with processes, other keys and a closed descriptor in between" {
-	prepare
-	between=(env nice sh -c '"$@"; exit $?' sh)
-	party one a -- b
-	between=("$KEYLOCK" other sh -c '"$@"; exit $?' sh)
-	party two b -- c
-	between=("$(probe bare)")
-	party three c -- a
-	close_cycle 3
-}
-
-@test "shared locks can be in a cycle, too" {
-	prepare
-	party one -s a -- b
-	party two -s b -- a
-	close_cycle 2
 }
 
 @test "where a time-out comes first there is nothing to tell" {
@@ -273,7 +214,7 @@ prepare() {
 	[ ! -s "$BATS_TEST_TMPDIR/two.said" ]
 }
 
-@test "a cycle that closes after a long wait is told as well" {
+@test "P9 never stuck: a cycle that closes after a long wait is told as well" {
 	prepare
 	party one a -- b
 	party two b -- a
@@ -285,10 +226,24 @@ prepare() {
 	[ "$(cat "$BATS_TEST_TMPDIR/two.status")" = 78 ]
 }
 
+@test "P9 never stuck: a cycle through a guest, whose host has ended, is told" {
+	prepare
+	party two b -- a
+	# Its outer run has ended; it holds a as its guest.
+	"$KEYLOCK" -l -o a sh -c '"$KEYLOCK" -r a sh -c "echo >\"\$0/begun\"; until [ -e \"\$0/go\" ]; do sleep 0.01; done
+			\"\$KEYLOCK\" b true 2>\"\$0/one.said\"; echo \$? >\"\$0/one.status\"" "$0" &
+		until [ -e "$0/begun" ]; do sleep 0.01; done' "$BATS_TEST_TMPDIR" 3>&- 4>&-
+	touch "$BATS_TEST_TMPDIR/go"
+	one_told one two
+	wait "${outer[two]}" || :
+	wait_for 20 eval '[ "$(files)" = 0 ]'
+}
+
 @test "no false alarm: long lines at several keys, taken in one order" {
-	local i waiters=() name seconds
+	local i waiters=() name seconds count=24
+	[ -z "${KEYLOCK_LONG-}" ] || count=200
 	# Each holds some keys and waits, longer than a second, for later ones.
-	for i in {1..24}; do
+	for ((i = 1; i <= count; i++)); do
 		case $((i % 6)) in
 		0) set -- "$KEYLOCK" a "$KEYLOCK" b "$KEYLOCK" c ;;
 		1) set -- "$KEYLOCK" -k b a "$KEYLOCK" c ;;
@@ -312,34 +267,7 @@ prepare() {
 	[ "$(files)" = 0 ]
 }
 
-@test "no false alarm among hundreds" {
-	local round i waiters=() pid
-	need_long
-	for ((round = 0; round < 3; round++)); do
-		waiters=()
-		for i in {1..200}; do
-			case $((RANDOM % 5)) in
-			0) set -- "$KEYLOCK" a "$KEYLOCK" b "$KEYLOCK" c "$KEYLOCK" d ;;
-			1) set -- "$KEYLOCK" -k b a "$KEYLOCK" -s -k d c ;;
-			2) set -- "$KEYLOCK" -s b "$KEYLOCK" -k d c ;;
-			3) set -- "$KEYLOCK" -w 60 a "$KEYLOCK" -w 60 d ;;
-			4) set -- "$KEYLOCK" c "$KEYLOCK" d ;;
-			esac
-			"$@" sleep 0.02 2>>"$BATS_TEST_TMPDIR/said" 3>&- 4>&- &
-			waiters+=($!)
-		done
-		for pid in "${waiters[@]}"; do
-			status=0
-			wait "$pid" || status=$?
-			cat "$BATS_TEST_TMPDIR/said"
-			expect 0
-		done
-	done
-	[ ! -s "$BATS_TEST_TMPDIR/said" ]
-	[ "$(files)" = 0 ]
-}
-
-@test "who holds no key and descends from no holder does not look: nothing in /proc is read" {
+@test "P5 asleep: who holds no key and descends from no holder does not look: nothing in /proc is read" {
 	need strace
 	hold key
 	# Two seconds of waiting, after one of which others look.
@@ -353,5 +281,26 @@ prepare() {
 	[ "$(grep -c '"/proc"' "$BATS_TEST_TMPDIR/trace")" = 0 ]
 	run_keylock other strace -f -o "$BATS_TEST_TMPDIR/trace" "$KEYLOCK" -w 2 key true
 	expect 75
-	[ "$(grep -c '"/proc"' "$BATS_TEST_TMPDIR/trace")" = 1 ]
+	[ "$(grep -c '"/proc"' "$BATS_TEST_TMPDIR/trace")" -ge 1 ]
+}
+
+@test "P9 never stuck: among 2,000 waiters a look for cycles costs less than a second and heeds the deadline" {
+	local crowd i user system
+	need_long
+	crowd=$(probe crowd)
+	hold key
+	"$crowd" 2000 "$KEYLOCK" key true >/dev/null 3>&- 4>&- &
+	crowd=$!
+	wait_for 50 eval '[ "$("$KEYLOCK" --list --json key | sed "s/.*waiting.:\([0-9]*\).*/\1/")" = 2000 ]'
+	# What it uses of a processor, which another load does not make more.
+	TIMEFORMAT='%U %S'
+	{ time run_keylock other "$KEYLOCK" -w 1.5 key true; } 2>"$BATS_TEST_TMPDIR/used"
+	cat "$BATS_TEST_TMPDIR/used"
+	expect 75
+	read -r user system < <(tail -n 1 "$BATS_TEST_TMPDIR/used")
+	i=$((10#${user/./} + 10#${system/./}))
+	[ "$i" -lt 1000 ]
+	let_go
+	wait "$crowd"
+	[ "$(files)" = 0 ]
 }

@@ -49,7 +49,7 @@ default_path() {
 		- "$1" "$2" "$public/keylock"
 }
 
-@test "the default directory is root's own in /run, whatever happens to be there" {
+@test "P7 same key, same lock: the default directory is root's own in /run, whatever happens to be there" {
 	run_it private_root env -i "$KEYLOCK" --path job7
 	expect 0
 	[ "$output" = /run/keylock/job7 ]
@@ -58,7 +58,7 @@ default_path() {
 	[ "$output" = /run/keylock/job7 ]
 }
 
-@test "the default directory of others is in /run/lock where that is sticky and for all, else in /tmp" {
+@test "P7 same key, same lock: the default directory of others is in /run/lock where that is sticky and for all, else in /tmp" {
 	need_root
 	need setpriv
 	public_folder
@@ -76,7 +76,7 @@ default_path() {
 	done
 }
 
-@test "the effective user decides, not the real one" {
+@test "P7 same key, same lock: the effective user decides, not the real one" {
 	need_root
 	need setpriv
 	public_folder
@@ -124,6 +124,61 @@ default_path() {
 	[ "$output" = 700 ]
 }
 
+# as_service SCRIPT ARG…: SCRIPT runs as 61111 with these arguments where there is no /run/lock and, with
+# $private, /tmp is a service's own.
+as_service() {
+	run_it private_root sh -c 'mount -t tmpfs -o mode=755 none /run && cp "$1" /run/keylock-binary &&
+		mount -t tmpfs -o mode=1777 none /tmp && mkdir -p -m 1777 "/tmp/$2/tmp" &&
+		mount --bind "/tmp/$2/tmp" /tmp && mkdir -m 1777 /run/named || exit 9
+		shift 2; exec setpriv --reuid=61111 --regid=61111 --clear-groups -- env -i PATH="$PATH" "$@"' \
+		- "$KEYLOCK" "$private" "$@"
+}
+
+@test "P7 same key, same lock: where the default is in /tmp and that is a service's own, 77, for looks as well" {
+	local what private=systemd-private-0123456789abcdef-web.service-AbCdEf
+	need_root
+	need setpriv
+	# shellcheck disable=SC2086
+	for what in 'key touch /run/named/ran' '-n key true' '--list' '--list --json' '--who key' '--path key' '--pin key' '--forget key'; do
+		as_service /run/keylock-binary $what
+		expect_message 77 /tmp PrivateTmp '-d DIR' KEYLOCK_DIR
+	done
+	# Not where the directory was named, nor where /tmp is everybody's.
+	as_service /run/keylock-binary -d /run/named key echo ran
+	expect 0
+	as_service KEYLOCK_DIR=/run/named /run/keylock-binary key echo ran
+	expect 0
+	private=everybody
+	as_service /run/keylock-binary --path key
+	expect 0
+	[ "$output" = /tmp/keylock-61111/key ]
+	# Nor where it is in /run.
+	run_it private_root sh -c 'mount -t tmpfs none /run && mkdir -p "/tmp/systemd-private-0-x/tmp" &&
+		mount --bind /tmp/systemd-private-0-x/tmp /tmp || exit 9
+		env -i "$KEYLOCK" key true'
+	rmdir /tmp/systemd-private-0-x/tmp /tmp/systemd-private-0-x
+	expect 0
+}
+
+@test "73 and 77 about a default directory name the way out: -d DIR or KEYLOCK_DIR" {
+	local script
+	need_root
+	need setpriv
+	for script in 'mount -t tmpfs -o ro none /run' 'mount -t tmpfs none /run && ln -s x /run/keylock' \
+		'mount -t tmpfs none /run && mkdir -m 755 /run/keylock' 'mount -t tmpfs none /run && : >/run/keylock'; do
+		run_it private_root sh -c "$script"' && exec env -i "$KEYLOCK" key true'
+		[[ $status = 73 || $status = 77 ]]
+		expect_message "$status" /run/keylock '-d DIR' KEYLOCK_DIR
+	done
+	# As root of a user namespace, to which the real root's directory is another's.
+	run_it private_root sh -c 'mount -t tmpfs -o mode=755 none /run && mkdir -m 700 /run/keylock &&
+		exec setpriv --reuid=61111 --regid=61111 --clear-groups -- unshare --user --map-root-user env -i "$0" key true' "$KEYLOCK"
+	[[ $status != 1 ]] || skip 'may not make a user namespace'
+	[[ $status = 73 || $status = 77 ]]
+	expect_message "$status" /run/keylock '-d DIR' KEYLOCK_DIR
+	[[ $stderr != *'remove it'* ]]
+}
+
 # --- rule 1: the default directory ---
 
 # attack SCRIPT [STATUS]: SCRIPT fills an empty /run; keylock then refuses to run with the default directory.
@@ -161,23 +216,17 @@ attack() {
 	# The attack as it would be made: one user makes another's directory in a sticky one.
 	public_folder
 	cp "$KEYLOCK" "$public/keylock"
-	run_it private_root sh -c 'mount -t tmpfs -o mode=755 none /run && mkdir -m 1777 /run/lock &&
-		setpriv --reuid=61112 --clear-groups mkdir -m 700 /run/lock/keylock-61111 || exit
-		exec setpriv --reuid=61111 --regid=61111 --clear-groups -- env -i "$0" job7 touch "$1/ran"' \
-		"$public/keylock" "$public"
-	expect_message 77 /run/lock/keylock-61111
-	[ ! -e "$public/ran" ]
-	run_it private_root sh -c 'mount -t tmpfs -o mode=755 none /run && mkdir -m 1777 /run/lock &&
-		setpriv --reuid=61112 --clear-groups mkdir -m 777 /run/lock/keylock-61111 || exit
-		exec setpriv --reuid=61111 --regid=61111 --clear-groups -- env -i "$0" job7 touch "$1/ran"' \
-		"$public/keylock" "$public"
-	expect_message 77 /run/lock/keylock-61111
-	run_it private_root sh -c 'mount -t tmpfs -o mode=755 none /run && mkdir -m 1777 /run/lock &&
-		mkdir -m 700 /run/elsewhere && chown 61111 /run/elsewhere &&
-		setpriv --reuid=61112 --clear-groups ln -s /run/elsewhere /run/lock/keylock-61111 || exit
-		exec setpriv --reuid=61111 --regid=61111 --clear-groups -- env -i "$0" job7 touch "$1/ran"' \
-		"$public/keylock" "$public"
-	expect_message 77 /run/lock/keylock-61111
+	local make
+	for make in 'mkdir -m 700 /run/lock/keylock-61111' 'mkdir -m 777 /run/lock/keylock-61111' \
+		'ln -s /run/elsewhere /run/lock/keylock-61111'; do
+		run_it private_root sh -c 'mount -t tmpfs -o mode=755 none /run && mkdir -m 1777 /run/lock &&
+			mkdir -m 700 /run/elsewhere && chown 61111 /run/elsewhere &&
+			setpriv --reuid=61112 --clear-groups $2 || exit
+			exec setpriv --reuid=61111 --regid=61111 --clear-groups -- env -i "$0" job7 touch "$1/ran"' \
+			"$public/keylock" "$public" "$make"
+		expect_message 77 /run/lock/keylock-61111
+		[ ! -e "$public/ran" ]
+	done
 }
 
 # --- rule 2: a directory given by name ---
@@ -195,15 +244,6 @@ attack() {
 	[ -L "$BATS_TEST_TMPDIR/link" ]
 }
 
-@test "rule 2: a link that leads nowhere is refused and nothing is made where it leads" {
-	ln -s "$BATS_TEST_TMPDIR/nowhere" "$KEYLOCK_DIR"
-	run_keylock job7 touch "$ran"
-	[ "$status" = 73 ] || [ "$status" = 77 ]
-	expect_message "$status" "$KEYLOCK_DIR"
-	not_run
-	[ ! -e "$BATS_TEST_TMPDIR/nowhere" ]
-}
-
 @test "rule 2: a directory that all may write but that is not sticky is refused" {
 	local mode
 	for mode in 0777 0707 0702 0722 0773; do
@@ -218,20 +258,19 @@ attack() {
 	done
 }
 
-@test "rule 2: a directory that is no directory is refused" {
-	echo content >"$KEYLOCK_DIR"
-	run_keylock job7 touch "$ran"
-	[ "$status" = 73 ] || [ "$status" = 77 ]
-	expect_message "$status" "$KEYLOCK_DIR"
-	not_run
-	[ "$(cat "$KEYLOCK_DIR")" = content ]
-	rm "$KEYLOCK_DIR"
-	# A fifo must not make it wait.
-	mkfifo "$KEYLOCK_DIR"
-	run_keylock job7 touch "$ran"
-	[ "$status" = 73 ] || [ "$status" = 77 ]
-	expect_message "$status" "$KEYLOCK_DIR"
-	not_run
+@test "rule 2: a directory that is no directory, or a link that leads nowhere, is refused, and nothing made" {
+	local make
+	for make in 'echo content >' mkfifo "ln -s '$BATS_TEST_TMPDIR/nowhere'"; do
+		rm -f "$KEYLOCK_DIR"
+		eval "$make \"\$KEYLOCK_DIR\""
+		# A fifo must not make it wait.
+		run_keylock job7 touch "$ran"
+		[ "$status" = 73 ] || [ "$status" = 77 ]
+		expect_message "$status" "$KEYLOCK_DIR"
+		not_run
+		[[ $make != echo* || $(cat "$KEYLOCK_DIR") == content ]]
+		[ ! -e "$BATS_TEST_TMPDIR/nowhere" ]
+	done
 }
 
 @test "rule 2: a directory that may not be written is 73" {
@@ -298,38 +337,22 @@ attack() {
 }
 
 @test "rule 4: a lockfile that is no regular file is refused, without waiting for it" {
+	local mode name
 	mkdir -m 700 "$KEYLOCK_DIR"
 	mkfifo "$KEYLOCK_DIR/fifo7"
 	mkdir "$KEYLOCK_DIR/folder7"
-	local mode
-	for mode in -x -s -n -F; do
-		refused 77 fifo7 "$mode" fifo7
-		refused 77 folder7 "$mode" folder7
-	done
-	[ -p "$KEYLOCK_DIR/fifo7" ]
-	[ -d "$KEYLOCK_DIR/folder7" ]
-}
-
-@test "rule 4: a lockfile that is a socket is refused" {
-	need python3
-	mkdir -m 700 "$KEYLOCK_DIR"
-	python3 -c 'import os, socket, sys
+	! command -v python3 >/dev/null || python3 -c 'import os, socket, sys
 os.chdir(sys.argv[1])
 socket.socket(socket.AF_UNIX).bind("socket7")' "$KEYLOCK_DIR"
-	[ -S "$KEYLOCK_DIR/socket7" ]
-	refused 77 socket7 socket7
-	[ -S "$KEYLOCK_DIR/socket7" ]
-}
-
-@test "rule 4: a lockfile that is a device is refused" {
-	need_root
-	mkdir -m 700 "$KEYLOCK_DIR"
-	mknod "$KEYLOCK_DIR/null7" c 1 3 || skip 'may not make a device'
-	mknod "$KEYLOCK_DIR/block7" b 7 200 || skip 'may not make a device'
-	refused 77 null7 null7
-	refused 77 block7 block7
-	[ -c "$KEYLOCK_DIR/null7" ]
-	[ -b "$KEYLOCK_DIR/block7" ]
+	[ "$(id -u)" != 0 ] || mknod "$KEYLOCK_DIR/null7" c 1 3 && mknod "$KEYLOCK_DIR/block7" b 7 200 || :
+	find "$KEYLOCK_DIR" -printf '%y %f %s\n' | sort >"$BATS_TEST_TMPDIR/before"
+	for name in "$KEYLOCK_DIR"/*; do
+		for mode in -x -s -n -F; do
+			refused 77 "${name##*/}" "$mode" "${name##*/}"
+		done
+	done
+	# Nothing has become of any.
+	find "$KEYLOCK_DIR" -printf '%y %f %s\n' | sort | cmp - "$BATS_TEST_TMPDIR/before"
 }
 
 @test "rule 4: a lockfile that somebody has a lease on does not make it wait" {
@@ -535,7 +558,7 @@ share() {
 	done
 }
 
-@test "rule 5: the umask is the command's as it was" {
+@test "P6 transparent: the umask is the command's as it was" {
 	local mask
 	for mask in 0000 0022 0077 0777; do
 		run_it sh -c 'umask "$0"; exec "$KEYLOCK" job7 sh -c umask' "$mask"
@@ -641,91 +664,4 @@ share() {
 		not_run
 		[ "$(files)" = 0 ]
 	done
-}
-
-# --- where others may write: the file may go under its holder ---
-
-# open_directory: one that its group may write, and so perhaps remove files from.
-open_directory() {
-	mkdir -m 770 "$KEYLOCK_DIR"
-	chmod 770 "$KEYLOCK_DIR"
-}
-
-@test "a lockfile that is removed under its holder leaves the key taken" {
-	local how waiter
-	open_directory
-	for how in '-x -x' '-s -x' '-x -s'; do
-		hold "${how% *}" job7
-		rm "$KEYLOCK_DIR/job7"
-		run_keylock -n "${how#* }" job7 touch "$ran"
-		expect_taken 75
-		run_keylock -w 0.2 "${how#* }" job7 touch "$ran"
-		expect_taken 75
-		# One that holds other keys, or runs under one, does not wait for what may be its own.
-		run_keylock -w 20 -k another "${how#* }" job7 touch "$ran"
-		expect_message 77 'job7: not safe: its file was removed'
-		"$KEYLOCK" "${how#* }" job7 touch "$ran" 3>&- 4>&- &
-		waiter=$!
-		wait_for 20 test -e "$KEYLOCK_DIR/job7"
-		[ ! -e "$ran" ]
-		let_go
-		wait "$waiter"
-		[ -e "$ran" ]
-		rm "$ran"
-		[ "$(files)" = 0 ]
-	done
-	# Readers go together, as ever.
-	hold -s job7
-	rm "$KEYLOCK_DIR/job7"
-	run_keylock -n -s job7 true
-	expect 0
-	let_go
-}
-
-@test "slots' files that are removed under their holders leave the slots taken" {
-	local stays waiter
-	open_directory
-	hold -j 2 job7
-	stays=$holder
-	hold -j 2 job7
-	rm "$KEYLOCK_DIR"/job7*
-	run_keylock -n -j 2 job7 touch "$ran"
-	expect_taken 75
-	run_keylock -w 0.2 -j 2 job7 touch "$ran"
-	expect_taken 75
-	run_it env KEYLOCK_KEY=another "$KEYLOCK" -w 20 -j 2 job7 touch "$ran"
-	expect_message 77 'job7: not safe: its file was removed'
-	"$KEYLOCK" -j 2 job7 touch "$ran" 3>&- 4>&- &
-	waiter=$!
-	wait_for 20 test -e "$KEYLOCK_DIR/job7"
-	[ ! -e "$ran" ]
-	let_go
-	wait "$waiter"
-	[ -e "$ran" ]
-	let_go "$stays"
-	[ "$(files)" = 0 ]
-}
-
-@test "another program's locks on the bytes of a lockfile are waited for" {
-	local options
-	open_directory
-	# Presence, which no keylock locks for writing.
-	keep ticket=1
-	run_keylock -w 0.2 key touch "$ran"
-	expect_taken 75
-	stop_keeping
-	# The first ticket, for reading.
-	keep reader=1000
-	hold -j 2 key
-	hold -j 2 key
-	for options in '' '-j 2'; do
-		# shellcheck disable=SC2086
-		run_keylock -w 0.2 $options key touch "$ran"
-		expect_taken 75
-		# shellcheck disable=SC2086
-		run_it env KEYLOCK_KEY=another "$KEYLOCK" -w 20 $options key touch "$ran"
-		expect_message 77 "key: not safe: another program's locks"
-	done
-	stop_keeping
-	[ ! -e "$ran" ]
 }

@@ -11,8 +11,8 @@ open_directory() {
 	chmod 1777 "$KEYLOCK_DIR"
 }
 
-@test "-r: a mark that anybody can make for process 1 is no ancestor's lock" {
-	local option
+@test "P1 alone: a stranger's locks on bytes are no ancestor's, and keep one waiting as a holder does" {
+	local option byte
 	need_root
 	need setpriv
 	public_folder
@@ -20,16 +20,14 @@ open_directory() {
 	KEYLOCK_DIR=$public/dir
 	open_directory
 	hold key
-	# 2^61 and 2^62: that process 1 has taken the lock, exclusively or shared.
-	for option in 2305843009213693953 4611686018427387905; do
-		keep reader="$option"
-		run_it as_user 61111 "$public/keylock" -r -w 0.3 key touch "$public/ran"
-		expect_taken 75
-		run_it as_user 61111 "$public/keylock" -r -s -w 0.3 key touch "$public/ran"
-		expect_taken 75
-		# Nor does it make waiting look endless.
-		run_it as_user 61111 "$public/keylock" -w 0.3 key touch "$public/ran"
-		expect_taken 75
+	# Presence, guests, those of slots, tickets, and far above.
+	for byte in 1 2 3 4 999 1000 2305843009213693953 4611686018427387905; do
+		keep reader="$byte"
+		for option in -r '-r -s' -x; do
+			# shellcheck disable=SC2086
+			run_it as_user 61111 env KEYLOCK_KEY=key "$public/keylock" -w 0.1 $option key touch "$public/ran"
+			expect_taken 75
+		done
 		stop_keeping
 	done
 	[ ! -e "$public/ran" ]
@@ -37,29 +35,53 @@ open_directory() {
 	[ "$(files)" = 0 ]
 }
 
-@test "-r: a stranger's mark makes no shared lock of an ancestor's exclusive one, nor the reverse" {
-	local keep
+@test "P9 never stuck: a ticket or presence that another program locks is waited for, and no longer" {
+	local what options
+	mkdir -m 700 "$KEYLOCK_DIR"
+	for what in ticket=1 ticket=2 reader=1000 ticket=1000 reader=2; do
+		keep "$what"
+		for options in -n '-w 0.1' '-w 0.1 -j 2'; do
+			# Another slot is had beside a first one that is taken.
+			[[ $what == *1000 || $options != *-j* ]] || continue
+			# shellcheck disable=SC2086
+			run_keylock $options key touch "$BATS_TEST_TMPDIR/ran"
+			expect_taken 75
+		done
+		stop_keeping
+		[ ! -e "$BATS_TEST_TMPDIR/ran" ]
+		run_keylock -w 20 key true
+		expect 0
+	done
+	[ "$(files)" = 0 ]
+}
+
+@test "P9 never stuck: a slot whose gate somebody stopped in counts as taken, the others are had" {
+	local stopped keep options
 	keep=$(probe keep)
-	open_directory
-	# In the command: MODE BASE KEEP KEYLOCK INNER-OPTION…
-	# shellcheck disable=SC2016
-	local script='
-		"$2" "$KEYLOCK_DIR/key" reader=$(($1 + PPID)) >"$0" 3>&- 4>&- &
-		until grep -q kept "$0"; do sleep 0.01; done
-		shift 2
-		"$@"
-		status=$?
-		kill $!
-		exit $status'
-	run_keylock key bash -c "$script" "$BATS_TEST_TMPDIR/kept" $((1 << 62)) "$keep" \
-		"$KEYLOCK" -r key touch "$BATS_TEST_TMPDIR/ran"
-	expect 0
+	mkdir -m 700 "$KEYLOCK_DIR"
+	"$keep" "$KEYLOCK_DIR/key%s2" gate >"$BATS_TEST_TMPDIR/kept" 3>&- 4>&- &
+	stopped=$!
+	wait_for 20 grep -q kept "$BATS_TEST_TMPDIR/kept"
+	for options in -n '-w 20'; do
+		# shellcheck disable=SC2086
+		run_keylock $options -j 2 key "$KEYLOCK" --list --json key
+		expect 0
+		[[ $output == *'"state":"held","mode":"exclusive","slot":1'* ]]
+		# shellcheck disable=SC2086
+		run_keylock $options -j 3 key "$KEYLOCK" -n -j 3 key "$KEYLOCK" -n -j 3 key true
+		expect 75
+	done
+	hold -j 2 key
+	run_keylock -n -j 2 key true
+	expect_taken 75
+	run_keylock -w 0.2 -j 2 key true
+	expect_taken 75
+	"$KEYLOCK" -j 2 key touch "$BATS_TEST_TMPDIR/ran" 3>&- 4>&- &
+	wait_for 20 has_ticket $!
+	kill -KILL "$stopped"
+	wait $!
 	[ -e "$BATS_TEST_TMPDIR/ran" ]
-	rm "$BATS_TEST_TMPDIR/ran"
-	run_keylock -s key bash -c "$script" "$BATS_TEST_TMPDIR/kept" $((1 << 61)) "$keep" \
-		"$KEYLOCK" -r key touch "$BATS_TEST_TMPDIR/ran"
-	expect 78
-	[ ! -e "$BATS_TEST_TMPDIR/ran" ]
+	let_go
 }
 
 waits() {

@@ -75,7 +75,7 @@ beside() {
 	find "$BATS_TEST_TMPDIR" -path "$KEYLOCK_DIR" -prune -o -name 'held*' -o -name out -o -name err -o -print
 }
 
-@test "odd keys: more than a hundred locks, none outside the directory" {
+@test "P1 alone: odd keys: more than a hundred locks, none outside the directory" {
 	local keys command_line key before
 	odd_keys
 	echo "${#keys[@]} keys"
@@ -188,14 +188,22 @@ beside() {
 	[ "$(grep -c '^KEYLOCK_KEY=' <<<"$output")" = 1 ]
 }
 
-@test "while the key is held there is one file, and none after" {
+@test "KEYLOCK_KEY holds the key once, also where it was given twice or there are several" {
+	run_keylock -k a a printenv KEYLOCK_KEY
+	expect 0
+	[ "$output" = a ]
+	run_keylock -k b -k c a printenv KEYLOCK_KEY
+	[ "$output" = a ]
+}
+
+@test "P3 no debris: while the key is held there is one file, and none after" {
 	run_keylock user:42 ls -A "$KEYLOCK_DIR"
 	expect 0
 	[ "$output" = user:42 ]
 	[ "$(files)" = 0 ]
 }
 
-@test "after thousands of keys the directory is empty" {
+@test "P3 no debris: after thousands of keys the directory is empty" {
 	local count=3000
 	[ -z "${KEYLOCK_LONG-}" ] || count=20000
 	# Each run sees its own file: a keylock that made none would leave none, too.
@@ -238,7 +246,7 @@ same_path() {
 	[ "$output" = "$path" ]
 }
 
-@test "the same path whatever the environment is" {
+@test "P7 same key, same lock: the same path whatever the environment is" {
 	unset KEYLOCK_DIR
 	local path
 	path=$("$KEYLOCK" --path 'some job/1')
@@ -262,7 +270,7 @@ same_path() {
 	same_path sh -c 'exec <&- 2>&- "$@"' -
 }
 
-@test "the same lock whatever the environment is" {
+@test "P7 same key, same lock: whatever the environment is" {
 	# In a /run of its own, so that the test makes nothing in the machine's.
 	# Who asks is no child of the holder, which would be told of the deadlock instead.
 	run_it private_root sh -c '
@@ -279,7 +287,7 @@ same_path() {
 	[ "$output" = $'75\n75\n0\n/run:\ngo\nheld\nkeylock\n\n/run/keylock:\nkey' ]
 }
 
-@test "flock(1) on the path fails while keylock holds the key" {
+@test "P1 alone: flock(1) on the path fails while keylock holds the key" {
 	need flock
 	hold key
 	run_it flock -n "$("$KEYLOCK" --path key)" echo ran
@@ -298,7 +306,7 @@ same_path() {
 	[ "$(files)" = 0 ]
 }
 
-@test "while flock(1) has the file, the key is taken and the file stays" {
+@test "P1 alone: while flock(1) has the file, the key is taken and the file stays" {
 	need flock
 	local path inode flock waiter
 	mkdir -m 700 "$KEYLOCK_DIR"
@@ -329,7 +337,7 @@ same_path() {
 	[ "$(files)" = 0 ]
 }
 
-@test "beside a shared flock(1) a shared run runs, an exclusive one does not, and the file stays" {
+@test "P1 alone: beside a shared flock(1) a shared run runs, an exclusive one does not, and the file stays" {
 	need flock
 	local path inode
 	mkdir -m 700 "$KEYLOCK_DIR"
