@@ -424,7 +424,10 @@ hand_over() {
 	started "$watchers"
 	wait_for 20 test -s "$BATS_TEST_TMPDIR/used"
 	grep -q 'used up' "$BATS_TEST_TMPDIR/used" || skip 'more instances than descriptors'
-	chmod 777 "$BATS_TEST_TMPDIR" "$public"
+	chmod 777 "$public"
+	touch "$public/order"
+	chmod 666 "$public/order"
+	ln -s "$public/order" "$BATS_TEST_TMPDIR/order"
 	for i in 1 2 3; do
 		mkfifo -m 666 "$public/$i.fifo"
 		# The fifo is opened for both, so that neither side ever waits in open().
@@ -432,10 +435,8 @@ hand_over() {
 			'exec 8<>"$0.fifo"; read -r _ <&8' "$public/$i" 3>&- 4>&- &
 		wait_for 20 eval '[ "$("$KEYLOCK" --who key | wc -l)" -ge '"$((i > 1 ? 2 : 1))"' ]'
 		[ "$i" -gt 1 ] || continue
-		: >"$BATS_TEST_TMPDIR/order"
-		chmod 666 "$BATS_TEST_TMPDIR/order"
 		"${user[@]}" "$public/keylock" -j 2 key bash -c \
-			'echo "w$0 ${EPOCHREALTIME/[.,]/}" >>"$1"' "$i" "$BATS_TEST_TMPDIR/order" 3>&- 4>&- &
+			'echo "w$0 ${EPOCHREALTIME/[.,]/}" >>"$1"' "$i" "$public/order" 3>&- 4>&- &
 		waiter=$!
 		wait_for 20 has_ticket "$waiter"
 		# It polls indeed.

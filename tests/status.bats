@@ -54,9 +54,9 @@ fails() {
 	done
 }
 
-@test "P6 status and death are the command's with -F, -o, -l, -s, -n, -w and -c as well" {
+@test "P6 status and death are the command's with -F, -o, -l, -s, -n, -w, -k and -c as well" {
 	local option
-	for option in -F -o -l -s -n -w9; do
+	for option in -F -o -l -s -n -w9 -kother; do
 		ended_as 'exit 37' "$option" job7 sh -c 'exit 37'
 		ended_as 'signal 15' "$option" job7 sh -c 'kill -TERM $$'
 	done
