@@ -127,8 +127,7 @@ microseconds() {
 }
 
 @test "-n beside many others is not turned away while there are slots for all" {
-	need python3
-	run_it python3 "$BATS_TEST_DIRNAME/tools/crowd.py" 200 "$KEYLOCK" -n -j 300 key true
+	run_it "$(probe crowd)" 200 "$KEYLOCK" -n -j 300 key true
 	expect 0
 	[ "$output" = '0 200' ]
 	[ "$(files)" = 0 ]

@@ -213,16 +213,15 @@ gives_up_after() {
 }
 
 @test "-n -s beside 1,000 others never fails on a key that only shared holders have" {
-	need python3
 	hold -s key
-	run_it python3 "$BATS_TEST_DIRNAME/tools/crowd.py" 1000 "$KEYLOCK" -n -s key true
+	run_it "$(probe crowd)" 1000 "$KEYLOCK" -n -s key true
 	expect 0
 	[ "$output" = '0 1000' ]
 	let_go
 	expect 0
 	[ "$(files)" = 0 ]
 	# And where the file comes and goes beside them.
-	run_it python3 "$BATS_TEST_DIRNAME/tools/crowd.py" 300 "$KEYLOCK" -n -s key true
+	run_it "$(probe crowd)" 300 "$KEYLOCK" -n -s key true
 	[ "$output" = '0 300' ]
 	[ "$(files)" = 0 ]
 }
