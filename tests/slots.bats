@@ -309,7 +309,7 @@ microseconds() {
 }
 
 @test "P5 who waits for a slot sleeps; the first in line looks once a second" {
-	local i group waiters=() before=() after=()
+	local i group ahead waiters=() before=() after=()
 	# Three that are first in line, each of keys of its own: whatever it has done before it sleeps.
 	for group in 1 2 3; do
 		export KEYLOCK_DIR=$BATS_TEST_TMPDIR/dir$group
@@ -317,7 +317,13 @@ microseconds() {
 		hold -j 2 key
 		case $group in
 		1) queue first -j 2 ;;
-		2) KEYLOCK_KEY=another queue first -j 2 -w 100 ;;
+		2)
+			# This one has slept behind another before.
+			queue before -j 2
+			ahead=$waiter
+			KEYLOCK_KEY=key queue first -j 2 -w 100
+			kill -KILL "$ahead"
+			;;
 		3) queue first -j 2 -w 100 -k another ;;
 		esac
 		waiters+=("$waiter")
