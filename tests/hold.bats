@@ -27,14 +27,13 @@ taken() {
 	[ "$status" = 75 ] && [ ! -e "$BATS_TEST_TMPDIR/ran" ]
 }
 
-# All is over: the holder has ended with STATUS and said nothing more, the key is free, no file is left.
+# The input ends and all is over: the holder has ended with STATUS and said nothing more, the key is
+# free, no file is left.
 is_over() {
-	status=0
-	wait "$holder" || status=$?
-	expect "$1"
-	run_it cat "$BATS_TEST_TMPDIR/hold.err"
-	[ -z "$output" ]
-	run_keylock -n key true
+	exec 5>&-
+	ended_with "$holder" "$1"
+	[ ! -s "$BATS_TEST_TMPDIR/hold.err" ]
+	run_keylock -n -A key true
 	expect 0
 	[ "$(files)" = 0 ]
 }
@@ -47,18 +46,36 @@ is_over() {
 	head -c 100000 /dev/zero >&5
 	printf 'done\nsomething else\n' >&5
 	taken
+	# Stopped and continued it still holds.
+	kill -TSTP "$holder"
+	wait_for 20 in_state "$holder" T
+	taken
+	kill -CONT "$holder"
+	wait_for 20 in_state "$holder" S
+	taken
 	exec 5>&-
 	wait_for 20 is_dead "$holder"
 	[ -z "$(timeout 20 cat <&6)" ]
 	is_over 0
 }
 
-@test "--hold: without an input it ends at once" {
-	run_keylock --hold key
-	expect 0
-	[[ $output == locked && ! -s $err ]]
-	"$KEYLOCK" --hold key <&- >"$out"
-	[ "$(cat "$out")" = locked ]
+@test "--hold: an input that cannot stay open is no hold, nor is an output that is closed" {
+	local input
+	echo >"$BATS_TEST_TMPDIR/regular"
+	for input in '</dev/null' '<&-' "<'$BATS_TEST_TMPDIR/regular'" "<>'$BATS_TEST_TMPDIR/regular'"; do
+		run_it sh -c "exec \"\$KEYLOCK\" --hold key $input"
+		expect_message 64 input
+		run_it sh -c "exec \"\$KEYLOCK\" -A -k other --hold key $input"
+		expect_message 64 input
+	done
+	# As every script's background job has it.
+	run_it sh -c '"$KEYLOCK" --hold key & wait $!'
+	expect_message 64 input
+	for output in '>&-' '>/dev/full'; do
+		run_it sh -c "exec \"\$KEYLOCK\" --hold key </dev/zero $output"
+		[ "$status" != 0 ]
+		expect_message "$status" 'standard output'
+	done
 	[ "$(files)" = 0 ]
 }
 
@@ -79,24 +96,33 @@ is_over() {
 	done
 }
 
-@test "--hold: an output that nobody reads any more lets go" {
+@test "P9 --hold: whose output nobody reads any more lets go; a full one keeps it from nothing" {
+	local end full=$BATS_TEST_TMPDIR/full
 	hold_it
 	taken
 	exec 6<&-
+	wait_for 20 is_dead "$holder"
 	is_over 0
-	exec 5>&-
+
+	mkfifo "$full"
+	exec 7<>"$full"
+	dd if=/dev/zero of="$full" oflag=nonblock bs=4096 2>/dev/null || :
+	for end in signal input; do
+		"$KEYLOCK" --hold key <"$BATS_TEST_TMPDIR/hold.in" >"$full" 3>&- 4>&- &
+		holder=$!
+		exec 5>"$BATS_TEST_TMPDIR/hold.in"
+		wait_for 20 taken
+		case $end in
+		signal) kill -TERM "$holder" ;;
+		input) exec 5>&- ;;
+		esac
+		wait_for 20 is_dead "$holder"
+		exec 5>&-
+		[ "$(files)" = 0 ]
+	done
 }
 
-@test "--hold: an output that is closed already is no hold" {
-	"$KEYLOCK" --hold key >&- 2>"$err" && false
-	status=$?
-	[[ $status != 0 && $(cat "$err") == 'keylock: '* ]]
-	"$KEYLOCK" --hold key >/dev/full 2>"$err" && false
-	[[ $(cat "$err") == 'keylock: standard output: '* ]]
-	[ "$(files)" = 0 ]
-}
-
-@test "--hold: a program that is killed lets go" {
+@test "P2 --hold: a program that is killed lets go" {
 	local program lock
 	mkfifo "$BATS_TEST_TMPDIR/never"
 	cat >"$BATS_TEST_TMPDIR/program" <<-'SCRIPT'
@@ -120,21 +146,14 @@ is_over() {
 	[ "$(files)" = 0 ]
 }
 
-@test "--hold: stopped and continued at a terminal, it still holds" {
-	hold_it
-	kill -TSTP "$holder"
-	wait_for 20 in_state "$holder" T
-	taken
-	kill -CONT "$holder"
-	wait_for 20 in_state "$holder" S
-	taken
-	exec 5>&-
-	is_over 0
-}
-
-@test "--hold: waits in line, and says locked only then" {
+@test "P4 --hold: waits in line, and says locked only then; -n, -w and -E tell a taken key by the status" {
+	local first words
 	hold key
-	local first=$holder
+	first=$holder
+	for words in '75 -n' '75 -w0.05' '9 -nE9'; do
+		run_it sh -c 'exec "$KEYLOCK" "$0" --hold key </dev/zero' "${words#* }"
+		expect_taken "${words% *}"
+	done
 	start_hold
 	wait_for 20 has_ticket "$holder"
 	read -rt 0.1 word <&6 && false
@@ -142,19 +161,7 @@ is_over() {
 	read -rt 20 word <&6
 	[ "$word" = locked ]
 	taken
-	exec 5>&-
 	is_over 0
-}
-
-@test "--hold: a taken key is told by the status, -n, -w and -E" {
-	hold key
-	run_keylock -n --hold key
-	expect_taken 75
-	run_keylock -w 0.05 --hold key
-	expect_taken 75
-	run_keylock -n -E 9 --hold key
-	expect_taken 9
-	let_go
 }
 
 @test "--hold: shared, several keys, slots" {
@@ -162,14 +169,14 @@ is_over() {
 	run_keylock -n -s key true
 	expect 0
 	taken
-	exec 5>&-
 	is_over 0
 
 	hold_it -k one -k two
 	run_keylock -n two true
 	expect 75
+	run_keylock -n one true
+	expect 75
 	taken
-	exec 5>&-
 	is_over 0
 
 	hold_it -j 2
@@ -185,36 +192,51 @@ is_over() {
 	[ "$(files)" = 0 ]
 }
 
-@test "--hold -A: input that ends without the line done leaves the key in doubt" {
+@test "P8 --hold -A: input that ends without the line done leaves the key in doubt" {
+	local i
 	hold_it -A
 	# Not as a part of a line, and not as the last but one.
 	printf 'done\nnot done\ndone' >&5
 	exec 5>&-
 	wait "$holder"
-	run_keylock -A --hold key
+	run_it sh -c 'exec "$KEYLOCK" -A --hold key </dev/zero'
 	expect_message 76 'key: the last holder died in the middle: ' cause=input-ended
 	run_keylock --forget key
 	expect 0
 
 	hold_it -A
 	echo "done" >&5
-	exec 5>&-
 	is_over 0
 
-	hold_it -A
-	echo "done" >&5
-	kill -TERM "$holder"
-	exec 5>&-
-	wait "$holder" || :
-	run_keylock -A key true
-	# It may have seen the input's end before the signal or after it, but not neither.
-	[[ $status == 0 || $status == 76 ]]
+	# Whichever of the caller's two pipes closes first, even before the word.
+	for i in {1..60}; do
+		hold_it -A
+		case $((i % 3)) in
+		0)
+			echo "done" >&5
+			exec 6<&-
+			;;
+		1)
+			exec 6<&-
+			echo "done" >&5 || :
+			;;
+		2)
+			kill -STOP "$holder"
+			echo "done" >&5
+			exec 6<&-
+			kill -CONT "$holder"
+			;;
+		esac 2>/dev/null
+		exec 5>&-
+		ended_with "$holder" 0
+		[ "$(files)" = 0 ]
+	done
 }
 
 @test "--hold with what does not go with it" {
 	local option
 	for option in -F -o -a; do
-		run_keylock "$option" --hold key
+		run_it sh -c 'exec "$KEYLOCK" "$0" --hold key </dev/zero' "$option"
 		expect_message 64
 	done
 	run_keylock --hold
@@ -249,16 +271,14 @@ is_over() {
 	[ "$(files)" = 2 ]
 }
 
-@test "--pin waits while another is in the gate; a signal ends that" {
+@test "P9 --pin waits while another is in the gate; a signal ends that" {
 	local pinning
 	keep gate
 	"$(probe inherit)" -d "$KEYLOCK" --pin key >"$out" 3>&- 4>&- &
 	pinning=$!
 	wait_for 20 blocked "$KEYLOCK_DIR/key"
 	kill -TERM "$pinning"
-	status=0
-	wait "$pinning" || status=$?
-	expect 143
+	ended_with "$pinning" 143
 	[[ ! -s $out && ! -x $KEYLOCK_DIR/key ]]
 	"$KEYLOCK" --pin key >"$out" 3>&- 4>&- &
 	pinning=$!
@@ -296,16 +316,22 @@ is_over() {
 	[ "$(files)" = 1 ]
 }
 
-@test "--forget: takes the pin away and the file with it, when nobody holds the key" {
-	local path
+@test "--forget: takes the pin away and the file with it, when nobody holds the key; -w waits for that" {
+	local path forgetting
 	path=$("$KEYLOCK" --pin key)
 	hold key
 	run_keylock --forget key
 	expect_taken 75
 	run_keylock -w 0.05 --forget key
 	expect_taken 75
-	let_go
+	"$KEYLOCK" -w 50 --forget key 3>&- 4>&- &
+	forgetting=$!
+	wait_for 20 has_ticket "$forgetting"
 	[ -e "$path" ]
+	let_go
+	wait "$forgetting"
+	[ "$(files)" = 0 ]
+	"$KEYLOCK" --pin key
 	run_keylock --forget key
 	expect_taken 0
 	[ "$(files)" = 0 ]
@@ -315,22 +341,9 @@ is_over() {
 	[ "$(files)" = 0 ]
 }
 
-@test "--forget -w: waits for the holder" {
-	local forgetting
-	"$KEYLOCK" --pin key >/dev/null
-	hold key
-	"$KEYLOCK" -w 50 --forget key 3>&- 4>&- &
-	forgetting=$!
-	wait_for 20 has_ticket "$forgetting"
-	[ "$(files)" = 1 ]
-	let_go
-	wait "$forgetting"
-	[ "$(files)" = 0 ]
-}
-
-@test "a pinned key is shared with flock(1)'s descriptor form in a shell script" {
+@test "P1 a pinned key is shared with flock(1)'s descriptor form in a shell script" {
 	need flock
-	local script=$BATS_TEST_TMPDIR/script fifo=$BATS_TEST_TMPDIR/fifo
+	local mode script=$BATS_TEST_TMPDIR/script fifo=$BATS_TEST_TMPDIR/fifo
 	cat >"$script" <<-'SCRIPT'
 		exec 9<>"$("$KEYLOCK" --pin key)" || exit
 		flock -n 9 || exit 5
@@ -339,14 +352,12 @@ is_over() {
 	SCRIPT
 	run_it bash "$script" none
 	expect 0
-	hold key
-	run_it bash "$script" none
-	expect 5
-	let_go
-	hold -s key
-	run_it bash "$script" none
-	expect 5
-	let_go
+	for mode in -x -s; do
+		hold "$mode" key
+		run_it bash "$script" none
+		expect 5
+		let_go
+	done
 
 	mkfifo "$fifo"
 	bash "$script" "$fifo" >"$out" 3>&- 4>&- &
@@ -358,7 +369,7 @@ is_over() {
 	"$KEYLOCK" key touch "$BATS_TEST_TMPDIR/served" 3>&- 4>&- &
 	waiter=$!
 	# Its ticket: in a container /proc/locks shows nothing behind a flock(1) that has ended.
-	wait_for 20 eval 'grep -q "OFDLCK .*WRITE .* 1000 1000" "/proc/$waiter/fdinfo/"* 2>/dev/null'
+	wait_for 20 has_ticket "$waiter"
 	[ ! -e "$BATS_TEST_TMPDIR/served" ]
 	kill -KILL "$holder"
 	wait "$waiter"
@@ -366,22 +377,19 @@ is_over() {
 	[ "$(files)" = 1 ]
 }
 
-@test "a pinned key is shared with Python's fcntl.flock" {
+@test "P1 a pinned key is shared with Python's fcntl.flock" {
 	need python3
-	local script=$BATS_TEST_TMPDIR/script program
+	local mode script=$BATS_TEST_TMPDIR/script
 	cat >"$script" <<-'SCRIPT'
 		import fcntl, os, subprocess, sys
 		keylock = os.environ["KEYLOCK"]
 		path = subprocess.check_output([keylock, "--pin", "key"]).decode()[:-1]
-		mode = getattr(fcntl, sys.argv[1])
 		with open(path, "a") as file:
 		    try:
-		        fcntl.flock(file, mode | fcntl.LOCK_NB)
+		        fcntl.flock(file, getattr(fcntl, sys.argv[1]) | fcntl.LOCK_NB)
 		    except BlockingIOError:
 		        sys.exit(5)
-		    print(*[subprocess.call([keylock, "-n", wish, "key", "true"]) for wish in ("-x", "-s")], flush=True)
-		    if len(sys.argv) > 2:
-		        os.execlp("sleep", "sleep", "0")
+		    print(*[subprocess.call([keylock, "-n", wish, "key", "true"]) for wish in ("-x", "-s")])
 	SCRIPT
 	run_it python3 "$script" LOCK_EX
 	[ "$output" = '75 75' ]
@@ -405,13 +413,14 @@ is_over() {
 # --- auto ---
 
 @test "--auto: the same command is taken, another one is not" {
+	local script='echo >"$0.runs"; read -r _ <>"$0"'
 	mkfifo "$BATS_TEST_TMPDIR/fifo"
-	"$KEYLOCK" --auto sh -c 'echo >"$0.runs"; read -r _ <>"$0"' "$BATS_TEST_TMPDIR/fifo" 3>&- 4>&- &
+	"$KEYLOCK" --auto sh -c "$script" "$BATS_TEST_TMPDIR/fifo" 3>&- 4>&- &
 	holder=$!
 	wait_for 20 test -e "$BATS_TEST_TMPDIR/fifo.runs"
-	run_keylock -n -a sh -c 'echo >"$0.runs"; read -r _ <>"$0"' "$BATS_TEST_TMPDIR/fifo"
+	run_keylock -n -a sh -c "$script" "$BATS_TEST_TMPDIR/fifo"
 	expect 75
-	run_keylock -n -a -- sh -c 'echo >"$0.runs"; read -r _ <>"$0"' "$BATS_TEST_TMPDIR/fifo"
+	run_keylock -n -a -- sh -c "$script" "$BATS_TEST_TMPDIR/fifo"
 	expect 75
 	run_keylock -n -a sh -c 'echo ran'
 	expect 0

@@ -1,8 +1,14 @@
 #!/usr/bin/env bats
 # How long a lock lives: as long as the command, whoever is killed, and not longer.
-# shellcheck disable=SC2016,SC2154 # the inner shells' own variables; the helper's variables
 
+# The words of a case are split on purpose (SC2086); the inner shells' and the helper's variables.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154
 load helper
+
+setup() {
+	keylock_setup
+	child=$BATS_TEST_TMPDIR/child
+}
 
 taken() {
 	run_keylock -n key touch "$BATS_TEST_TMPDIR/ran"
@@ -11,145 +17,172 @@ taken() {
 
 free() {
 	run_keylock -n key true
-	[ "$status" = 0 ]
+	expect 0
+	[ "$(files)" = 0 ]
 }
 
-# Runs keylock with these options and a command that leaves a daemon behind and exits 5. Sets
-# daemon, its pid. Standard output is the daemon's as well, as with a careless script.
+# Runs keylock with these options and a command that leaves a daemon behind and ends as END says.
+# Sets daemon, its pid. Standard output is the daemon's as well, as with a careless script.
 leave_daemon() {
-	run_keylock "$@" key sh -c 'sleep 1000 & echo $! >"$0"; exit 5' "$BATS_TEST_TMPDIR/daemon"
-	expect 5
-	daemon=$(cat "$BATS_TEST_TMPDIR/daemon")
+	local end=$1
+	shift
+	run_keylock "$@" sh -c 'sleep 1000 & echo $! >"$0"; '"$end" "$child"
+	daemon=$(cat "$child")
 	in_state "$daemon" RSD
 }
 
-end_daemon() {
-	kill -KILL "$daemon"
-	wait_for 20 is_dead "$daemon"
+end_it() {
+	kill -KILL "$1"
+	wait_for 20 is_dead "$1"
 }
 
-@test "the key is free and its file gone when the command has ended" {
-	hold key
-	taken
-	[ "$(files)" = 1 ]
-	let_go
-	expect 0
-	[ "$(files)" = 0 ]
-	free
-	[ "$(files)" = 0 ]
-}
-
-@test "keylock is killed: the key stays taken until the command has ended" {
-	for mode in -x -s; do
-		hold "$mode" key
-		kill -KILL "$holder"
-		status=0
-		wait "$holder" || status=$?
-		expect 137
+@test "P2 the key is free and its file gone when the command has ended" {
+	local option
+	for option in -x -s -l -F --no-fork; do
+		hold "$option" key
+		# With -F the command is keylock's own process.
+		case $option in
+		-F | --no-fork) [ "$holder" = "$held" ] ;;
+		*) [ "$holder" != "$held" ] ;;
+		esac
 		taken
-		in_state "$held" RSD
-		kill -KILL "$held"
-		wait_for 20 is_dead "$held"
-		# The first run finds the key free, and takes the dead one's file away.
+		[ "$(files)" = 1 ]
+		let_go
+		expect 0
+		case $option in
+		-F | --no-fork) ;;
+		*) [ "$(files)" = 0 ] ;;
+		esac
 		free
-		[ "$(files)" = 0 ]
 	done
-}
-
-@test "keylock is killed: who waits is served at once when the command ends" {
-	hold key
-	"$KEYLOCK" key touch "$BATS_TEST_TMPDIR/served" 3>&- 4>&- &
-	local waiter=$!
-	wait_for 20 has_ticket "$waiter"
-	kill -KILL "$holder"
-	wait "$holder" 2>/dev/null || :
-	taken
-	[ ! -e "$BATS_TEST_TMPDIR/served" ]
-	has_ticket "$waiter"
-	kill -KILL "$held"
-	wait "$waiter"
-	[ -e "$BATS_TEST_TMPDIR/served" ]
-	[ "$(files)" = 0 ]
-}
-
-@test "keylock is killed: the key stays taken while a child of the command's runs" {
-	"$KEYLOCK" key sh -c 'sleep 1000 & echo $! >"$0.new"; mv "$0.new" "$0"; wait' \
-		"$BATS_TEST_TMPDIR/child" 3>&- 4>&- &
-	local wrapper=$! child command
-	wait_for 20 test -e "$BATS_TEST_TMPDIR/child"
-	child=$(cat "$BATS_TEST_TMPDIR/child")
-	command=$(parent "$child")
-	kill -KILL "$wrapper"
-	kill -KILL "$command"
-	wait_for 20 is_dead "$command"
-	taken
-	kill -KILL "$child"
-	wait_for 20 is_dead "$child"
-	free
-	[ "$(files)" = 0 ]
-}
-
-@test "a daemon left behind does not hold the key" {
-	for mode in -x -s; do
-		leave_daemon "$mode"
-		[ "$(files)" = 0 ]
-		free
-		in_state "$daemon" RSD
-		end_daemon
-	done
-}
-
-@test "a daemon left behind does not hold up who waits" {
-	"$KEYLOCK" key sh -c 'sleep 1000 & echo $! >"$0.new"; mv "$0.new" "$0"
-		until [ -e "$0.go" ]; do sleep 0.01; done' "$BATS_TEST_TMPDIR/daemon" 3>&- 4>&- &
-	local first=$!
-	wait_for 20 test -e "$BATS_TEST_TMPDIR/daemon"
-	"$KEYLOCK" key true 3>&- 4>&- &
-	local second=$!
-	wait_for 20 has_ticket "$second"
-	touch "$BATS_TEST_TMPDIR/daemon.go"
-	wait "$first"
-	wait "$second"
-	in_state "$(cat "$BATS_TEST_TMPDIR/daemon")" RSD
-	[ "$(files)" = 0 ]
-}
-
-@test "-l: the key is taken until the daemon has ended" {
-	for option in -l --linger; do
-		leave_daemon "$option"
-		taken
-		in_state "$daemon" RSD
-		end_daemon
-		free
-		[ "$(files)" = 0 ]
-	done
-}
-
-@test "-l without a daemon: free when the command has ended" {
 	run_keylock -l key sh -c 'exit 5'
 	expect 5
 	free
-	[ "$(files)" = 0 ]
 }
 
-@test "-F: the command is keylock's own process and holds the key to its end" {
-	for option in -F --no-fork; do
-		hold "$option" key
-		[ "$holder" = "$held" ]
+@test "P1 keylock is killed: the key stays taken until the command has ended, and who waits is next" {
+	local mode waiter
+	for mode in -x -s; do
+		hold "$mode" key
+		kill -KILL "$holder"
+		ended_with "$holder" 137
 		taken
-		let_go
-		expect 0
-		free
+		in_state "$held" RSD
+		"$KEYLOCK" key touch "$BATS_TEST_TMPDIR/served" 3>&- 4>&- &
+		waiter=$!
+		wait_for 20 has_ticket "$waiter"
+		[ ! -e "$BATS_TEST_TMPDIR/served" ]
+		end_it "$held"
+		wait "$waiter"
+		rm "$BATS_TEST_TMPDIR/served"
 		[ "$(files)" = 0 ]
+		# Without a waiter the first run finds the key free, and takes the dead one's file away.
+		hold "$mode" key
+		kill -KILL "$holder"
+		wait "$holder" 2>/dev/null || :
+		end_it "$held"
+		free
 	done
 }
 
-@test "-F: the key is taken while any process that inherited it runs" {
-	leave_daemon -F
+@test "P1 keylock is killed, then the command: the key stays taken while a child of the command's runs" {
+	local wrapper command
+	"$KEYLOCK" key sh -c 'sleep 1000 & echo $! >"$0.new"; mv "$0.new" "$0"; wait' "$child" 3>&- 4>&- &
+	wrapper=$!
+	wait_for 20 test -e "$child"
+	child=$(cat "$child")
+	command=$(parent "$child")
+	kill -KILL "$wrapper"
+	end_it "$command"
 	taken
-	end_daemon
+	end_it "$child"
 	free
+}
+
+@test "P2 a command that ended by itself leaves a daemon, and no key, behind" {
+	local end mode
+	for end in 0 5 128 193 255; do
+		for mode in -x -s -j2 '-k other'; do
+			leave_daemon "exit $end" $mode key
+			expect "$end"
+			in_state "$daemon" RSD
+			free
+			end_it "$daemon"
+		done
+	done
+}
+
+@test "P2 a command that died leaves the key to what it left running" {
+	local end mode
+	# Of a signal, or as a shell says it.
+	for end in 'kill -KILL $$' 'kill -TERM $$' 'exit 129' 'exit 192'; do
+		for mode in -x -s '-k other' -A; do
+			leave_daemon "$end" $mode key
+			[ "$status" -ge 129 ]
+			taken
+			[ "$mode" != '-k other' ] || ! "$KEYLOCK" -n other true
+			end_it "$daemon"
+			[ "$mode" != -A ] || "$KEYLOCK" --forget key
+			"$KEYLOCK" -n other true
+			free
+		done
+		# Who waits is told for whom.
+		leave_daemon "$end" key
+		run_keylock -v -n key true
+		expect_message 75 "pid $daemon (sleep)"
+		end_it "$daemon"
+		# Denied the key, it holds nothing up.
+		leave_daemon "$end" -o key
+		free
+		end_it "$daemon"
+		leave_daemon "$end" -j 1 key
+		run_keylock -n -j 1 key true
+		expect 75
+		end_it "$daemon"
+		free
+	done
+}
+
+@test "P2 a daemon left behind does not hold up who waits" {
+	local first second
+	"$KEYLOCK" key sh -c 'sleep 1000 & echo $! >"$0.new"; mv "$0.new" "$0"
+		until [ -e "$0.go" ]; do sleep 0.01; done' "$child" 3>&- 4>&- &
+	first=$!
+	wait_for 20 test -e "$child"
+	"$KEYLOCK" key true 3>&- 4>&- &
+	second=$!
+	wait_for 20 has_ticket "$second"
+	touch "$child.go"
+	wait "$first"
+	wait "$second"
+	in_state "$(cat "$child")" RSD
 	[ "$(files)" = 0 ]
+}
+
+@test "-l, -F: the key is taken until the last process that inherited it has ended" {
+	local option
+	for option in -l --linger -F; do
+		leave_daemon 'exit 5' "$option" key
+		expect 5
+		taken
+		in_state "$daemon" RSD
+		end_it "$daemon"
+		free
+	done
+}
+
+@test "-l, -F: who closes the descriptors that it does not know has not inherited" {
+	local option
+	for option in -l -F; do
+		run_keylock "$option" key bash -c 'for fd in /proc/$$/fd/*; do
+				fd=${fd##*/}; [ "$fd" -lt 3 ] || eval "exec $fd>&-"
+			done
+			sleep 1000 & echo $! >"$0"' "$child"
+		expect 0
+		in_state "$(cat "$child")" RSD
+		free
+		end_it "$(cat "$child")"
+	done
 }
 
 @test "-o: the command does not have the lock, keylock alone holds it" {
@@ -160,13 +193,12 @@ end_daemon() {
 	wait "$holder" 2>/dev/null || :
 	free
 	in_state "$held" RSD
-	kill -KILL "$held"
-	wait_for 20 is_dead "$held"
+	end_it "$held"
 	free
-	[ "$(files)" = 0 ]
 }
 
-@test "a script that uses the descriptors 3 to 9 does not give the key away" {
+@test "P1 a script that uses the descriptors 3 to 9 does not give the key away" {
+	local shell wrapper command
 	cat >"$BATS_TEST_TMPDIR/script" <<-'END'
 		exec 3>/dev/null 4>/dev/null 5>/dev/null 6>/dev/null 7>/dev/null 8>/dev/null
 		exec 9<"$0"
@@ -177,25 +209,22 @@ end_daemon() {
 		exec sleep 1000
 	END
 	for shell in sh bash; do
-		command -v "$shell" >/dev/null || continue
 		rm -f "$BATS_TEST_TMPDIR/script.pid"
 		"$KEYLOCK" key "$shell" "$BATS_TEST_TMPDIR/script" 3>&- 4>&- &
-		local wrapper=$! command
+		wrapper=$!
 		wait_for 20 test -e "$BATS_TEST_TMPDIR/script.pid"
 		command=$(cat "$BATS_TEST_TMPDIR/script.pid")
 		kill -KILL "$wrapper"
 		wait "$wrapper" 2>/dev/null || :
 		taken
 		in_state "$command" RSD
-		kill -KILL "$command"
-		wait_for 20 is_dead "$command"
+		end_it "$command"
 		free
-		[ "$(files)" = 0 ]
 	done
 }
 
-@test "a process stopped inside the gate delays the end by a moment only" {
-	local begin took
+@test "P9 a process stopped inside the gate delays the end by a moment only, and the next not at all" {
+	local begin took waiter
 	hold key
 	keep gate
 	begin=$(milliseconds)
@@ -206,13 +235,10 @@ end_daemon() {
 	[ "$took" -lt 2000 ]
 	stop_keeping
 	free
-	[ "$(files)" = 0 ]
-}
 
-@test "the lock is let go though a process is stopped inside the gate" {
 	hold key
 	"$KEYLOCK" key touch "$BATS_TEST_TMPDIR/served" 3>&- 4>&- &
-	local waiter=$!
+	waiter=$!
 	wait_for 20 has_ticket "$waiter"
 	keep gate
 	let_go
@@ -220,10 +246,9 @@ end_daemon() {
 	stop_keeping
 	wait "$waiter"
 	free
-	[ "$(files)" = 0 ]
 }
 
-@test "nobody ever runs beside another, whoever is killed" {
+@test "P1 nobody ever runs beside another, whoever is killed" {
 	local alone seconds=2
 	[ -z "${KEYLOCK_LONG-}" ] || seconds=30
 	alone=$(probe alone)
@@ -239,5 +264,4 @@ end_daemon() {
 		[ "$seconds" -le 40 ]
 	done
 	free
-	[ "$(files)" = 0 ]
 }

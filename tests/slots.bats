@@ -1,13 +1,20 @@
 #!/usr/bin/env bats
 # Slots: at most N at once, in turn, asleep, and had at once when one becomes free.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2154 # inner shells' own variables; the helper's variables
 
+# The words of a case are split on purpose (SC2086); inner shells' own variables; the helper's variables.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154
 load helper
+
+setup() {
+	keylock_setup
+	ran=$BATS_TEST_TMPDIR/ran
+	took=()
+}
 
 # Succeeds when no slot of N is free.
 full() {
-	run_keylock -n -j "$1" key touch "$BATS_TEST_TMPDIR/ran"
-	[ "$status" = 75 ] && [ ! -e "$BATS_TEST_TMPDIR/ran" ]
+	run_keylock -n -j "$1" key touch "$ran"
+	[ "$status" = 75 ] && [ ! -e "$ran" ]
 }
 
 free() {
@@ -15,18 +22,14 @@ free() {
 	expect 0
 }
 
-# Starts a keylock whose command adds NAME and the time to the file "order" and ends; sets waiter.
-contend() {
+# Starts a keylock whose command adds NAME and the time to the file "order" and ends; returns when it
+# has its place in the line. Sets waiter.
+queue() {
 	local name=$1
 	shift
 	"$KEYLOCK" "$@" key bash -c 'echo "$0 ${EPOCHREALTIME/[.,]/}" >>"$1"' \
 		"$name" "$BATS_TEST_TMPDIR/order" 3>&- 4>&- &
 	waiter=$!
-}
-
-# The same, but returns when it has its place in the line.
-queue() {
-	contend "$@"
 	wait_for 20 has_ticket "$waiter"
 }
 
@@ -44,38 +47,38 @@ began_at_once() {
 # Says how long all of these hand-overs took.
 say_took() {
 	echo "# $1: had after ${took[*]} ms" >&3
+	took=()
 }
 
 microseconds() {
 	echo "${EPOCHREALTIME/[.,]/}"
 }
 
-@test "-j N: N hold at once and not one more" {
-	local n i option holders
+@test "P1 -j N: N hold at once and not one more" {
+	local n i holders
 	for n in 1 2 3 7; do
-		for option in -j --slots; do
-			holders=()
-			for ((i = 0; i < n; i++)); do
-				hold -n "$option" "$n" key
-				holders+=("$holder")
-			done
-			full "$n"
-			# Whichever of them ends, there is room for one.
-			let_go "${holders[i / 2]}"
-			expect 0
-			free "$n"
-			hold -n "$option" "$n" key
-			holders[i / 2]=$holder
-			full "$n"
-			for holder in "${holders[@]}"; do
-				let_go "$holder"
-			done
-			[ "$(files)" = 0 ]
+		holders=()
+		for ((i = 0; i < n; i++)); do
+			hold -n --slots "$n" key
+			holders+=("$holder")
 		done
+		full "$n"
+		# Whichever of them ends, there is room for one.
+		let_go "${holders[i / 2]}"
+		expect 0
+		free "$n"
+		hold -n -j "$n" key
+		holders[i / 2]=$holder
+		full "$n"
+		for holder in "${holders[@]}"; do
+			let_go "$holder"
+		done
+		[ "$(files)" = 0 ]
 	done
 }
 
-@test "slots of one key are not those of another" {
+@test "slots of one key are not those of another; a thousand slots are one file where one is used" {
+	local long
 	hold -j 2 key
 	hold -j 2 key
 	full 2
@@ -83,70 +86,57 @@ microseconds() {
 	expect 0
 	run_keylock -n -j 2 other true
 	expect 0
-	local long
 	printf -v long '%0300d' 0
 	hold -j 3 "$long"
 	hold -j 3 "$long"
 	run_keylock -n -j 3 "$long" sh -c 'ls -A "$KEYLOCK_DIR" | wc -l; "$KEYLOCK" -n -j 3 "$0" true || echo $?' "$long"
 	[ "$output" = $'5\n75' ]
-}
-
-@test "a thousand slots, of which one is used" {
-	run_keylock -n -j 1000 key sh -c 'ls -A "$KEYLOCK_DIR"; exit 5'
-	expect 5
+	run_keylock -d "$BATS_TEST_TMPDIR/dir2" -j 1000 key ls -A "$BATS_TEST_TMPDIR/dir2"
+	expect 0
 	[ "$output" = key ]
-	[ "$(files)" = 0 ]
+	[ "$(files "$BATS_TEST_TMPDIR/dir2")" = 0 ]
 }
 
-@test "-n, -w, -E, -v and -W of a key all whose slots are taken" {
-	local begin took
+@test "P9 -n, -w, -E, -v and -W of a key all whose slots are taken" {
+	local begin took option
 	hold -j 2 key
 	hold -j 2 key
-	run_keylock -n -j 2 key touch "$BATS_TEST_TMPDIR/ran"
-	expect_taken 75
-	for option in -w0.2 '-E7 -w0.2'; do
+	full 2
+	for option in '75 -w0.2' '7 -E7 -w0.2'; do
 		begin=$(milliseconds)
-		# shellcheck disable=SC2086
-		run_keylock $option -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+		run_keylock ${option#* } -j 2 key touch "$ran"
 		took=$(($(milliseconds) - begin))
-		if [ "$option" = -w0.2 ]; then
-			expect_taken 75
-		else
-			expect_taken 7
-		fi
-		[ "$took" -ge 200 ]
-		[ "$took" -lt 2200 ]
+		expect_taken "${option%% *}"
+		[[ $took -ge 200 && $took -lt 2200 ]]
 	done
-	run_keylock -E 0 -n -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+	run_keylock -E 0 -n -j 2 key touch "$ran"
 	expect_taken 0
-	run_keylock -v -n -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+	run_keylock -v -n -j 2 key touch "$ran"
 	expect_message 75 'key: taken: pid '
-	run_keylock -W 10m -n -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+	run_keylock -W 10m -n -j 2 key touch "$ran"
 	expect_taken 75
 	touch -d '1 hour ago' "$KEYLOCK_DIR"/*
-	run_keylock -W 10m -n -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+	run_keylock -W 10m -n -j 2 key touch "$ran"
 	expect_message 75 'key: taken: pid ' 'held for 1h0m'
 	# Behind one that waits, too.
 	queue first -j 2
-	run_keylock -w 0.2 -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+	run_keylock -w 0.2 -j 2 key touch "$ran"
 	expect_taken 75
-	[ ! -e "$BATS_TEST_TMPDIR/ran" ]
+	[ ! -e "$ran" ]
 	order_is ''
 }
 
 @test "-n beside many others is not turned away while there are slots for all" {
-	local crowd
-	crowd=$(probe crowd)
-	run_it "$crowd" 200 "$KEYLOCK" -n -j 300 key true
+	run_it "$(probe crowd)" 200 "$KEYLOCK" -n -j 300 key true
 	expect 0
 	[ "$output" = '0 200' ]
 	[ "$(files)" = 0 ]
 }
 
-@test "who waits for a slot is served in the order of arrival" {
-	local i expected='' waiters=()
+@test "P4 who waits for a slot is served in the order of arrival" {
+	local i stays expected='' waiters=()
 	hold -j 2 key
-	local stays=$holder
+	stays=$holder
 	hold -j 2 key
 	# One slot stays taken, so all pass through the other one by one.
 	for i in {1..80}; do
@@ -181,12 +171,13 @@ microseconds() {
 	[ "$(files)" = 0 ]
 }
 
-@test "nobody passes one who waits, though a slot is free" {
+@test "P4 nobody passes one who waits, though a slot is free" {
+	local stays first
 	hold -j 2 key
-	local stays=$holder
+	stays=$holder
 	hold -j 2 key
 	queue first -j 2
-	local first=$waiter
+	first=$waiter
 	# This one sleeps through its turn.
 	kill -STOP "$first"
 	wait_for 20 in_state "$first" T
@@ -203,7 +194,7 @@ microseconds() {
 	[ "$(files)" = 0 ]
 }
 
-@test "who comes to a file that has lost its name stands in the line of the new one" {
+@test "P1 who comes to a file that has lost its name stands in the line of the new one" {
 	local late first
 	keep gate
 	"$KEYLOCK" -j 2 key true 3>&- 4>&- &
@@ -221,7 +212,35 @@ microseconds() {
 	[ "$(files)" = 0 ]
 }
 
-@test "in a stream of arrivals at slots nobody is served before one that came earlier" {
+@test "P9 a slot whose gate somebody stopped in is taken, and no more than that" {
+	local first begin said=$BATS_TEST_TMPDIR/said
+	hold -j 3 key
+	first=$holder
+	"$(probe keep)" "$KEYLOCK_DIR/key%s2" gate >"$said" 3>&- 4>&- &
+	# shellcheck disable=SC2034 # for stop_keeping
+	keeper=$!
+	wait_for 20 grep -q kept "$said"
+	# The third is to be had, at once; then all are taken.
+	hold -n -j 3 key
+	[ -e "$KEYLOCK_DIR/key%s3" ]
+	full 3
+	run_keylock -w 0.2 -j 3 key touch "$ran"
+	expect_taken 75
+	# Who waits gets the one that becomes free, or that one when its gate does.
+	queue one -j 3
+	begin=$(microseconds)
+	let_go "$first"
+	began_at_once one
+	ended_with "$waiter" 0
+	hold -n -j 3 key
+	queue two -j 3
+	begin=$(microseconds)
+	stop_keeping
+	began_at_once two
+	ended_with "$waiter" 0
+}
+
+@test "P4 in a stream of arrivals at slots nobody is served before one that came earlier" {
 	local arrivals count=200
 	[ -z "${KEYLOCK_LONG-}" ] || count=3000
 	arrivals=$(probe arrivals)
@@ -235,12 +254,13 @@ microseconds() {
 	[ "$(files)" = 0 ]
 }
 
-@test "a signal ends or stops one that waits for a slot" {
+@test "P9 a signal ends or stops one that waits for a slot" {
+	local stays first signal
 	hold -j 2 key
-	local stays=$holder
+	stays=$holder
 	hold -j 2 key
 	queue first -j 2
-	local first=$waiter
+	first=$waiter
 	queue second -j 2
 	kill -TSTP "$first"
 	wait_for 20 in_state "$first" T
@@ -252,7 +272,6 @@ microseconds() {
 	kill -CONT "$first"
 	wait_for 20 has_ticket "$first"
 	order_is second
-	local signal
 	for signal in TERM INT HUP; do
 		"$(probe inherit)" -d "$KEYLOCK" -j 2 key true 3>&- 4>&- &
 		wait_for 20 has_ticket $!
@@ -266,13 +285,12 @@ microseconds() {
 	[ "$(files)" = 0 ]
 }
 
-@test "after a stop while -k waits for the second key the first is queued for by its own name" {
-	local both inherit first
-	inherit=$(probe inherit)
+@test "P4 after a stop while -k waits for the second key the first is queued for by its own name" {
+	local both first
 	hold -j 2 a
 	hold -j 2 b
 	hold -j 2 b
-	"$inherit" -g "$KEYLOCK" -j 2 -k a b true 3>&- 4>&- &
+	"$(probe inherit)" -g "$KEYLOCK" -j 2 -k a b true 3>&- 4>&- &
 	both=$!
 	wait_for 20 has_ticket "$both"
 	kill -TSTP "$both"
@@ -290,25 +308,33 @@ microseconds() {
 	wait "$both" || :
 }
 
-@test "who waits for a slot sleeps: no context switch in two seconds" {
-	local i waiters=() before=() after=()
-	hold -j 2 key
-	hold -j 2 key
-	queue first -j 2
-	waiters+=("$waiter")
-	queue second -j 2
-	waiters+=("$waiter")
-	queue third -j 2 -w 1h
-	waiters+=("$waiter")
-	# First in line with a time-out, under other keys.
-	export KEYLOCK_DIR=$BATS_TEST_TMPDIR/dir2
-	hold -j 3 key
-	hold -j 3 key
-	hold -j 3 key
-	queue fourth -j 3 -w 100
-	waiters+=("$waiter")
+@test "P5 who waits for a slot sleeps; the first in line looks once a second" {
+	local i group ahead waiters=() before=() after=()
+	# Three that are first in line, each of keys of its own: whatever it has done before it sleeps.
+	for group in 1 2 3; do
+		export KEYLOCK_DIR=$BATS_TEST_TMPDIR/dir$group
+		hold -j 2 key
+		hold -j 2 key
+		case $group in
+		1) queue first -j 2 ;;
+		2)
+			# This one has slept behind another before.
+			queue before -j 2
+			ahead=$waiter
+			KEYLOCK_KEY=key queue first -j 2 -w 100
+			kill -KILL "$ahead"
+			;;
+		3) queue first -j 2 -w 100 -k another ;;
+		esac
+		waiters+=("$waiter")
+		[ "$group" = 1 ] || continue
+		queue second -j 2
+		waiters+=("$waiter")
+		queue third -j 2 -w 1h
+		waiters+=("$waiter")
+	done
 	# After a second of waiting keylock may take its one look at who is before it.
-	sleep 1.2
+	sleep 3
 	for i in "${!waiters[@]}"; do
 		before[i]=$(switches "${waiters[i]}")
 	done
@@ -317,94 +343,79 @@ microseconds() {
 		after[i]=$(switches "${waiters[i]}")
 	done
 	echo "before: ${before[*]}, after: ${after[*]}"
-	[ "${before[0]}" -gt 0 ]
-	[ "${before[*]}" = "${after[*]}" ]
-	for i in "${!waiters[@]}"; do
+	for i in 1 2; do
+		[ "${before[i]}" -gt 0 ]
+		[ "${before[i]}" = "${after[i]}" ]
 		in_state "${waiters[i]}" S
 	done
+	for i in 0 3 4; do
+		[ "${before[i]}" -gt 0 ]
+		# Each time it looks at two slots.
+		[ $((after[i] - before[i])) -le 12 ]
+	done
 }
 
-@test "a slot is had at once when its command ends" {
-	local begin i took=()
-	hold -j 2 key
-	for i in 1 2 3; do
-		hold -j 2 key
-		queue "w$i" -j 2
-		queue "v$i" -j 2
-		begin=$(microseconds)
-		let_go
-		began_at_once "w$i"
-		ended_with "$waiter" 0
-	done
-	say_took 'end of the command'
-}
-
-@test "a slot is had at once when its holder is killed" {
-	local begin i took=()
-	hold -j 2 key
-	for i in 1 2 3; do
-		hold -j 2 key
-		queue "w$i" -j 2
-		# keylock alone: the command has the slot to its own end.
-		kill -KILL "$holder"
-		wait "$holder" 2>/dev/null || :
-		full 2
-		in_state "$held" RSD
-		begin=$(microseconds)
-		kill -KILL "$held"
-		began_at_once "w$i"
-		ended_with "$waiter" 0
-	done
-	say_took 'keylock, then the command killed'
-	took=()
-	for i in 4 5 6; do
-		hold -j 2 key
-		queue "w$i" -j 2
-		begin=$(microseconds)
-		kill -KILL "$holder" "$held"
-		began_at_once "w$i"
-		ended_with "$waiter" 0
-	done
-	say_took 'both killed'
-	took=()
-	for i in 7 8; do
-		hold -j 2 -F key
-		queue "w$i" -j 2
-		begin=$(microseconds)
-		kill -KILL "$holder"
-		began_at_once "w$i"
-		ended_with "$waiter" 0
-	done
-	say_took '-F, killed'
-}
-
-@test "a slot whose holder left a daemon behind is had at once" {
-	local begin i daemon took=()
-	hold -j 2 key
+# The ways in which a slot becomes free, from HOW, with the first in line waiting.
+hand_over() {
+	local how=$1 i daemon first
 	for i in 1 2 3; do
 		rm -f "$BATS_TEST_TMPDIR"/daemon*
-		"$KEYLOCK" -j 2 key sh -c 'sleep 1000 & echo $! >"$0.new"; mv "$0.new" "$0"
-			until [ -e "$0.go" ]; do sleep 0.01; done' "$BATS_TEST_TMPDIR/daemon" 3>&- 4>&- &
-		local first=$!
-		wait_for 20 test -e "$BATS_TEST_TMPDIR/daemon"
-		daemon=$(cat "$BATS_TEST_TMPDIR/daemon")
-		queue "w$i" -j 2
+		case $how in
+		left)
+			"$KEYLOCK" -j 2 key sh -c 'sleep 1000 & echo $! >"$0.new"; mv "$0.new" "$0"
+				until [ -e "$0.go" ]; do sleep 0.01; done' "$BATS_TEST_TMPDIR/daemon" 3>&- 4>&- &
+			first=$!
+			wait_for 20 test -e "$BATS_TEST_TMPDIR/daemon"
+			daemon=$(cat "$BATS_TEST_TMPDIR/daemon")
+			;;
+		in_place) hold -j 2 -F key ;;
+		*) hold -j 2 key ;;
+		esac
+		queue "$how$i" -j 2
 		begin=$(microseconds)
-		touch "$BATS_TEST_TMPDIR/daemon.go"
-		began_at_once "w$i"
-		ended_with "$first" 0
+		case $how in
+		ended) let_go ;;
+		killed) kill -KILL "$holder" "$held" ;;
+		in_place) kill -KILL "$holder" ;;
+		left) touch "$BATS_TEST_TMPDIR/daemon.go" ;;
+		keylock_first)
+			# keylock alone: the command has the slot to its own end.
+			kill -KILL "$holder"
+			wait "$holder" 2>/dev/null || :
+			full 2
+			in_state "$held" RSD
+			begin=$(microseconds)
+			kill -KILL "$held"
+			;;
+		esac
+		began_at_once "$how$i"
 		ended_with "$waiter" 0
-		in_state "$daemon" RSD
+		[ "$how" != left ] || ended_with "$first" 0
+		[ "$how" != left ] || in_state "$daemon" RSD
 	done
-	say_took 'daemon left behind (10 ms of it may be the test)'
-	let_go
-	[ "$(files)" = 0 ]
+	say_took "$how"
 }
 
-@test "with the user's inotify instances used up slots work all the same" {
-	local uid=61234 watchers begin i took=()
+@test "P2 a slot is had at once when its command ends, also when it leaves a daemon behind" {
+	hold -j 2 key
+	hand_over ended
+	# 10 ms of it may be the test.
+	hand_over left
+	let_go
+}
+
+@test "P2 a slot is had at once when its holder is killed" {
+	hold -j 2 key
+	hand_over keylock_first
+	hand_over killed
+	hand_over in_place
+}
+
+@test "P2 with the user's inotify instances used up slots work all the same" {
+	local uid=61234 watchers begin i user
 	need_root
 	need setpriv
+	user=(setpriv --reuid="$uid" --regid="$uid" --clear-groups)
 	public_folder
 	cp "$KEYLOCK" "$public/keylock"
 	cp "$(probe watchers)" "$public/watchers"
@@ -413,24 +424,23 @@ microseconds() {
 	chown "$uid" "$public/dir"
 	export KEYLOCK_DIR=$public/dir
 	: >"$BATS_TEST_TMPDIR/used"
-	setpriv --reuid="$uid" --regid="$uid" --clear-groups "$public/watchers" \
-		>"$BATS_TEST_TMPDIR/used" 3>&- 4>&- &
+	"${user[@]}" "$public/watchers" >"$BATS_TEST_TMPDIR/used" 3>&- 4>&- &
 	watchers=$!
 	started "$watchers"
 	wait_for 20 test -s "$BATS_TEST_TMPDIR/used"
 	grep -q 'used up' "$BATS_TEST_TMPDIR/used" || skip 'more instances than descriptors'
+	chmod 777 "$public"
+	touch "$public/order"
+	chmod 666 "$public/order"
+	ln -s "$public/order" "$BATS_TEST_TMPDIR/order"
 	for i in 1 2 3; do
 		mkfifo -m 666 "$public/$i.fifo"
 		# The fifo is opened for both, so that neither side ever waits in open().
-		setpriv --reuid="$uid" --regid="$uid" --clear-groups "$public/keylock" -j 2 key sh -c \
+		"${user[@]}" "$public/keylock" -j 2 key sh -c \
 			'exec 8<>"$0.fifo"; read -r _ <&8' "$public/$i" 3>&- 4>&- &
 		wait_for 20 eval '[ "$("$KEYLOCK" --who key | wc -l)" -ge '"$((i > 1 ? 2 : 1))"' ]'
 		[ "$i" -gt 1 ] || continue
-		: >"$BATS_TEST_TMPDIR/order"
-		chmod 777 "$BATS_TEST_TMPDIR" "$public"
-		touch "$public/order"
-		chmod 666 "$public/order"
-		setpriv --reuid="$uid" --regid="$uid" --clear-groups "$public/keylock" -j 2 key bash -c \
+		"${user[@]}" "$public/keylock" -j 2 key bash -c \
 			'echo "w$0 ${EPOCHREALTIME/[.,]/}" >>"$1"' "$i" "$public/order" 3>&- 4>&- &
 		waiter=$!
 		wait_for 20 has_ticket "$waiter"
@@ -439,17 +449,15 @@ microseconds() {
 		begin=$(microseconds)
 		echo 1<>"$public/$i.fifo"
 		ended_with "$waiter" 0
-		cat "$public/order" >>"$BATS_TEST_TMPDIR/order"
 		began_at_once "w$i"
-		: >"$public/order"
 	done
 	say_took 'without inotify'
 	echo 1<>"$public/1.fifo"
 	wait_for 20 eval '[ "$(files)" = 0 ]'
 }
 
-@test "a daemon left behind with -l or -F keeps the slot, without it not" {
-	local option daemon
+@test "P2 a daemon left behind with -l or -F keeps the slot to its end, without it not" {
+	local option daemon begin
 	hold -j 2 key
 	for option in -x -l -F; do
 		run_keylock "$option" -j 2 key sh -c 'sleep 1000 & echo $! >"$0"; exit 5' \
@@ -459,9 +467,15 @@ microseconds() {
 		in_state "$daemon" RSD
 		case $option in
 		-x) free 2 ;;
-		*) full 2 ;;
+		*)
+			full 2
+			queue "w$option" -j 2
+			;;
 		esac
+		begin=$(microseconds)
 		kill -KILL "$daemon"
+		[ "$option" = -x ] || began_at_once "w$option"
+		[ "$option" = -x ] || ended_with "$waiter" 0
 		wait_for 20 is_dead "$daemon"
 		free 2
 	done
@@ -470,19 +484,7 @@ microseconds() {
 	[ "$(files)" = 0 ]
 }
 
-@test "-F: who waits gets the slot when the last process that has it ends" {
-	local daemon begin took=()
-	hold -j 2 key
-	run_keylock -F -j 2 key sh -c 'sleep 1000 & echo $! >"$0"' "$BATS_TEST_TMPDIR/daemon"
-	daemon=$(cat "$BATS_TEST_TMPDIR/daemon")
-	queue w -j 2
-	begin=$(microseconds)
-	kill -KILL "$daemon"
-	began_at_once w
-	ended_with "$waiter" 0
-}
-
-@test "files of slots whose holders were killed go with the first run that comes after" {
+@test "P3 files of slots whose holders were killed go with the first run that comes after" {
 	local first
 	hold -j 3 key
 	first=$holder
@@ -508,22 +510,23 @@ microseconds() {
 @test "a slot's file that is not safe to use is refused, the first one's and another's" {
 	mkdir -m 700 "$KEYLOCK_DIR"
 	ln -s nowhere "$KEYLOCK_DIR/key"
-	run_keylock -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+	run_keylock -j 2 key touch "$ran"
 	expect_message 77 "$KEYLOCK_DIR/key:"
 	rm "$KEYLOCK_DIR/key"
 	ln -s nowhere "$KEYLOCK_DIR/key%s2"
 	hold -j 2 key
-	run_keylock -j 2 key touch "$BATS_TEST_TMPDIR/ran"
+	run_keylock -j 2 key touch "$ran"
 	expect_message 77 "$KEYLOCK_DIR/key%s2:"
-	[ ! -e "$BATS_TEST_TMPDIR/ran" ]
+	[ ! -e "$ran" ]
 	let_go
 	[ "$(readlink "$KEYLOCK_DIR/key%s2")" = nowhere ]
 	[ "$(files)" = 1 ]
 }
 
 @test "-k with -j: a slot of each key" {
+	local first
 	hold -j 2 -k b a
-	local first=$holder
+	first=$holder
 	hold -j 2 -k c b
 	# Of b both slots are taken, of a and c one.
 	run_keylock -n -j 2 b true
@@ -532,32 +535,22 @@ microseconds() {
 	expect 75
 	run_keylock -n -j 2 -k c a true
 	expect 0
-	"$KEYLOCK" -j 2 -k a b touch "$BATS_TEST_TMPDIR/served" 3>&- 4>&- &
+	"$KEYLOCK" -j 2 -k a b touch "$ran.served" 3>&- 4>&- &
 	waiter=$!
 	wait_for 20 has_ticket "$waiter"
 	# It has the second slot of a by now.
 	run_keylock -n -j 2 a true
 	expect 75
-	[ ! -e "$BATS_TEST_TMPDIR/served" ]
+	[ ! -e "$ran.served" ]
 	let_go
 	ended_with "$waiter" 0
-	[ -e "$BATS_TEST_TMPDIR/served" ]
+	[ -e "$ran.served" ]
 	let_go "$first"
 	[ "$(files)" = 0 ]
 }
 
-@test "--hold takes a slot" {
-	hold -j 2 key
-	run_it sh -c '"$KEYLOCK" -n -j 2 --hold key <"$0" | {
-		read -r line; echo "$line"; "$KEYLOCK" -n -j 2 key true; echo $?; }' /dev/zero
-	[ "$output" = $'locked\n75' ]
-	wait_for 20 "$KEYLOCK" -n -j 2 key true
-	let_go
-	[ "$(files)" = 0 ]
-}
-
 @test "--list and --who show each slot that is held, and who waits" {
-	local first
+	local first third
 	hold -j 3 key
 	first=$holder
 	hold -j 3 key
@@ -573,7 +566,7 @@ microseconds() {
 	[ "$(wc -l <<<"$output")" = 2 ]
 	[[ $output == *'"slot":1,"pids":['"$first"']'*'"slot":2,"pids":['"$holder"']'* ]]
 	[[ ${output##*$'\n'} == '{"key":"key","state":"held","mode":"exclusive",'*/key%s2* ]]
-	local third=$holder
+	third=$holder
 	hold -j 3 key
 	queue w -j 3
 	queue v -j 3
@@ -590,13 +583,14 @@ microseconds() {
 }
 
 @test "a run without -j is a run with one slot, and of two numbers the larger one holds" {
+	local i
 	hold key
 	# It is alone in the first of four.
 	run_keylock -n -j 1 key true
 	expect 75
-	hold -n -j 4 key
-	hold -n -j 4 key
-	hold -n -j 4 key
+	for i in 1 2 3; do
+		hold -n -j 4 key
+	done
 	full 4
 	full 2
 	run_keylock -n key true
@@ -609,31 +603,45 @@ microseconds() {
 @test "-j with what is no number of slots, or does not go with it" {
 	local value
 	for value in 0 1001 x '' -1 1.5 2x ' 2' +2 99999999999999999999; do
-		run_keylock -j "$value" key touch "$BATS_TEST_TMPDIR/ran"
+		run_keylock -j "$value" key touch "$ran"
 		expect_message 64 -j
 	done
 	for value in '-j 2 -s' '-s -j 2' '-j 2 -A' '-R -j 2' '-j 1 -s' '-j1 -A'; do
-		# shellcheck disable=SC2086
-		run_keylock $value key touch "$BATS_TEST_TMPDIR/ran"
+		run_keylock $value key touch "$ran"
 		expect_message 64 -j
 	done
 	run_keylock -j
 	expect_message 64 -j
-	[ ! -e "$BATS_TEST_TMPDIR/ran" ]
+	[ ! -e "$ran" ]
 	[ "$(files)" = 0 ]
 	# The last mode counts: this is exclusive.
 	run_keylock -s -x -j 2 key true
 	expect 0
 }
 
-# Runs the probe slotted and fails when it saw too many at once, or too few, or nothing at all.
+# stress [OPTION…] COUNT WORKERS HOLD SLOTS: fails when the probe slotted saw too many at once, or
+# too few, or nothing at all.
 stress() {
-	local slotted
-	slotted=$(probe slotted)
-	run_it "$slotted" "$@"
+	local options=() slots=${*: -1} count=${*: -4:1}
+	while [ $# -gt 4 ]; do
+		options+=("$1")
+		shift
+	done
+	run_it "$(probe slotted)" "${options[@]}" "$BATS_TEST_TMPDIR/witness" "$@" "$KEYLOCK" key
 	expect 0
-	[[ $output =~ ^runs=([0-9]+)\ kills=([0-9]+)\ excess=0\ most=([0-9]+)\ low_ms=([0-9]+)\ low_share=([0-9]+)\ ms=([0-9]+)\ others=0\ stuck=0$ ]]
+	[[ $output =~ ^runs=([0-9]+)\ kills=([0-9]+)\ excess=0\ most=$slots\ low_ms=([0-9]+)\ low_share=([0-9]+)\ ms=([0-9]+)\ others=0\ stuck=0$ ]]
 	echo "# $output" >&3
+	case ${options[*]} in
+	*-k*)
+		[ "${BASH_REMATCH[1]}" -ge $((count / 2)) ]
+		[ "${BASH_REMATCH[2]}" -ge $((count / 10)) ]
+		;;
+	*)
+		[ "${BASH_REMATCH[1]}" = "$count" ]
+		[ "${BASH_REMATCH[3]}" -lt 1000 ]
+		[ "$(files)" = 0 ]
+		;;
+	esac
 }
 
 # All three slots can be had, and then nothing is left of what was killed.
@@ -652,62 +660,30 @@ no_traces() {
 	[ "$(files)" = 0 ]
 }
 
-@test "many at a few slots: never more, and never fewer while somebody waits" {
-	stress "$BATS_TEST_TMPDIR/witness" 80 80 10000 4 "$KEYLOCK" key
-	[ "${BASH_REMATCH[1]}" = 80 ]
-	[ "${BASH_REMATCH[3]}" = 4 ]
-	[ "${BASH_REMATCH[4]}" -lt 1000 ]
-	[ "$(files)" = 0 ]
+@test "P1 many at a few slots: never more, and never fewer while somebody waits" {
+	stress 80 80 10000 4
+	[ -z "${KEYLOCK_LONG-}" ] || stress 500 500 20000 4
 }
 
-@test "500 waiters at 4 slots: never 5, never fewer than 4" {
-	need_long
-	stress "$BATS_TEST_TMPDIR/witness" 500 500 20000 4 "$KEYLOCK" key
-	[ "${BASH_REMATCH[1]}" = 500 ]
-	[ "${BASH_REMATCH[3]}" = 4 ]
-	[ "${BASH_REMATCH[4]}" -lt 1000 ]
-	[ "$(files)" = 0 ]
-}
-
-@test "slots while holders and waiters are killed" {
+@test "P1 slots while daemons are left behind, and holders and waiters are killed" {
 	local count=300
 	[ -z "${KEYLOCK_LONG-}" ] || count=6000
-	stress -k "$BATS_TEST_TMPDIR/witness" "$count" 12 1500 3 "$KEYLOCK" key
-	[ "${BASH_REMATCH[1]}" -ge $((count / 2)) ]
-	[ "${BASH_REMATCH[2]}" -ge $((count / 10)) ]
-	[ "${BASH_REMATCH[3]}" = 3 ]
+	stress -d "$count" 12 1000 3
+	stress -k "$count" 12 1500 3
 	no_traces
-}
-
-@test "slots while daemons are left behind" {
-	local count=300
-	[ -z "${KEYLOCK_LONG-}" ] || count=6000
-	stress -d "$BATS_TEST_TMPDIR/witness" "$count" 12 1000 3 "$KEYLOCK" key
-	[ "${BASH_REMATCH[1]}" = "$count" ]
-	[ "${BASH_REMATCH[3]}" = 3 ]
-	[ "$(files)" = 0 ]
-}
-
-@test "slots while daemons are left behind and keylocks are killed" {
-	local count=300
-	[ -z "${KEYLOCK_LONG-}" ] || count=6000
-	stress -k -d "$BATS_TEST_TMPDIR/witness" "$count" 12 1000 3 "$KEYLOCK" key
-	[ "${BASH_REMATCH[1]}" -ge $((count / 2)) ]
-	[ "${BASH_REMATCH[2]}" -ge $((count / 10)) ]
-	[ "${BASH_REMATCH[3]}" = 3 ]
+	stress -k -d "$count" 12 1000 3
 	no_traces
 }
 
 @test "a thousand slots, all taken, and one who waits" {
-	local i
+	local i one begin
 	need_long
 	for i in {1..1000}; do
 		"$KEYLOCK" -F -j 1000 key sleep 1000 3>&- 4>&- &
-		[ "$i" != 500 ] || local one=$!
+		[ "$i" != 500 ] || one=$!
 	done
 	wait_for 50 eval '! "$KEYLOCK" -n -j 1000 key true'
 	queue w -j 1000
-	local begin took=()
 	begin=$(microseconds)
 	kill -KILL "$one"
 	began_at_once w

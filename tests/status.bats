@@ -1,8 +1,8 @@
 # How keylock ends: the command's own status and death, and each failure of keylock's own.
 
 # Scripts in single quotes are meant for the shell that they are given to (SC2016), status and
-# output come from the helper (SC2154).
-# shellcheck disable=SC2016,SC2030,SC2031,SC2154
+# output come from the helper (SC2154), the words of a case are split on purpose (SC2086).
+# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154
 load helper
 
 # A command that leaves a trace when it runs, to prove that it did not.
@@ -11,150 +11,110 @@ setup() {
 	ran=$BATS_TEST_TMPDIR/ran
 }
 
-not_run() {
-	[ ! -e "$ran" ] || {
-		echo 'the command was run'
-		return 1
-	}
+# ended_as HOW KEYLOCK-ARG…: what keylock ends with, "exit N" or "signal N".
+ended_as() {
+	local how=$1
+	shift
+	# Whoever started the tests in the background has INT and QUIT ignored.
+	run_it ended "$BATS_TEST_TMPDIR/how" env --default-signal "$KEYLOCK" "$@"
+	[ "$(cat "$BATS_TEST_TMPDIR/how")" = "$how" ]
 }
 
-@test "the command's exit status is keylock's, all 256 of them" {
+# fails STATUS TEXT ARG…: that status, one line that has TEXT, and the command has not run.
+fails() {
+	local status_wanted=$1 text=$2
+	shift 2
+	run_it "$@"
+	expect_message "$status_wanted" "$text"
+	[ ! -e "$ran" ]
+}
+
+@test "P6 the command's exit status is keylock's, all 256 of them" {
 	run_it sh -c 'for n in $(seq 0 255); do
 		"$KEYLOCK" job7 sh -c "exit $n"
 		got=$?
 		[ "$got" = "$n" ] || echo "$n became $got"
 	done'
 	expect 0
-	[ -z "$output" ]
-	[ -z "$stderr" ]
-	[ "$(files)" = 0 ]
+	[[ -z $output && -z $stderr && $(files) == 0 ]]
 }
 
-@test "the command's death by a signal is keylock's, without a second core" {
+@test "P6 the command's death by a signal is keylock's, without a second core" {
+	local signal number
 	cd "$BATS_TEST_TMPDIR"
 	ulimit -c unlimited 2>/dev/null || :
-	local signal number ended
-	ended=$(probe ended)
 	for signal in HUP INT QUIT ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM XCPU VTALRM SYS RTMIN; do
 		number=$(kill -l "$signal")
-		# Whoever started the tests in the background has INT and QUIT ignored.
-		run_it env --default-signal "$ended" how "$KEYLOCK" job7 sh -c "kill -$number \$\$; exit 9"
-		expect 0
-		[ "$(cat how)" = "signal $number" ]
+		ended_as "signal $number" job7 sh -c "kill -$number \$\$; exit 9"
 	done
 	[ "$(files)" = 0 ]
-}
-
-@test "an exit status above 128 stays an exit status" {
-	local number
+	# And a shell's word for a death stays an exit.
 	for number in 129 137 143 192 255; do
-		run_it ended "$BATS_TEST_TMPDIR/how" "$KEYLOCK" job7 sh -c "exit $number"
-		[ "$(cat "$BATS_TEST_TMPDIR/how")" = "exit $number" ]
+		ended_as "exit $number" job7 sh -c "exit $number"
 	done
 }
 
-@test "status and death are the command's with -F, -o, -l, -s, -n, -w and -c as well" {
+@test "P6 status and death are the command's with -F, -o, -l, -s, -n, -w, -k and -c as well" {
 	local option
-	for option in -F -o -l -s -n -w9; do
-		run_keylock "$option" job7 sh -c 'exit 37'
-		expect 37
-		run_it ended "$BATS_TEST_TMPDIR/how" "$KEYLOCK" "$option" job7 sh -c 'kill -TERM $$'
-		[ "$(cat "$BATS_TEST_TMPDIR/how")" = 'signal 15' ]
+	for option in -F -o -l -s -n -w9 -kother; do
+		ended_as 'exit 37' "$option" job7 sh -c 'exit 37'
+		ended_as 'signal 15' "$option" job7 sh -c 'kill -TERM $$'
 	done
-	run_keylock job7 -c 'exit 38'
-	expect 38
-	run_it ended "$BATS_TEST_TMPDIR/how" "$KEYLOCK" job7 -c 'kill -TERM $$'
-	[ "$(cat "$BATS_TEST_TMPDIR/how")" = 'signal 15' ]
+	ended_as 'exit 38' job7 -c 'exit 38'
+	ended_as 'signal 15' job7 -c 'kill -TERM $$'
 }
 
-@test "64: a fault in the command line" {
-	run_keylock
-	expect_message 64
-	[ ! -e "$KEYLOCK_DIR" ]
-}
-
-@test "71: the system has no descriptor left" {
+@test "71: the system has no descriptor, process or timer left" {
 	local limit
 	need_plain
 	# With 10 or fewer the lock cannot get a descriptor of 10 or above.
 	for limit in 3 4 5 6 7 8 9 10; do
-		run_it sh -c "ulimit -n $limit; exec \"\$KEYLOCK\" job7 touch '$ran'"
-		expect_message 71
-		not_run
+		fails 71 '' sh -c "ulimit -n $limit; exec \"\$KEYLOCK\" job7 touch '$ran'"
 	done
-	run_it sh -c "ulimit -n 24; exec \"\$KEYLOCK\" job7 touch '$ran'"
+	run_it sh -c "ulimit -n 24; exec \"\$KEYLOCK\" job7 true"
 	expect 0
-	[ -e "$ran" ]
 	[ "$(files)" = 0 ]
-}
 
-@test "71: the system has no process left" {
+	# A timer counts as a signal that waits to be delivered. Who need not wait needs none.
+	run_it bash -c 'ulimit -i 0; exec "$KEYLOCK" -w 2 job7 true'
+	expect 0
+	hold job7
+	fails 71 'ulimit -i' bash -c 'ulimit -i 0; exec "$KEYLOCK" -w 2 job7 touch "$0"' "$ran"
+	let_go
+
 	need_root # to become somebody who has no other process
 	need setpriv
 	public_folder
 	cp "$KEYLOCK" "$public/keylock"
 	mkdir -m 1777 "$public/dir"
-	run_it as_user 61111 bash -c "ulimit -u 1; exec '$public/keylock' -d '$public/dir' job7 touch '$public/dir/ran'"
-	expect_message 71
-	[ ! -e "$public/dir/ran" ]
+	fails 71 '' as_user 61111 bash -c \
+		"ulimit -u 1; exec '$public/keylock' -d '$public/dir' job7 touch '$public/dir/ran'"
 	[ "$(files "$public/dir")" = 0 ]
 }
 
-@test "73: the directory cannot be made" {
-	KEYLOCK_DIR=$BATS_TEST_TMPDIR/none/dir
-	run_keylock job7 touch "$ran"
-	expect_message 73 "$KEYLOCK_DIR"
-	not_run
+@test "73: the directory or the lockfile cannot be made" {
+	fails 73 "$BATS_TEST_TMPDIR/none/dir" "$KEYLOCK" -d "$BATS_TEST_TMPDIR/none/dir" job7 touch "$ran"
 	# Only the last component is made, so not even a part of it is there.
 	[ ! -e "$BATS_TEST_TMPDIR/none" ]
-}
-
-@test "73: the lockfile cannot be made" {
 	# /proc is a directory that nobody can make a file in, root included.
-	KEYLOCK_DIR=/proc
-	run_keylock job7 touch "$ran"
-	expect_message 73 /proc
-	not_run
-}
-
-@test "73: no space for the lockfile" {
-	run_it private_root sh -c 'mount -t tmpfs -o nr_inodes=1 none /mnt &&
+	fails 73 /proc "$KEYLOCK" -d /proc job7 touch "$ran"
+	fails 73 /mnt private_root sh -c 'mount -t tmpfs -o nr_inodes=1 none /mnt &&
 		exec "$KEYLOCK" -d /mnt job7 touch "$0"' "$ran"
-	expect_message 73 /mnt
-	not_run
 }
 
-@test "75: the key is taken, and -n does not wait" {
-	hold job7
-	run_keylock -n job7 touch "$ran"
-	expect_taken 75
-	not_run
-	let_go
-	expect 0
-	[ "$(files)" = 0 ]
-}
-
-@test "75: the key was not had in time" {
-	hold job7
-	run_keylock -w 0.05 job7 touch "$ran"
-	expect_taken 75
-	not_run
-	let_go
-	expect 0
-	[ "$(files)" = 0 ]
-}
-
-@test "-E gives the status for a taken key, 0 and 255 included" {
-	hold job7
+@test "75: the key is taken; -E gives another status, 0 and 255 included" {
 	local number
-	for number in 0 1 77 255; do
-		run_keylock -n -E "$number" job7 touch "$ran"
-		expect_taken "$number"
-		run_keylock -w 0.02 -E "$number" job7 touch "$ran"
-		expect_taken "$number"
+	hold job7
+	for number in '' 0 1 77 255; do
+		run_keylock -n ${number:+-E "$number"} job7 touch "$ran"
+		expect_taken "${number:-75}"
+		run_keylock -w 0.02 ${number:+-E "$number"} job7 touch "$ran"
+		expect_taken "${number:-75}"
 	done
-	not_run
+	[ ! -e "$ran" ]
 	let_go
+	expect 0
+	[ "$(files)" = 0 ]
 	# It is not for the command's status.
 	run_keylock -n -E 3 job7 sh -c 'exit 75'
 	expect 75
@@ -165,53 +125,80 @@ not_run() {
 @test "77: the lockfile is a symbolic link" {
 	mkdir "$KEYLOCK_DIR"
 	ln -s "$BATS_TEST_TMPDIR/target" "$KEYLOCK_DIR/job7"
-	run_keylock job7 touch "$ran"
-	expect_message 77 "$KEYLOCK_DIR"
-	not_run
+	fails 77 "$KEYLOCK_DIR" "$KEYLOCK" job7 touch "$ran"
 	[ ! -e "$BATS_TEST_TMPDIR/target" ]
 }
 
-@test "126: the command cannot be executed" {
+@test "126: the command cannot be executed; 127: it is not found" {
 	local command option
 	echo 'echo ran' >"$BATS_TEST_TMPDIR/plain"
-	for command in "$BATS_TEST_TMPDIR/plain" "$BATS_TEST_TMPDIR" /; do
-		for option in -x -F -o; do
-			run_keylock "$option" job7 "$command"
-			expect_message 126 "$command"
+	for option in -x -F -o; do
+		for command in "$BATS_TEST_TMPDIR/plain" "$BATS_TEST_TMPDIR" /; do
+			fails 126 "$command" "$KEYLOCK" "$option" job7 "$command"
+		done
+		for command in no-such-command-here ./no-such-command "$BATS_TEST_TMPDIR/none" ''; do
+			fails 127 "$command" "$KEYLOCK" "$option" job7 "$command"
 		done
 	done
+	fails 127 sh env PATH=/var/empty "$KEYLOCK" job7 sh
+	# Not that the command is not found, since it is there.
+	printf '#!/no/such/interpreter\n' >"$BATS_TEST_TMPDIR/script"
+	chmod +x "$BATS_TEST_TMPDIR/script"
+	fails 127 interpreter "$KEYLOCK" job7 "$BATS_TEST_TMPDIR/script"
+	[[ $stderr == *"$BATS_TEST_TMPDIR/script"* ]]
 	run_keylock -n job7 true
 	expect 0
 	[ "$(files)" = 0 ]
 }
 
-@test "126: what PATH has cannot be executed, but a later one that can is found" {
+@test "126 and 127 along PATH: what can be executed is found behind what cannot" {
+	local path=$BATS_TEST_TMPDIR/first:$BATS_TEST_TMPDIR/second
 	mkdir "$BATS_TEST_TMPDIR/first" "$BATS_TEST_TMPDIR/second"
 	echo 'exit 3' >"$BATS_TEST_TMPDIR/first/odd-command"
-	run_it env PATH="$BATS_TEST_TMPDIR/first:$BATS_TEST_TMPDIR/second" "$KEYLOCK" job7 odd-command
-	expect_message 126 odd-command
+	fails 126 odd-command env PATH="$path" "$KEYLOCK" job7 odd-command
 	printf '#!/bin/sh\nexit 4\n' >"$BATS_TEST_TMPDIR/second/odd-command"
 	chmod +x "$BATS_TEST_TMPDIR/second/odd-command"
-	run_it env PATH="$BATS_TEST_TMPDIR/first:$BATS_TEST_TMPDIR/second" "$KEYLOCK" job7 odd-command
+	run_it env PATH="$path" "$KEYLOCK" job7 odd-command
 	expect 4
-}
-
-@test "126: a command along PATH is a link to itself" {
-	mkdir "$BATS_TEST_TMPDIR/bin"
-	ln -s endless-link "$BATS_TEST_TMPDIR/bin/endless-link"
-	run_it env PATH="$BATS_TEST_TMPDIR/bin:$PATH" "$KEYLOCK" job7 endless-link
-	expect_message 126 endless-link
+	ln -s endless-link "$BATS_TEST_TMPDIR/first/endless-link"
+	fails 126 endless-link env PATH="$path" "$KEYLOCK" job7 endless-link
+	run_it env -u PATH "$KEYLOCK" job7 sh -c 'exit 6'
+	expect 6
 	[ "$(files)" = 0 ]
 }
 
-@test "126: a script without #! where /bin/sh cannot be executed" {
-	echo "echo ran >'$ran'" >"$BATS_TEST_TMPDIR/script"
-	chmod +x "$BATS_TEST_TMPDIR/script"
-	run_it private_root bash -c 'mount --bind /dev/null "$(readlink -f /bin/sh)" && exec "$KEYLOCK" job7 "$0"' \
-		"$BATS_TEST_TMPDIR/script"
+@test "127, not 126, though PATH names a folder that this user may not search" {
+	local closed=$BATS_TEST_TMPDIR/closed try=(env "PATH=$BATS_TEST_TMPDIR/closed:/usr/bin:/bin" "$KEYLOCK")
+	mkdir -m 000 "$closed"
+	if [ "$(id -u)" = 0 ]; then
+		public_folder
+		cp "$KEYLOCK" "$public/keylock"
+		mkdir -m 777 "$public/dir"
+		KEYLOCK_DIR=$public/dir/keys
+		chmod 700 "$closed"
+		try=(as_user 12345:12345 "${try[@]:0:2}" "$public/keylock")
+	fi
+	fails 127 'no-such-command: command not found' "${try[@]}" job7 no-such-command
+	run_it "${try[@]}" job7 sh -c 'exit 5'
+	expect 5
+	fails 126 'Permission denied' "${try[@]}" job7 "$closed/no-such-command"
+}
+
+@test "P6 a script without #! is run by /bin/sh, 126 where that cannot be executed" {
+	local option script=$BATS_TEST_TMPDIR/a-script
+	printf 'echo "$0" "$#" "$1" "$2"\nexit 9\n' >"$script"
+	chmod +x "$script"
+	for option in -x -F -o; do
+		run_keylock "$option" job7 "$script" 'a b' ''
+		expect 9
+		[[ $output == "$script 2 a b " && -z $stderr ]]
+		run_it env PATH="$BATS_TEST_TMPDIR:$PATH" "$KEYLOCK" "$option" job7 a-script 'a b' ''
+		expect 9
+		[[ $output == "$script 2 a b " && -z $stderr ]]
+	done
 	# The script is named, not the shell, which was not asked for.
-	expect_message 126 "$BATS_TEST_TMPDIR/script"
-	not_run
+	fails 126 "$script" private_root bash -c \
+		'mount --bind /dev/null "$(readlink -f /bin/sh)" && exec "$KEYLOCK" job7 "$0"' "$script"
 	[ "$(files)" = 0 ]
 }
 
@@ -231,96 +218,35 @@ not_run() {
 	[ "$(files)" = 0 ]
 }
 
-@test "127, not 126, though PATH names a folder that this user may not search" {
-	local closed=$BATS_TEST_TMPDIR/closed try=()
-	mkdir -m 700 "$closed"
-	if [ "$(id -u)" = 0 ]; then
-		public_folder
-		cp "$KEYLOCK" "$public/keylock"
-		mkdir -m 777 "$public/dir"
-		KEYLOCK_DIR=$public/dir/keys
-		try=(as_user 12345:12345 env PATH="$closed:/usr/bin:/bin" "$public/keylock")
-	else
-		chmod 000 "$closed"
-		try=(env PATH="$closed:/usr/bin:/bin" "$KEYLOCK")
-	fi
-	run_it "${try[@]}" job7 no-such-command
-	expect_message 127 'no-such-command: command not found'
-	run_it "${try[@]}" job7 sh -c 'exit 5'
-	expect 5
-	run_it "${try[@]}" job7 "$closed/no-such-command"
-	expect_message 126 'Permission denied'
-}
-
-@test "127: the command is not found" {
-	local command option
-	for command in no-such-command-here ./no-such-command "$BATS_TEST_TMPDIR/none"; do
-		for option in -x -F -o; do
-			run_keylock "$option" job7 "$command"
-			expect_message 127 "$command"
-		done
-	done
-	run_keylock job7 ''
-	expect_message 127
-	run_it env PATH=/var/empty "$KEYLOCK" job7 sh
-	expect_message 127 sh
-	run_keylock -n job7 true
-	expect 0
-	[ "$(files)" = 0 ]
-}
-
-@test "127: the interpreter that a script names is not found" {
-	printf '#!/no/such/interpreter\n' >"$BATS_TEST_TMPDIR/script"
-	chmod +x "$BATS_TEST_TMPDIR/script"
-	run_keylock job7 "$BATS_TEST_TMPDIR/script"
-	# Not that the command is not found, since it is there.
-	expect_message 127 "$BATS_TEST_TMPDIR/script" interpreter
-	[ "$(files)" = 0 ]
-}
-
-@test "a script without #! is run by /bin/sh" {
-	echo 'echo "script $1 $2"; exit 5' >"$BATS_TEST_TMPDIR/script"
-	chmod +x "$BATS_TEST_TMPDIR/script"
+@test "P6 5,000 variables in the environment reach the command, though the stack is small" {
 	local option
-	for option in -x -F -o; do
-		run_keylock "$option" job7 "$BATS_TEST_TMPDIR/script" 'a b' c
-		expect 5
-		[ "$output" = 'script a b c' ]
-		run_it env PATH="$BATS_TEST_TMPDIR:$PATH" "$KEYLOCK" "$option" job7 script 1 2
-		expect 5
-		[ "$output" = 'script 1 2' ]
+	for option in -x -F; do
+		run_it bash -c 'for i in {1..5000}; do vars+=("v$i="); done; ulimit -s 128
+			exec env -i "${vars[@]}" KEYLOCK_DIR="$KEYLOCK_DIR" "$KEYLOCK" "$0" job7 env' "$option"
+		expect 0
+		[ "$(grep -c '^v' "$out")" = 5000 ]
 	done
-}
-
-@test "without PATH a command is found where the system has its own" {
-	run_it env -u PATH "$KEYLOCK" job7 sh -c 'exit 6'
-	expect 6
 }
 
 @test "what cannot be printed is not answered with 0" {
 	local option
 	[ -w /dev/full ] || skip 'needs /dev/full'
 	for option in --help --version '--path job7'; do
-		# shellcheck disable=SC2086
 		run_it sh -c 'exec "$KEYLOCK" "$@" >/dev/full' - $option
 		[ "$status" -ne 0 ]
 		expect_message "$status"
 	done
 }
 
-@test "a closed or full standard error changes no status" {
-	hold job7
-	run_it sh -c 'exec "$KEYLOCK" -n job7 true 2>&-'
-	expect 75
-	run_it sh -c 'exec "$KEYLOCK" -n job7 true 2>/dev/full'
-	expect 75
-	run_it sh -c 'exec "$KEYLOCK" -v other sh -c "exit 8" 2>/dev/full'
-	expect 8
-}
-
-@test "a standard error that nobody reads any more changes no status and does not reach the command" {
+@test "P6 a standard error that is closed, full or has no reader changes no status and does not reach the command" {
 	local gone='exec 2> >(:); wait $!; exec env --default-signal=PIPE "$KEYLOCK" "$@"' waiter
 	hold job7
+	for where in '&-' /dev/full; do
+		run_it sh -c "exec \"\$KEYLOCK\" -n -v job7 true 2>$where"
+		expect 75
+		run_it sh -c "exec \"\$KEYLOCK\" -v other sh -c 'exit 8' 2>$where"
+		expect 8
+	done
 	run_it bash -c "$gone" - -v -n job7 true
 	expect 75
 	run_it bash -c "$gone" - -n job7
@@ -330,7 +256,19 @@ not_run() {
 	waiter=$!
 	wait_for 20 blocked "$KEYLOCK_DIR/job7"
 	let_go
-	status=0
-	wait "$waiter" || status=$?
-	expect 3
+	ended_with "$waiter" 3
+}
+
+@test "P6 a log that has reached the limit of its size is no signal to the command" {
+	local mode waiter
+	head -c 5000 /dev/zero >"$BATS_TEST_TMPDIR/log"
+	for mode in -x -F; do
+		hold job7
+		bash -c 'ulimit -f 1; exec 2>>"$0"; exec env --default-signal=XFSZ "$@"' "$BATS_TEST_TMPDIR/log" \
+			"$KEYLOCK" "$mode" -v job7 sh -c 'sleep 0.1; exit 8' 3>&- 4>&- &
+		waiter=$!
+		wait_for 20 blocked "$KEYLOCK_DIR/job7"
+		let_go
+		ended_with "$waiter" 8
+	done
 }

@@ -1,8 +1,14 @@
 #!/usr/bin/env bats
 # Waiting: in turn, asleep, and no longer than -w says.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154 # inner shells' and the helper's variables
 
+# The words of a case are split on purpose (SC2086); inner shells' and the helper's variables.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2153,SC2154
 load helper
+
+setup() {
+	keylock_setup
+	ran=$BATS_TEST_TMPDIR/ran
+}
 
 # Starts a keylock with these options whose command adds NAME to the file "order" and then, when
 # there is a file "slow", waits until there is a file NAME.end. Returns at once; sets waiter.
@@ -25,22 +31,26 @@ last_is() {
 	[ "$(tail -n 1 "$BATS_TEST_TMPDIR/order" 2>/dev/null)" = "$1" ]
 }
 
+past() {
+	[ "$(milliseconds)" -gt "$1" ]
+}
+
 # Runs COMMAND, which is to be a keylock that gives up after MILLISECONDS: not before, and not much
 # later, although the machine may be busy.
 gives_up_after() {
 	local wait=$1 begin took
 	shift
 	begin=$(milliseconds)
-	run_it "$@" touch "$BATS_TEST_TMPDIR/ran"
+	run_it "$@" touch "$ran"
 	took=$(($(milliseconds) - begin))
 	echo "took $took ms"
 	expect 75
-	[ ! -e "$BATS_TEST_TMPDIR/ran" ]
+	[ ! -e "$ran" ]
 	[ "$took" -ge "$wait" ]
 	[ "$took" -lt $((wait + 2000)) ]
 }
 
-@test "200 waiters run in the order in which they came" {
+@test "P4 200 waiters run in the order in which they came" {
 	local i expected='' waiters=()
 	hold key
 	for i in {1..200}; do
@@ -95,7 +105,7 @@ gives_up_after() {
 	[ "$(files)" = 0 ]
 }
 
-@test "in a stream of arrivals nobody is served before one that came earlier" {
+@test "P4 in a stream of arrivals nobody is served before one that came earlier" {
 	local arrivals count=1500 others=500 keylock
 	[ -z "${KEYLOCK_LONG-}" ] || others=$count
 	arrivals=$(probe arrivals)
@@ -115,14 +125,14 @@ gives_up_after() {
 	fi
 }
 
-@test "an exclusive waiter is served though shared holders keep coming" {
-	local name first others=()
+@test "P4 an exclusive waiter is served though shared holders keep coming" {
+	local name first exclusive others=()
 	touch "$BATS_TEST_TMPDIR/slow"
 	contend s0 -s
 	first=$waiter
 	wait_for 20 order_is s0
 	queue x
-	local exclusive=$waiter
+	exclusive=$waiter
 	for name in s1 s2 s3; do
 		queue "$name" -s
 		others+=("$waiter")
@@ -148,9 +158,9 @@ gives_up_after() {
 	[ "$(files)" = 0 ]
 }
 
-@test "shared holders hold together, with no exclusive one" {
-	touch "$BATS_TEST_TMPDIR/slow"
+@test "P1 shared holders hold together, with no exclusive one" {
 	local name holders=()
+	touch "$BATS_TEST_TMPDIR/slow"
 	for name in s1 s2 s3; do
 		contend "$name" -s
 		holders+=("$waiter")
@@ -173,17 +183,13 @@ gives_up_after() {
 	[ "$(files)" = 0 ]
 }
 
-@test "a waiter sleeps: no context switch in two seconds" {
+@test "P5 a waiter sleeps: no context switch in two seconds" {
 	local i waiters=() before=() after=()
 	hold key
-	queue first
-	waiters+=("$waiter")
-	queue second -w 100
-	waiters+=("$waiter")
-	queue third -s
-	waiters+=("$waiter")
-	queue fourth -s -w 1h
-	waiters+=("$waiter")
+	for i in '' '-w 100' -s '-s -w 1h'; do
+		queue any $i
+		waiters+=("$waiter")
+	done
 	# First in line with a time-out, under a key of its own.
 	KEYLOCK_DIR=$BATS_TEST_TMPDIR/dir2 hold key2
 	KEYLOCK_DIR=$BATS_TEST_TMPDIR/dir2 "$KEYLOCK" -w 100 key2 true 3>&- 4>&- &
@@ -207,44 +213,43 @@ gives_up_after() {
 }
 
 @test "-n -s beside 1,000 others never fails on a key that only shared holders have" {
-	local crowd
-	crowd=$(probe crowd)
 	hold -s key
-	run_it "$crowd" 1000 "$KEYLOCK" -n -s key true
+	run_it "$(probe crowd)" 1000 "$KEYLOCK" -n -s key true
 	expect 0
 	[ "$output" = '0 1000' ]
 	let_go
 	expect 0
 	[ "$(files)" = 0 ]
 	# And where the file comes and goes beside them.
-	run_it "$crowd" 300 "$KEYLOCK" -n -s key true
+	run_it "$(probe crowd)" 300 "$KEYLOCK" -n -s key true
 	[ "$output" = '0 300' ]
 	[ "$(files)" = 0 ]
 }
 
-@test "-w 0.2 ends after 0.2 s at each place where acquiring can wait" {
+@test "P9 -w 0.2 ends after 0.2 s at each place where acquiring can wait" {
 	local what
-	for what in flock ticket=1000 'ticket=1000 flock presence' gate 'gate flock' \
+	for what in flock ticket=1000 'ticket=1000 flock presence' gate 'gate flock' reader=2 \
 		'gate ticket=5000 flock presence'; do
 		echo "kept: $what"
-		# shellcheck disable=SC2086
 		keep $what
 		gives_up_after 200 "$KEYLOCK" -w 0.2 key
 		stop_keeping
 	done
-	for what in flock ticket=1000 gate; do
+	for what in flock ticket=1000 gate reader=2 replace=1 replace=30; do
 		echo "shared, kept: $what"
 		keep "$what"
 		gives_up_after 200 "$KEYLOCK" -s -w 200ms key
+		gives_up_after 200 "$KEYLOCK" -w 0.2 key
 		stop_keeping
 	done
+	rm -f "$KEYLOCK_DIR"/*.other
 	# What was kept has left its file; the next run takes it away.
 	run_keylock key true
 	expect 0
 	[ "$(files)" = 0 ]
 }
 
-@test "-w 0.2 ends after 0.2 s behind holders and waiters" {
+@test "P9 -w 0.2 ends after 0.2 s behind holders and waiters" {
 	hold key
 	gives_up_after 200 "$KEYLOCK" -w 0.2 key
 	gives_up_after 200 "$KEYLOCK" -s -w 0.2 key
@@ -259,7 +264,7 @@ gives_up_after() {
 	[ "$(files)" = 0 ]
 }
 
-@test "-w 0.2 ends after 0.2 s with SIGALRM, or every signal, blocked and ignored by the caller" {
+@test "P9 -w 0.2 ends after 0.2 s with SIGALRM, or every signal, blocked and ignored by the caller" {
 	local inherit alarm options what
 	inherit=$(probe inherit)
 	alarm=$(kill -l ALRM)
@@ -267,28 +272,17 @@ gives_up_after() {
 		keep "$what"
 		for options in "-b $alarm -i $alarm" '-b all -i all'; do
 			echo "kept: $what, caller: $options"
-			# shellcheck disable=SC2086
 			gives_up_after 200 "$inherit" $options "$KEYLOCK" -w 0.2 key
 		done
 		stop_keeping
 	done
 }
 
-@test "-w 0.2 ends after 0.2 s while the lockfile is replaced under it" {
-	local every
-	for every in 1 30; do
-		keep "replace=$every"
-		gives_up_after 200 "$KEYLOCK" -w 0.2 key
-		gives_up_after 200 "$KEYLOCK" -s -w 0.2 key
-		stop_keeping
-	done
-}
-
-@test "-w: a signal that keylock need not die of does not make the wait longer or shorter" {
+@test "P9 -w: a signal that keylock need not die of does not make the wait longer or shorter" {
 	local begin took
 	keep flock
 	begin=$(milliseconds)
-	"$KEYLOCK" -w 0.5 key touch "$BATS_TEST_TMPDIR/ran" 3>&- 4>&- &
+	"$KEYLOCK" -w 0.5 key touch "$ran" 3>&- 4>&- &
 	waiter=$!
 	while ! is_dead "$waiter"; do
 		kill -WINCH "$waiter" 2>/dev/null || :
@@ -297,19 +291,17 @@ gives_up_after() {
 	done
 	took=$(($(milliseconds) - begin))
 	ended_with "$waiter" 75
-	[ ! -e "$BATS_TEST_TMPDIR/ran" ]
+	[ ! -e "$ran" ]
 	echo "took $took ms"
 	[ "$took" -ge 500 ]
 	[ "$took" -lt 2500 ]
 }
 
-@test "-w: what is left of the time does not disturb the command" {
-	local i waiters=()
+@test "P6 -w: what is left of the time does not disturb the command" {
+	local mode waiters=()
 	hold key
-	for i in plain -F; do
-		# shellcheck disable=SC2046
-		"$KEYLOCK" -w 1.5 $([ "$i" = plain ] || echo "$i") -s key sh -c \
-			'sleep 1.6; echo undisturbed >"$0"' "$BATS_TEST_TMPDIR/$i" 3>&- 4>&- &
+	for mode in -s -sF; do
+		"$KEYLOCK" -w 1.5 $mode key sh -c 'sleep 1.6; echo undisturbed >"$0"' "$ran.$mode" 3>&- 4>&- &
 		waiters+=("$!")
 		wait_for 20 has_ticket "$!"
 	done
@@ -317,30 +309,52 @@ gives_up_after() {
 	for waiter in "${waiters[@]}"; do
 		ended_with "$waiter" 0
 	done
-	[ -s "$BATS_TEST_TMPDIR/plain" ]
-	[ -s "$BATS_TEST_TMPDIR/-F" ]
+	[[ -s $ran.-s && -s $ran.-sF ]]
 }
 
-@test "-n does not wait, for the gate a moment at most" {
+@test "P9 -n does not wait, for the gate a moment at most" {
 	local what option begin
-	for what in flock ticket=1000 'ticket=1000 flock presence' 'gate flock presence'; do
+	for what in flock ticket=1000 reader=2 'ticket=1000 flock presence' 'gate flock presence'; do
 		echo "kept: $what"
-		# shellcheck disable=SC2086
 		keep $what
 		for option in -n -w0 -sn; do
 			gives_up_after 0 "$KEYLOCK" "$option" key
 		done
 		stop_keeping
 	done
-	# Nobody has the key, but the gate is closed: whatever comes of it comes soon.
+	# Nobody has the key, but the gate is closed: it is had past the gate, and soon.
 	keep gate
 	begin=$(milliseconds)
-	run_keylock -n key true
+	hold -n key
 	[ $(($(milliseconds) - begin)) -lt 2000 ]
+	gives_up_after 0 "$KEYLOCK" -n key
+	let_go
+	[ $(($(milliseconds) - begin)) -lt 5000 ]
 	stop_keeping
 }
 
-@test "a waiter whose time is up when the key has become free leaves no file" {
+@test "P1 -n past the gate of one who was stopped as it tidied: the file is not taken away" {
+	local first inode
+	need strace
+	"$KEYLOCK" key sh -c 'echo >"$0"; until [ -e "$0.go" ]; do sleep 0.01; done' "$ran.first" 3>&- 4>&- &
+	first=$!
+	wait_for 20 test -e "$ran.first"
+	# Each flock(2) from now on is a step later: to unlock, and then, in the gate, to tidy.
+	strace -qq -o /dev/null -e trace=flock -e inject=flock:delay_enter=1500000 -p "$first" 3>&- 4>&- &
+	wait_for 20 grep -q 'TracerPid:.[1-9]' "/proc/$first/status"
+	touch "$ran.first.go"
+	wait_for 20 eval 'grep -q "OFDLCK .* WRITE .* 0 0$" /proc/$first/fdinfo/*'
+	hold -n key
+	inode=$(stat -c %i "$KEYLOCK_DIR/key")
+	gives_up_after 0 "$KEYLOCK" -n key
+	ended_with "$first" 0
+	[ "$(stat -c %i "$KEYLOCK_DIR/key")" = "$inode" ]
+	gives_up_after 0 "$KEYLOCK" -n key
+	let_go
+	[ "$(files)" = 0 ]
+}
+
+@test "P3 a waiter whose time is up when the key has become free leaves no file" {
 	local begin
 	hold key
 	begin=$(milliseconds)
@@ -360,6 +374,37 @@ gives_up_after() {
 	[ "$(files)" = 0 ]
 }
 
-past() {
-	[ "$(milliseconds)" -gt "$1" ]
+@test "P9 a standard error that nobody reads keeps nobody waiting" {
+	local full=$BATS_TEST_TMPDIR/full words first second
+	mkfifo "$full"
+	exec 7<>"$full"
+	dd if=/dev/zero of="$full" oflag=nonblock bs=4096 2>/dev/null || :
+	for words in '-v key true' '-v -F key true' '-v -n key true'; do
+		run_it timeout -k 1 20 sh -c 'exec "$KEYLOCK" "$@" 2>"$0"' "$full" $words
+		expect 0
+	done
+	hold key
+	run_it timeout -k 1 20 sh -c 'exec "$KEYLOCK" -v -n key true 2>"$0"' "$full"
+	expect 75
+	gives_up_after 200 timeout -k 1 20 sh -c 'exec "$KEYLOCK" -v -w 0.2 key "$@" 2>"$0"' "$full"
+	# One that waits is not deaf, and neither it nor its message holds up the next.
+	"$KEYLOCK" -v key touch "$ran" 2>"$full" 3>&- 4>&- &
+	first=$!
+	wait_for 20 has_ticket "$first"
+	"$KEYLOCK" -v key touch "$ran.second" 2>"$full" 3>&- 4>&- &
+	second=$!
+	wait_for 20 has_ticket "$second"
+	kill -TERM "$first"
+	wait_for 20 is_dead "$first"
+	let_go
+	wait_for 20 is_dead "$second"
+	ended_with "$first" 143
+	ended_with "$second" 0
+	[[ -e $ran.second && ! -e $ran && $(files) == 0 ]]
+	# Who cannot run its command can be ended, too.
+	"$KEYLOCK" key / 2>"$full" 3>&- 4>&- &
+	first=$!
+	sleep 0.1
+	kill -TERM "$first" || :
+	wait_for 20 is_dead "$first"
 }

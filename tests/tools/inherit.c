@@ -11,10 +11,6 @@
  *	-u MODE	set the umask
  *	and execute COMMAND.
  *
- * inherit
- *	print what this process was given, but for the alarm, which never reads the
- *	same twice.
- *
  * inherit -A
  *	print the milliseconds to the alarm, 0 where there is none.
  */
@@ -26,24 +22,6 @@
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <unistd.h>
-
-static void
-show(void)
-{
-	sigset_t mask;
-	struct sigaction action;
-
-	sigprocmask(SIG_SETMASK, NULL, &mask);
-	printf("blocked");
-	for (int s = 1; s <= SIGRTMAX; s++)
-		if (sigismember(&mask, s) == 1)
-			printf(" %d", s);
-	printf("\nignored");
-	for (int s = 1; s <= SIGRTMAX; s++)
-		if (sigaction(s, NULL, &action) == 0 && action.sa_handler == SIG_IGN)
-			printf(" %d", s);
-	printf("\numask %04o\n", (unsigned)umask(0));
-}
 
 /* Calls change for the signal, or for each that can be changed, where name is "all". */
 static void
@@ -59,24 +37,26 @@ each(const char *name, void (*change)(int))
 }
 
 static void
-reset(int s)
+mask(int how, int s)
 {
 	sigset_t one;
 
 	sigemptyset(&one);
 	if (sigaddset(&one, s) == 0)
-		sigprocmask(SIG_UNBLOCK, &one, NULL);
+		sigprocmask(how, &one, NULL);
+}
+
+static void
+reset(int s)
+{
+	mask(SIG_UNBLOCK, s);
 	signal(s, SIG_DFL);
 }
 
 static void
 block(int s)
 {
-	sigset_t one;
-
-	sigemptyset(&one);
-	if (sigaddset(&one, s) == 0)
-		sigprocmask(SIG_BLOCK, &one, NULL);
+	mask(SIG_BLOCK, s);
 }
 
 static void
@@ -121,10 +101,8 @@ main(int argc, char **argv)
 		default:
 			return 2;
 		}
-	if (optind == argc) {
-		show();
-		return 0;
-	}
+	if (optind == argc)
+		return 2;
 	execvp(argv[optind], argv + optind);
 	fprintf(stderr, "inherit: %s: %s\n", argv[optind], strerror(errno));
 	return 127;
