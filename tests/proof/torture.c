@@ -539,8 +539,10 @@ leave_behind(int number, const int fds[3], bool works)
 	}
 	setsid();
 	pause_for(run->work + 200);
-	while (run->daemon == 'D' && !judge->over && judge->wave == wave)
-		pause_for(3000);
+	for (int64_t until = now() + 2 * (int64_t)scale * STUCK_AFTER; now() < until;
+	     pause_for(3000))
+		if (run->daemon != 'D' || judge->over || judge->wave != wave)
+			break;
 	_exit(0);
 }
 
@@ -969,8 +971,10 @@ covered(const struct run *run)
 {
 	const struct run *host = run->parent >= 0 ? &judge->runs[run->parent] : NULL;
 
-	if (!host || !run->reentrant || judge->runs[run->top].sent || host->became ||
-	    (host->shut == 'c' && host->no_fork) || host->voided)
+	/* A moment may be over before it has looked. */
+	if (!host || !run->reentrant || (run->wait > 0 && run->wait < 50000) ||
+	    judge->runs[run->top].sent || host->became || (host->shut == 'c' && host->no_fork) ||
+	    host->voided)
 		return false;
 	for (int i = 0; i < 2; i++)
 		if (host->kid[i] == run - judge->runs && host->how[i] != 'w')
@@ -1651,7 +1655,7 @@ main(int argc, char **argv)
 	int64_t begin = now();
 	char command[500];
 	double seconds;
-	long runs;
+	long runs, played;
 
 	directory = getenv("KEYLOCK_DIR");
 	seed = (unsigned long)time(NULL);
@@ -1701,6 +1705,7 @@ main(int argc, char **argv)
 		bad += fault >= 0;
 	}
 	seconds = (double)(now() - begin) / 1e6;
+	played = judge->counts.runs;
 	if (bad && bad == bad_most)
 		shrink(judge->wave, parallel, fault);
 	printf(
@@ -1708,8 +1713,8 @@ main(int argc, char **argv)
 	    "ran, %ld nested, %ld of them guests, %ld left at work, %ld daemons, %ld kills, %ld "
 	    "stops, %ld taken, %ld in doubt, %ld cycles, %ld looks, %ld seen to wait, %ld flocks "
 	    "beside a guest, the empty directory removed %ld times;",
-	    judge->counts.runs, wave, seconds, (double)judge->counts.runs / seconds, seed,
-	    judge->counts.ran, judge->counts.nested, judge->counts.guests, judge->counts.at_work,
+	    played, wave, seconds, (double)played / seconds, seed, judge->counts.ran,
+	    judge->counts.nested, judge->counts.guests, judge->counts.at_work,
 	    judge->counts.daemons, judge->counts.killed, judge->counts.stopped, judge->counts.taken,
 	    judge->counts.doubtful, judge->counts.cycles, judge->counts.looks, judge->counts.seen,
 	    judge->counts.flocks, judge->counts.cleaned);
