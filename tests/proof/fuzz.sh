@@ -112,7 +112,7 @@ cc -O2 -w -DBATCH -o "$work/batch" tests/proof/fuzz.c || exit 1
 
 # Words that inputs are made of: the long options, and what /proc and records have.
 {
-	sed -n '/ known_options\[\] = {/,/^};/s/^ *{"\([a-z-]*\)".*/"--\1"/p' keylock.c
+	sed -n '/^} table\[\] = {/,/^};/s/^ *{[^"]*"\([a-z-]*\)".*/"--\1"/p' keylock.c
 	printf '"%s"\n' lock: FLOCK OFDLCK ADVISORY WRITE READ EOF keylock1 pid= since= cause= \
 		command= 'done' ms %s %h
 } >"$work/words"
