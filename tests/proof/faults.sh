@@ -18,7 +18,7 @@
 #
 # quick has at each call one of its errors, in rotation; long has all of them. The
 # scenarios, the table of errors and what counts as right are in faults.py. What the
-# real thing can do (a full file system, limits, old kernels) is in faults.bats.
+# real thing can do (a full file system, limits, old kernels) is in refused.bats.
 #
 # The last line has the figures. KEYLOCK names another binary.
 

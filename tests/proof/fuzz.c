@@ -716,7 +716,11 @@ target_shown(const uint8_t *data, size_t size)
 			size_t length;
 			char *line = row_shown(strings.list[i], strings.list[1 - i], json, &length);
 
-			check_line(line, length);
+			if (json) /* where C1 controls may stand (RFC 8259) */
+				MUST(strpbrk(line, "\n\t\r\x1b\x7f") == line + length - 1 &&
+				     is_utf8(line));
+			else
+				check_line(line, length);
 			free(line);
 		}
 	}
