@@ -180,6 +180,21 @@ unharmed() {
 	unharmed 2
 }
 
+@test "a moment without memory: 71, or the whole key of --auto and the whole list, never a part" {
+	local when long what whole
+	need_plain
+	printf -v long '%020000d' 7
+	for what in '-a sh -c "ls \"\$KEYLOCK_DIR\"" "$long"' --help; do
+		eval "run_keylock $what"
+		expect 0
+		whole=$output
+		for when in {1..12}; do
+			eval "fault mmap,mremap,brk:error=ENOMEM:when=$when -- $what"
+			[ "$status" = 71 ] || [ "$output" = "$whole" ]
+		done
+	done
+}
+
 @test "71: no descriptor for looking, and not that nobody holds the key" {
 	local limit
 	need_plain
