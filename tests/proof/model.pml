@@ -1,53 +1,29 @@
 /*
- * The lockfile protocol of DESIGN.md, section 6, for spin. tests/proof/model.sh
+ * The lockfile protocol of DESIGN.md, sections 6 and 9, for spin. model.sh
  * builds and runs it; nothing here is part of keylock.
  *
  * Each contender is one keylock with the command that it starts and the
  * daemon that this may leave behind. It runs again and again, or stops for
  * good between two runs. Each step is one system call, and keylock can be
- * SIGKILLed before every one of them.
- *
- *   DESIGN.md, section 6                            here
- *   "open the file" (rule 4 of section 4)           again, create
- *   "take the gate (-n waits 100 ms at most). If
- *    no ticket is held and flock succeeds: take
- *    presence, leave the gate"                      enter
- *   "else, with -n, the key is taken … only ever
- *    said of the inode that still bears the name"   queue, taken
- *   "else draw a ticket, leave the gate, wait for
- *    the nearest lower ticket, again until there
- *    is none"                                       queue, line
- *   "then wait for the flock, take presence, give
- *    the ticket back"                               first
- *   "compare fstat with fstatat … drop all, begin
- *    again"                                         recheck, stale
- *   section 7: the command inherits the lock's
- *    descriptor, keylock waits for it               start
- *   "LOCK_UN … drop presence; close; tidy"          release
- *   "Tidy … on a descriptor newly opened by name"   tidy, unlock, leave
- *   "one deadline for the whole acquisition";
- *    signals: "give up every place, tidy"           TIMEOUT, giveup
- *   SIGKILL: the command and its daemon go on, and
- *    the locks go when the last of them has ended   dead, orphan
- *   "--pin" (section 10), and then flock(1)         pinner
- *   a program that flocks a file it has not pinned,
- *    and looks at the name after                    foreigner
- *
- * As in the kernel (fs/locks.c, locks_remove_file) the last close of a
- * description lets go first of its byte locks and then of its flock: two
- * steps, with anybody's steps in between.
+ * SIGKILLed before every one of them. A contender with a host is a nested run
+ * (-r): it begins while the host's command runs, and has ancestors, whom it
+ * looks at one after the other; the host does not wait for it. The labels
+ * follow section 6 and, from "guests" to "look", section 9. As in the kernel
+ * (fs/locks.c, locks_remove_file) the last close of a description lets go
+ * first of its byte locks and then of its flock.
  *
  * What is checked
- *   - two exclusive commands, or an exclusive and a shared one, never run at
- *     once (P1), nor a command and a flock(1) on a pinned file;
+ *   - who holds is alone: an exclusive command with no other, a shared one
+ *     with shared ones, and both only when older guests have ended; a guest
+ *     runs beside nobody but its ancestors and their guests (P1);
  *   - nobody who waits stands for ever, as long as commands end: no state
  *     but those labelled end is without a way on. A daemon may live for ever
- *     when its keylock has released the lock (P2). Stopping between runs and
- *     dying both are bounded, so they cannot hide that somebody stands;
+ *     when its keylock has released the lock (P2);
  *   - whenever all are at rest no file is left, but for the first time after
- *     a SIGKILL, a stop in the gate or a foreigner (P3);
+ *     a SIGKILL, a stop in the gate, a foreigner, a lock that was kept (P3);
  *   - of two, one of them exclusive, of which one drew its place before the
- *     other came, the other's command does not start first (P4);
+ *     other came, the other's command does not start first (P4), but for
+ *     nested runs and -n past a gate that somebody is stopped in;
  *   - without kills -n says "taken" only of a key that somebody holds or
  *     waits for, not of one that is being tidied;
  *   - who drew a ticket on the file that bears the name never finds it gone;
@@ -56,43 +32,26 @@
  *
  * What is abstracted
  *   - Tickets have no numbers: each has the set of those drawn before it and
- *     still held (ahead). A number is one above the highest held and is
- *     drawn under the gate, so the order is the same. Both searches by
- *     bisection are one step each: while one draws nobody else does, so that
- *     "none at or above" stays true; of the tickets below a waiter's own
- *     none is ever drawn again.
+ *     still held (ahead). Both searches by bisection are one step each: while
+ *     one draws nobody else does, and below a waiter's own none is drawn again.
  *   - Waiting for a byte or for the flock is a guard: which of several
- *     waiters the kernel wakes is free, and a newcomer may go before. Who
- *     gets the byte it waited for lets it go at once.
- *   - LIVE says nothing of the wait for the gate and of the runs that found
- *     their file gone, before the ticket: there the kernel decides, and each
- *     is as long as some other's progress.
+ *     waiters the kernel wakes is free, and a newcomer may go before.
  *   - A time-out or a signal to give up comes at any step of waiting or not
  *     at all; a gate held for 100 ms by a stopped process (STALL) likewise.
- *   - Records (section 8), several keys, slots (slots.pml), nested runs and
- *     their byte 2 are left out; -F and -l are a command whose keylock was
- *     killed.
- *   - What nobody else can see is not a step of its own: the last close of a
- *     description that holds no flock, and that of the one that tidies, which
- *     goes with leaving the gate. The look without the gate, before tidying,
- *     comes in time or not; going by it is a step, not looking another.
- *   - The inode that bears the name is always number 1. Of those that lost
- *     theirs a number is used again as soon as nobody has it open, which is
- *     as bad as a file system can be.
+ *     The look before tidying, without the gate, comes in time or not.
+ *   - Records, several keys and slots (slots.pml) are left out. -F is a
+ *     command whose keylock was killed, and where it has closed the lock's
+ *     descriptor, or never had it (-o), it is as one that has ended, since
+ *     P1 does not count it any more. -l is a command that died (DIES).
+ *   - Locks are sets of the contenders whose description has them; a number
+ *     of an inode without a name is used again as soon as nobody has it open.
+ *     The inode that bears the name is always number 1.
  *
- * Sizes by -D: N contenders, their modes M0…M3, NI inodes, KILLS kills (anew
- * from each rest) among the set MORTALS, the sets DAEMONS (may leave one) and
- * ONCE (run once), STALL, STICKY (unlinking may fail with EPERM), LIVE.
- * Each mutant by its own -D: NO_RECHECK, TIDY_NO_PRESENCE (neither the look
- * at the presence nor the trial of the flock), TIDY_NO_TRIAL, TIDY_NO_TICKET,
- * TIDY_NO_NAME, TIDY_NO_PIN, TIDY_SAME_DESC (on the description that the
- * daemon shares), TIDY_CLOSE (closes without LOCK_UN), UNLINK_OUTSIDE_GATE,
- * UNLINK_AFTER_GATE (but still under the flock), UNLOCK_EARLY,
- * RELEASE_BY_CLOSE, NO_TICKETS, TAKEN_OF_STALE, NO_TIDY_AFTER_GIVEUP.
- *
- * TIDY_NO_LOOK, without the look at the presence alone, is no mutant: the
- * trial of the flock finds every holder, and is made under the gate, where no
- * keylock sees it. The look spares the trial to others' flock -n.
+ * Sizes by -D, with defaults in model.sh: N contenders, their modes M0…M3,
+ * hosts H0… and ancestors A0… (sets), NI inodes, KILLS kills (anew from each
+ * rest) among the set MORTALS, the sets DAEMONS (may leave one), DIES (whose
+ * command may die) and ONCE (run once), STALL, LIVE, STICKY (unlinking may fail
+ * with EPERM). The mutants are words in capitals, 0 but for the one that is tried.
  */
 
 /* Modes are sets of these; 0 is plain: exclusive, waits. */
@@ -102,355 +61,260 @@
 #define PINNER	8
 #define CAREFUL	16
 
-#ifndef N
-#define N 3
-#endif
-#ifndef M0
-#define M0 0
-#endif
-#ifndef M1
-#define M1 0
-#endif
-#ifndef M2
-#define M2 0
-#endif
-#ifndef M3
-#define M3 0
-#endif
-#ifndef NI
-#define NI 4
-#endif
-#ifndef KILLS
-#define KILLS 0
-#endif
-#ifndef ONCE
-#define ONCE 0
-#endif
-#ifndef MORTALS
-#define MORTALS 15
-#endif
-#ifndef DAEMONS
-#define DAEMONS 0
-#endif
-
-#define USED (M0 | (N > 1 ? M1 : 0) | (N > 2 ? M2 : 0) | (N > 3 ? M3 : 0))
-#define EX	255
+#define USED	(M0 | M1 | M2 | M3)
 #define BIT(k)	(1 << (k))
+#define ME	BIT(me)
 
 /* One system call, or death before it; what the kernel goes on to do. */
 #define STEP(guard, act)	if :: d_step { (guard) -> act } KILL fi
 #define KERNEL(act)	if :: d_step { true -> act } fi
 #if KILLS > 0
-#define KILL	:: atomic { (BIT(me) & MORTALS) && kills > 0 -> kills--; excused = 1 }; goto dead
+#define KILL	:: atomic { (ME & MORTALS) && kills > 0 -> kills--; excused = 1 }; goto dead
 #else
 #define KILL
 #endif
+/* One of two, in a step; with `label` next in the second case. */
+#define TEST(guard, act, otherwise, label)	if :: d_step { (guard) -> act } :: d_step { !(guard) -> otherwise }; goto label KILL fi
 #if USED & TIMED
 #define TIMEOUT	:: (mode & TIMED) -> goto giveup
 #else
 #define TIMEOUT
 #endif
+#define AWAIT(guard, act)	if :: d_step { (guard) -> act } TIMEOUT KILL fi
 
 byte name;			/* the inode that the name leads to: 1, or 0 */
-byte opens[NI + 1];		/* descriptions of this inode */
-bit gate[NI + 1];		/* byte 0 */
-byte pres[NI + 1];		/* byte 1: number of read locks */
-byte lk[NI + 1];		/* flock: EX, or number of LOCK_SH */
-bit pinned[NI + 1];
-bit trial[NI + 1];		/* ghost: the flock is a tidier's trial */
-
-byte ino[N];			/* inode of the contender's main description */
-byte tidies[N];			/* and of the one that it tidies by */
-#define y	tidies[me]
-byte tick;			/* set of those who hold a ticket */
-byte ahead[N];			/* tickets drawn before, still held */
-byte came;			/* ghost: drew a place and still wait for it */
-byte before[N];			/* ghost: those of them who drew before */
-
-byte runx, runs;		/* whose commands run, exclusive, shared */
-byte busy;			/* contenders in a run */
+bit pinned;			/* and whether it is */
+byte ino[4];			/* inode of the contender's main description, */
+byte gate, pres, tick;		/* who has there byte 0, byte 1, a ticket, */
+byte guest, clears;		/* byte 2 for reading, for writing, */
+byte ex, sh;			/* the flock */
+byte tidies[4];			/* inode of the description that tidies, */
+byte ygate, yex;		/* who has there byte 0, the flock */
+byte ahead[4];			/* tickets drawn before, still held */
+byte runx, runs, rung;		/* whose commands run: exclusive, shared, guests */
+byte lives;			/* whose keylock or command does */
+byte busy;			/* who is in a run */
 byte kills;			/* kills left until all are at rest again */
 bit excused;			/* a file may be left this time */
+byte came;			/* ghost: drew a place and still wait for it */
+byte before[4];			/* ghost: those of them who drew before */
 hidden byte i, j;
 
-/* The set of all in `of` whose main description is of inode i, but me. */
-#define SAME(of, k, i)	(((of) & BIT(k)) && k != me && ino[k] == (i) -> BIT(k) : 0)
-#if N == 2
-#define OTHERS(of, i)	(SAME(of, 0, i) | SAME(of, 1, i))
-#endif
-#if N == 3
-#define OTHERS(of, i)	(SAME(of, 0, i) | SAME(of, 1, i) | SAME(of, 2, i))
-#endif
-#if N == 4
-#define OTHERS(of, i)	(SAME(of, 0, i) | SAME(of, 1, i) | SAME(of, 2, i) | SAME(of, 3, i))
-#endif
-/* Among N contenders, those whose mode is exclusive. */
+#define y	tidies[me]
+#define RUN	(runx | runs | rung)
+/* Who of a set has inode i open in that way. */
+#define AT(k, set, way, i)	(((set) & BIT(k)) && way[k] == (i) -> BIT(k) : 0)
+#define ALL(set, way, i)	(AT(0, set, way, i) | AT(1, set, way, i) | AT(2, set, way, i) | AT(3, set, way, i))
+#define ON(set, i)	ALL(set, ino, i)
+#define OTHERS(set, i)	ON((set) & ~ME, i)
+#define GATED(i)	(ON(gate, i) | ALL(ygate, tidies, i))
+#define TRIED(i)	ALL(yex, tidies, i)
+/* What LOCK_NB would get at once. */
+#define CANLOCK(i)	(!ON(ex, i) && !TRIED(i) && ((mode & SHARED) || !ON(sh, i)))
+/* Whom I am an ancestor of. A shell that becomes a keylock can have a guest before its own command. */
+#define IS_BELOW(k, a)	(((a) & ME) -> BIT(k) : 0)
+#define BELOW	(IS_BELOW(0, A0) | IS_BELOW(1, A1) | IS_BELOW(2, A2) | IS_BELOW(3, A3))
+/* Who runs exclusively, by mode. */
 #define EXCLUSIVE	((M0 & SHARED -> 0 : 1) | (M1 & SHARED -> 0 : 2) | (M2 & SHARED -> 0 : 4) | (M3 & SHARED -> 0 : 8))
 
-#ifdef STICKY
-#define STAYS	true
-#else
-#define STAYS	false
-#endif
+#define GUESTS(i)	(!NO_LOOK && OTHERS(guest | clears, i))
 
-#ifdef TIDY_NO_PIN
-#define PINNED(i)	false
-#else
-#define PINNED(i)	pinned[i]
-#endif
+/* Who of a set holds by such a lock the inode that is asked for. */
+#define HOLDS(set, by)	(lives & (set) & (ON((NO_PROOF -> 15 : pres) & (by), ino[me]) | (NO_PROOF -> TRIED(ino[me]) : 0)))
+#define HOLDING(by)	HOLDS(ancestors, by)
+#define COVERS	(ex | guest | ((mode & SHARED) -> sh : 0))
 
-#ifdef TIDY_SAME_DESC
-#define yg mg
-#define yl ml
-#endif
-
-/* What LOCK_NB would get at once. */
-#define CANLOCK(i)	(lk[i] == 0 || ((mode & SHARED) && lk[i] != EX))
-
-inline lock_main() {
-	if
-	:: mode & SHARED -> lk[ino[me]]++; ml = 1
-	:: else -> lk[ino[me]] = EX; ml = 2
-	fi
-}
-
-inline unlock_main() {
-	if
-	:: ml == 1 -> lk[ino[me]]--
-	:: ml == 2 -> lk[ino[me]] = 0
-	:: else
-	fi;
-	ml = 0
-}
+/* What tidying looks for. */
+#define SEEN(i)	ON((TIDY_NO_PRESENCE -> 0 : pres) | (TIDY_NO_TICKET -> 0 : tick) | (TIDY_NO_GUEST -> 0 : guest | clears), i)
 
 #define STRIKE_OFF(set)	/* me, from everybody's set */ \
-	j = 0; \
-	do \
-	:: j < N -> set[j] = set[j] & ~BIT(me); j++ \
-	:: else -> break \
-	od
+	for (j : 0 .. 3) { set[j] = set[j] & ~ME }
+
+inline lock() {
+	sh = sh | ((mode & SHARED) -> ME : 0);
+	ex = ex | ((mode & SHARED) -> 0 : ME)
+}
+
+inline unlock() {
+	ex = ex & ~ME;
+	sh = sh & ~ME
+}
 
 inline ticket_back() {
-	tick = tick & ~BIT(me);
+	tick = tick & ~ME;
 	STRIKE_OFF(ahead);
 	ahead[me] = 0
 }
 
 inline wait_over() {		/* ghost */
-	came = came & ~BIT(me);
+	came = came & ~ME;
 	STRIKE_OFF(before);
 	before[me] = 0
-}
-
-inline put(n) {			/* a description of inode n is gone */
-	opens[n]--;
-	assert(opens[n] > 0 || (!gate[n] && pres[n] == 0 && lk[n] == 0));
-	if
-	:: opens[n] == 0 && name != n -> pinned[n] = 0
-	:: else
-	fi
 }
 
 inline drop_bytes() {
 	ticket_back();
 	wait_over();
-	if
-	:: mg -> gate[ino[me]] = 0; mg = 0
-	:: else
-	fi;
-	if
-	:: mp -> pres[ino[me]]--; mp = 0
-	:: else
-	fi
+	gate = gate & ~ME; pres = pres & ~ME;
+	guest = guest & ~ME; clears = clears & ~ME
 }
 
 inline drop_flock() {
-	unlock_main();
-	put(ino[me]);
+	unlock();
 	ino[me] = 0;
 	sure = 0;
+	past = 0;
 	q = 0
 }
 
 /* The last close: in the kernel's two steps, where there is a flock to drop. */
 inline close_main() {
 	if
-	:: d_step { ml == 0 -> drop_bytes(); drop_flock() }
-	:: d_step { ml != 0 -> drop_bytes() };
+	:: d_step { !((ex | sh) & ME) -> drop_bytes(); drop_flock() }
+	:: d_step { (ex | sh) & ME -> drop_bytes() };
 		KERNEL(drop_flock())
 	fi
 }
 
-inline unlock_trial() {
-	if
-	:: yl -> lk[y] = 0; yl = 0; trial[y] = 0
-	:: else
-	fi
-}
-
-/*
- * The name is gone from its inode. The number 1 is for the one that bears the
- * name, so this one gets another: which number it has means nothing.
- */
+/* The name is gone from its inode, which gets another number than 1. */
 inline unlink() {
 	if
 	:: name != 0 ->
 		name = 0;
+		pinned = 0;
 		i = 2;
 		do
-		:: opens[i] == 0 -> break
+		:: ON(15, i) == 0 && ALL(15, tidies, i) == 0 -> break
 		:: else -> i++; assert(i <= NI)
 		od;
-		opens[i] = opens[1]; opens[1] = 0;
-		gate[i] = gate[1]; gate[1] = 0;
-		pres[i] = pres[1]; pres[1] = 0;
-		lk[i] = lk[1]; lk[1] = 0;
-		pinned[i] = pinned[1]; pinned[1] = 0;
-		trial[i] = trial[1]; trial[1] = 0;
-		j = 0;
-		do
-		:: j < N ->
-			if
-			:: ino[j] == 1 -> ino[j] = i
-			:: else
-			fi;
-			if
-			:: tidies[j] == 1 -> tidies[j] = i
-			:: else
-			fi;
-			j++
-		:: else -> break
-		od
+		for (j : 0 .. 3) {
+			ino[j] = (ino[j] == 1 -> i : ino[j]);
+			tidies[j] = (tidies[j] == 1 -> i : tidies[j])
+		}
 	:: else
 	fi
 }
 
 inline command_ends() {
-	assert((runx | runs) & BIT(me));
-	runx = runx & ~BIT(me);
-	runs = runs & ~BIT(me)
+	assert(RUN & ME);
+	runx = runx & ~ME;
+	runs = runs & ~ME;
+	rung = rung & ~ME
 }
 
 inline rest() {
-	busy--;
+	busy = busy & ~ME;
+	lives = lives & ~ME;
 	dmn = 0;
-	assert(busy > 0 || name == 0 || pinned[name] || excused || STAYS)
+	kept = 0;
+	assert(busy || name == 0 || pinned || excused || STICKY)
 }
 
-#if defined(TIDY_NO_PRESENCE) || defined(TIDY_NO_LOOK)
-#define SEEN(i)	(OTHERS(tick, i) != 0)
-#elif defined(TIDY_NO_TICKET)
-#define SEEN(i)	(pres[i] != 0)
-#else
-#define SEEN(i)	(pres[i] != 0 || OTHERS(tick, i) != 0)
-#endif
-
-proctype contender(byte me; byte mode) {
+proctype contender(byte me; byte mode; byte host; byte ancestors) {
 	bit gone;		/* ran once and shall not again */
-	bit mg, mp;		/* the main description has gate, presence, */
-	byte ml;		/* flock: 1 shared, 2 exclusive */
-#ifndef TIDY_SAME_DESC
-	bit yg;			/* the one that tidies has gate, flock */
-	byte yl;
-#endif
 	bit dmn;		/* a daemon has the main description too */
-	byte q;			/* 1 + whose ticket is waited for */
+	bit kept;		/* the lock is left to what the command left */
+	bit past;		/* the gate that somebody is stopped in */
+	byte q;			/* who is looked at; 1 + whose ticket is waited for */
 	bit sure;		/* ghost: ticket drawn on the named file */
 
 idle:
 	if
 	:: d_step {
-		!gone ->
-		gone = ((ONCE & BIT(me)) != 0);
+		!gone && (!host || (RUN & host)) ->
+		gone = ((ONCE & ME) != 0);
 		if
-		:: busy == 0 -> excused = 0; kills = KILLS
+		:: !busy -> excused = 0; kills = KILLS
 		:: else
 		fi;
-		busy++
+		busy = busy | ME;
+		lives = lives | ME
 	   }
 	:: goto retired
 	fi;
 
 again:
 	if
-	:: d_step { name != 0 -> ino[me] = name; opens[name]++ }; goto opened
+	:: d_step { name != 0 -> ino[me] = name }; goto opened
 	:: d_step { name == 0 -> skip }
 	KILL
 	fi;
 create:
-	if
-	:: d_step {
-		name == 0 ->
-		name = 1; ino[me] = 1; opens[1] = 1
-	   }
-	:: d_step { name != 0 -> skip }; goto again
-	KILL
-	fi;
+	TEST(name == 0, name = 1; ino[me] = 1, skip, again);
 opened:
-#if USED & PINNER
+#if USED & (PINNER | CAREFUL)
 	if
 	:: mode & PINNER -> goto pinner
-	:: else
-	fi;
-#endif
-#if USED & CAREFUL
-	if
 	:: mode & CAREFUL -> goto foreigner
 	:: else
 	fi;
 #endif
 
+#if A0 | A1 | A2 | A3
+	/* where an ancestor seems to hold: as a guest, or beside it */
+	if
+	:: d_step { HOLDING(ex | guest) -> skip }
+	:: d_step { !HOLDING(ex | guest) && (mode & SHARED) && HOLDING(sh) -> skip }; goto shares
+	:: d_step { !HOLDING(ex | guest) && !((mode & SHARED) && HOLDING(sh)) -> skip }; goto enter
+	KILL
+	fi;
+	TEST(!OTHERS(clears, ino[me]), guest = guest | ME, skip, enter);
+	goto look;
+shares:
+	TEST(CANLOCK(ino[me]), sh = sh | ME, skip, enter);
+	STEP(true, pres = pres | ME);
+look:
+	if
+	:: d_step { q < 4 && HOLDS(ancestors & BIT(q), COVERS) -> q = 0 }
+	:: d_step { q < 4 && !HOLDS(ancestors & BIT(q), COVERS) -> q++ }; goto look
+	:: d_step { q == 4 -> q = 0; guest = guest & ~ME; pres = pres & ~ME; unlock() }; goto enter
+	KILL
+	fi;
+	STEP(true, pres = pres | ME);
+	goto recheck;
+#endif
+
 enter:
 	if
-	:: d_step { !gate[ino[me]] -> gate[ino[me]] = 1; mg = 1 }
-	:: gate[ino[me]] && (mode & TIMED) -> goto giveup
+	:: d_step { !GATED(ino[me]) -> gate = gate | ME }
+	:: GATED(ino[me]) && (mode & TIMED) -> goto giveup
 #ifdef STALL
-	:: atomic { gate[ino[me]] && (mode & NONBLOCK) -> excused = 1 }; goto taken
+	:: d_step { GATED(ino[me]) && (mode & NONBLOCK) -> past = 1; excused = 1 }
 #endif
 	KILL
 	fi;
-#ifndef NO_TICKETS
-	if
-	:: d_step { OTHERS(tick, ino[me]) == 0 -> skip }
-	:: d_step { OTHERS(tick, ino[me]) != 0 -> skip }; goto queue
-	KILL
-	fi;
-#endif
+	TEST(OTHERS(tick, ino[me]) == 0, skip, skip, queue);
 	if
 	:: d_step {
 		CANLOCK(ino[me]) ->
-		lock_main();
-		before[me] = OTHERS(came, ino[me])
+		lock();
+		before[me] = (past -> 0 : OTHERS(came, ino[me]))
 	   }
 	:: d_step {
 		!CANLOCK(ino[me]) ->
-		assert(!(mode & NONBLOCK) || !trial[ino[me]] || name != ino[me] || excused)
+		assert(!(mode & NONBLOCK) || !TRIED(ino[me]) || name != ino[me] || excused)
 	   }; goto queue
 	KILL
 	fi;
-	STEP(true, pres[ino[me]]++; mp = 1);
-	STEP(true, gate[ino[me]] = 0; mg = 0);
+	TEST(GUESTS(ino[me]) == 0, skip, unlock(); before[me] = 0, queue);
+	STEP(true, pres = pres | ME);
+	STEP(true, gate = gate & ~ME);
 	goto recheck;
 
 queue:
 	if
-	:: d_step { mode & NONBLOCK -> gate[ino[me]] = 0; mg = 0 }; goto taken
+	:: d_step { mode & NONBLOCK -> gate = gate & ~ME }; goto taken
 	:: d_step {
 		!(mode & NONBLOCK) ->
 		before[me] = OTHERS(came, ino[me]);
-		came = came | BIT(me);
-#ifndef NO_TICKETS
+		came = came | ME;
 		ahead[me] = OTHERS(tick, ino[me]);
-		tick = tick | BIT(me);
-		sure = (name == ino[me])
-#endif
+		tick = (NO_TICKETS -> 0 : tick | ME);
+		sure = (!NO_TICKETS && name == ino[me])
 	   }
 	KILL
 	fi;
-	STEP(true, gate[ino[me]] = 0; mg = 0);
-#ifdef NO_TICKETS
-	goto first;
-#endif
+	STEP(true, gate = gate & ~ME);
 line:
 	if
 	:: d_step { ahead[me] == 0 -> skip }; goto first
@@ -459,47 +323,28 @@ line:
 		j = 0;
 		do
 		:: ahead[me] == (ahead[j] | BIT(j)) -> break
-		:: else -> j++; assert(j < N)
+		:: else -> j++; assert(j < 4)
 		od;
 		q = j + 1
 	   }
 	TIMEOUT
 	KILL
 	fi;
-	if
-	:: d_step { !(ahead[me] & BIT(q - 1)) -> q = 0 }; goto line
-	TIMEOUT
-	KILL
-	fi;
+	AWAIT(!(ahead[me] & BIT(q - 1)), q = 0);
+	goto line;
 first:
-	if
-	:: d_step { CANLOCK(ino[me]) -> lock_main() }
-	TIMEOUT
-	KILL
-	fi;
-	STEP(true, pres[ino[me]]++; mp = 1);
+	AWAIT(CANLOCK(ino[me]), lock());
+	AWAIT(GUESTS(ino[me]) == 0, clears = clears | ME);
+	STEP(true, clears = clears & ~ME);
+	STEP(true, pres = pres | ME);
 	STEP(true, ticket_back());
 
 recheck:
-#ifndef NO_RECHECK
-	if
-	:: d_step { name == ino[me] -> skip }
-	:: d_step { name != ino[me] -> assert(!sure) }; goto stale
-	KILL
-	fi;
-#endif
+	TEST(name == ino[me] || NO_RECHECK || (NO_NAME && (guest & ME)), skip, assert(!sure), stale);
 	goto start;
 
 taken:
-	if
-	:: d_step { name == ino[me] -> skip }; goto giveup
-#ifdef TAKEN_OF_STALE
-	:: d_step { name != ino[me] -> assert(false) }
-#else
-	:: d_step { name != ino[me] -> skip }
-#endif
-	KILL
-	fi;
+	TEST(name != ino[me], assert(!TAKEN_OF_STALE), skip, giveup);
 stale:
 	close_main();
 	goto again;
@@ -508,170 +353,106 @@ start:
 	if
 	:: d_step {
 		true ->
-		assert(runx == 0 && (runs == 0 || (mode & SHARED)));
-		assert((before[me] & ((mode & SHARED) -> EXCLUSIVE : 255)) == 0);
-		wait_over();
-		sure = 0;
 		if
-		:: mode & SHARED -> runs = runs | BIT(me)
-		:: else -> runx = runx | BIT(me)
-		fi
+		:: guest & ME ->
+			assert(((runx | runs) & ~ancestors) == 0);
+			rung = rung | ME
+		:: else ->
+			assert(runx == 0 && (rung & ~BELOW) == 0 && (runs == 0 || (mode & SHARED)));
+			assert((before[me] & ((mode & SHARED) -> EXCLUSIVE : 255)) == 0);
+			if
+			:: mode & SHARED -> runs = runs | ME
+			:: else -> runx = runx | ME
+			fi
+		fi;
+		if
+		:: UNLOCK_EARLY -> unlock()
+		:: else
+		fi;
+		wait_over();
+		sure = 0
 	   }
 	KILL
 	fi;
-#ifdef UNLOCK_EARLY
-	STEP(true, unlock_main());
-#endif
 	if
 	:: d_step { true -> command_ends() }
 #if DAEMONS
-	:: d_step { BIT(me) & DAEMONS -> command_ends(); dmn = 1 }
+	:: d_step { ME & DAEMONS -> command_ends(); dmn = 1 }
+#endif
+#if DIES
+	:: d_step { ME & DIES -> command_ends(); kept = 1 }
+	:: d_step { ME & DIES & DAEMONS -> command_ends(); kept = 1; dmn = 1 }
 #endif
 	KILL
 	fi;
 
 release:
-#ifndef RELEASE_BY_CLOSE
-	STEP(true, unlock_main());
-	STEP(true, pres[ino[me]]--; mp = 0);
-#endif
-#ifndef TIDY_SAME_DESC
+	TEST(!kept && GUESTS(ino[me]) == 0 && !RELEASE_BY_CLOSE, skip, kept = dmn && !RELEASE_BY_CLOSE; excused = (excused | kept), closes);
+	STEP(true, unlock(); guest = guest & ~ME);
+	STEP(true, pres = pres & ~ME);
+closes:
 	if
 	:: dmn
 	:: !dmn -> close_main()
 	fi;
-#endif
 	goto tidy;
 
 giveup:
-#ifndef TIDY_SAME_DESC
 	close_main();
-#endif
-#ifdef NO_TIDY_AFTER_GIVEUP
+#if NO_TIDY_AFTER_GIVEUP
 	goto done;
 #endif
 tidy:
-	if
-	:: d_step { name != 0 -> y = name; opens[y]++ }
-	:: d_step { name == 0 -> skip }; goto done
-	KILL
-	fi;
+	TEST(name != 0, y = name, skip, done);
 	/* The look without the gate may be in time or not. */
 	if
-	:: d_step { !gate[y] -> gate[y] = 1; yg = 1 }
-	:: d_step { SEEN(y) -> put(y); y = 0 }; goto done
+	:: d_step { !GATED(y) -> ygate = ygate | ME }
+	:: d_step { SEEN(y) -> y = 0 }; goto done
 #ifdef STALL
-	:: d_step { gate[y] -> excused = 1; put(y); y = 0 }; goto done
+	:: d_step { GATED(y) -> excused = 1; y = 0 }; goto done
 #endif
 	KILL
 	fi;
-#if !defined(TIDY_NO_PRESENCE) && !defined(TIDY_NO_LOOK)
-	if
-	:: d_step { pres[y] == 0 -> skip }
-	:: d_step { pres[y] != 0 -> skip }; goto leave
-	KILL
-	fi;
-#endif
-#ifndef TIDY_NO_TICKET
-	if
-	:: d_step { OTHERS(tick, y) == 0 -> skip }
-	:: d_step { OTHERS(tick, y) != 0 -> skip }; goto leave
-	KILL
-	fi;
-#endif
-#if !defined(TIDY_NO_PRESENCE) && !defined(TIDY_NO_TRIAL)
-	if
-	:: d_step { lk[y] == 0 -> lk[y] = EX; yl = 2; trial[y] = 1 }
-	:: d_step { lk[y] != 0 -> skip }; goto leave
-	KILL
-	fi;
-#endif
-	if
-#ifdef TIDY_NO_NAME
-	:: true
-#else
-	:: d_step { name == y && !PINNED(y) -> skip }
-	:: d_step { name != y || PINNED(y) -> skip }; goto unlock
-#endif
-	KILL
-	fi;
-#ifdef UNLINK_OUTSIDE_GATE
-	STEP(true, unlock_trial());
-	STEP(true, gate[y] = 0; yg = 0);
-	STEP(true, unlink(); put(y); y = 0);
-	goto done;
-#endif
-#ifdef UNLINK_AFTER_GATE
-	STEP(true, gate[y] = 0; yg = 0);
-	STEP(true, unlink());
-	STEP(true, unlock_trial(); put(y); y = 0);
-	goto done;
+	TEST(!SEEN(y), skip, skip, leave);
+	TEST(TIDY_NO_PRESENCE || TIDY_NO_TRIAL || (!ON(ex | sh, y) && !TRIED(y)), yex = yex | ME, skip, leave);
+	TEST(!SEEN(y) || NO_AGAIN, skip, skip, untry);
+	TEST((name == y || TIDY_NO_NAME) && (!pinned || TIDY_NO_PIN), skip, skip, untry);
+#if UNLINK_OUTSIDE_GATE || UNLINK_AFTER_GATE
+	STEP(true, yex = (UNLINK_OUTSIDE_GATE -> yex & ~ME : yex));
+	STEP(true, ygate = ygate & ~ME);
 #endif
 	if
 	:: d_step { true -> unlink() }
-#ifdef STICKY
-	:: true
-#endif
+	:: STICKY
 	KILL
 	fi;
-unlock:
-#ifdef TIDY_CLOSE
-	KERNEL(gate[y] = 0; yg = 0);
-	KERNEL(unlock_trial(); put(y); y = 0);
-	goto done;
+untry:
+#if TIDY_CLOSE
+	STEP(true, ygate = ygate & ~ME);
 #endif
-	STEP(true, unlock_trial());
+	STEP(true, yex = yex & ~ME);
 leave:
-	STEP(true, gate[y] = 0; yg = 0; put(y); y = 0);
+	STEP(true, ygate = ygate & ~ME; y = 0);
 
 done:
-#ifdef TIDY_SAME_DESC
-	if
-	:: dmn || ino[me] == 0
-	:: !dmn && ino[me] != 0 -> close_main()
-	fi;
-#endif
 	if
 	:: d_step { !dmn -> rest() }; goto idle
-	:: dmn -> goto orphan
-	:: d_step { dmn -> rest() }; goto forever
+	:: d_step { dmn -> lives = lives & ~ME }; goto orphan
+	:: d_step { dmn && !kept -> rest() }; goto forever
 	fi;
 
-#if USED & PINNER
-pinner:
-	STEP(!gate[ino[me]], gate[ino[me]] = 1; mg = 1);
-	STEP(true, pinned[ino[me]] = 1);
-	STEP(true, gate[ino[me]] = 0; mg = 0);
-	if
-	:: d_step { name == ino[me] -> skip }
-	:: d_step { name != ino[me] -> skip }; goto stale
-	KILL
-	fi;
-	close_main();
-	/* and now flock(1) with the path that was printed */
-	STEP(true, assert(pinned[name]); ino[me] = name; opens[name]++);
-	STEP(CANLOCK(ino[me]), lock_main());
-	goto flocked;
-#endif
-#if USED & CAREFUL
-foreigner:
-	STEP(CANLOCK(ino[me]), lock_main());
-	if
-	:: d_step { name == ino[me] -> skip }
-	:: d_step { name != ino[me] -> skip }; goto stale
-	KILL
-	fi;
-#endif
 #if USED & (PINNER | CAREFUL)
-flocked:
-	if
-	:: d_step {
-		true ->
-		assert(runx == 0 && runs == 0);
-		runx = runx | BIT(me)
-	   }
-	KILL
-	fi;
+pinner:	/* --pin, and then flock(1) with the path that was printed */
+	STEP(!GATED(ino[me]), gate = gate | ME);
+	STEP(true, pinned = (name == ino[me] -> 1 : pinned));
+	STEP(true, gate = gate & ~ME);
+	TEST(name == ino[me], skip, skip, stale);
+	close_main();
+	STEP(true, assert(pinned); ino[me] = name);
+foreigner: /* a program that flocks a file that it has not pinned, and looks at the name after */
+	STEP(CANLOCK(ino[me]), lock());
+	TEST(name == ino[me], skip, skip, stale);
+	STEP(true, assert(RUN == 0); runx = runx | ME);
 	STEP(true, command_ends());
 	close_main();
 	KERNEL(excused = 1; rest());
@@ -680,30 +461,27 @@ flocked:
 
 	/* keylock was killed; what it left behind goes on */
 dead:
-#ifdef TIDY_SAME_DESC
-	KERNEL(if :: y != 0 -> opens[y]--; trial[y] = 0; y = 0 :: else fi);
-#else
 	if
 	:: y == 0
 	:: y != 0 ->
-		KERNEL(if :: yg -> gate[y] = 0; yg = 0 :: else fi);
-		KERNEL(unlock_trial(); put(y); y = 0)
+		KERNEL(if :: TIDY_SAME_DESC && dmn && y == ino[me] -> gate = gate | (ygate & ME) :: else fi; ygate = ygate & ~ME);
+		KERNEL(yex = yex & ~ME; y = 0)
 	fi;
-#endif
 	if
-	:: (runx | runs) & BIT(me) ->
+	:: RUN & ME ->
 		if
 		:: d_step { true -> command_ends() }
 #if DAEMONS
-		:: d_step { BIT(me) & DAEMONS -> command_ends(); dmn = 1 }
+		:: d_step { ME & DAEMONS -> command_ends(); dmn = 1 }
 #endif
 		fi
 	:: else
 	fi;
+	KERNEL(lives = lives & ~ME);
 	/* A daemon may live for ever if it holds no lock that others wait for. */
 	if
 	:: true
-	:: dmn && !ml -> goto forever
+	:: dmn && !((ex | sh | guest) & ME) -> goto forever
 	fi;
 orphan:
 	if
@@ -722,16 +500,10 @@ end_forever:
 
 init {
 	atomic {
-		run contender(0, M0);
-#if N > 1
-		run contender(1, M1);
-#endif
-#if N > 2
-		run contender(2, M2);
-#endif
-#if N > 3
-		run contender(3, M3);
-#endif
+		run contender(0, M0, H0, A0);
+		run contender(1, M1, H1, A1);
+		if :: N > 2 -> run contender(2, M2, H2, A2) :: else fi;
+		if :: N > 3 -> run contender(3, M3, H3, A3) :: else fi
 	}
 }
 
