@@ -56,6 +56,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <getopt.h>
 #include <limits.h>
 #include <poll.h>
 #include <sched.h>
@@ -69,10 +70,10 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -117,157 +118,62 @@ enum {
  * lines of several keylocks do not mix.
  */
 
-/* Where compose() writes: at most `room` bytes, counting all that there were. */
-struct sink {
-	char *bytes;
-	size_t room;
-	size_t count;
-};
+/*
+ * While keylock waits or holds, a line that standard error does not take at once is
+ * dropped, so that nobody behind it pays for a pipe that nobody reads.
+ */
+static bool hurried;
 
-static void
-sink_add(struct sink *sink, const char *bytes, size_t length)
+/*
+ * Whether standard error takes a line at once, and by which descriptor. Others may fill
+ * a pipe right after poll(2) has said that it has room: there it is a description of
+ * our own, that does not wait, where we may open the pipe (fifo(7)).
+ */
+static int
+error_output(void)
 {
-	for (size_t i = 0; i < length; i++, sink->count++)
-		if (sink->count < sink->room)
-			sink->bytes[sink->count] = bytes[i];
-}
+	struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
+	struct stat file;
+	int fd = -1;
 
-static void
-sink_pad(struct sink *sink, char with, size_t width, size_t length)
-{
-	for (; length < width; length++)
-		sink_add(sink, &with, 1);
-}
-
-/* Add a number in `base`, 10 or 16, with zeros in front of it up to `width`. */
-static void
-sink_number(struct sink *sink, uint64_t number, unsigned base, bool negative, size_t width)
-{
-	char digits[24];
-	size_t at = sizeof(digits);
-
-	do
-		digits[--at] = "0123456789abcdef"[number % base];
-	while (number /= base);
-	if (negative)
-		digits[--at] = '-';
-	sink_pad(sink, '0', width, sizeof(digits) - at);
-	sink_add(sink, digits + at, sizeof(digits) - at);
+	if (!hurried)
+		return STDERR_FILENO;
+	if (poll(&ready, 1, 0) == 0)
+		return -1;
+	if (fstat(STDERR_FILENO, &file) == 0 && S_ISFIFO(file.st_mode))
+		fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+	return fd < 0 ? STDERR_FILENO : fd;
 }
 
 /*
- * vcompose(3), as far as it is needed here: %s, %.*s, %*s, %c, %d, %ld, %lld,
- * %zu, %x, %0Nx, %0Nlld and %%. libc's own, with its floating point and its wide
- * characters, would be a third of the program.
+ * Write `keylock: ` and the line to standard error; keeps errno. Returns `status`.
+ * Signals are blocked, so a reader that is gone, or a limit on the file's size, is a
+ * pending signal of our own: not the command's, nor a reason to die.
  */
-__attribute__((format(printf, 3, 0))) static size_t
-vcompose(char *bytes, size_t size, const char *format, va_list arguments)
+__attribute__((format(printf, 2, 3))) static int
+say(int status, const char *format, ...)
 {
-	struct sink sink = {bytes, size ? size - 1 : 0, 0};
-
-	for (; *format; format++) {
-		size_t plain = strcspn(format, "%"), width = 0, precision = SIZE_MAX;
-		int longs = 0;
-		const char *text;
-
-		sink_add(&sink, format, plain);
-		format += plain;
-		if (!*format++)
-			break;
-		if (strncmp(format, ".*", 2) == 0) {
-			precision = (size_t)va_arg(arguments, int);
-			format += 2;
-		}
-		if (*format == '*') {
-			width = (size_t)va_arg(arguments, int);
-			format++;
-		}
-		for (; *format >= '0' && *format <= '9'; format++)
-			width = width * 10 + (size_t)(*format - '0');
-		for (; *format == 'l' || *format == 'z'; format++)
-			longs++;
-		switch (*format) {
-		case 's':
-			text = va_arg(arguments, const char *);
-			sink_add(&sink, text, strnlen(text, precision));
-			sink_pad(&sink, ' ', width, strnlen(text, precision));
-			break;
-		case 'd': {
-			long long number = longs == 0   ? va_arg(arguments, int)
-			                   : longs == 1 ? va_arg(arguments, long)
-			                                : va_arg(arguments, long long);
-			uint64_t size_of_it = number < 0 ? -(uint64_t)number : (uint64_t)number;
-
-			sink_number(&sink, size_of_it, 10, number < 0, width);
-			break;
-		}
-		case 'u':
-			sink_number(&sink, va_arg(arguments, size_t), 10, false, width);
-			break;
-		case 'x':
-			sink_number(&sink, va_arg(arguments, unsigned), 16, false, width);
-			break;
-		case 'c': {
-			char character = (char)va_arg(arguments, int);
-
-			sink_add(&sink, &character, 1);
-			break;
-		}
-		default:
-			sink_add(&sink, format, 1);
-		}
-	}
-	if (size)
-		bytes[sink.count < sink.room ? sink.count : sink.room] = '\0';
-	return sink.count;
-}
-
-/*
- * Write formatted text to `bytes`, of `size`, cut where it does not fit. Returns
- * the length that the whole of it has.
- */
-__attribute__((format(printf, 3, 4))) static size_t
-compose(char *bytes, size_t size, const char *format, ...)
-{
+	int kept = errno, fd = error_output();
+	char line[MESSAGE_SIZE] = "keylock: ";
+	size_t used = strlen(line);
 	va_list arguments;
-	size_t length;
+	sigset_t own;
 
 	va_start(arguments, format);
-	length = vcompose(bytes, size, format, arguments);
+	vsnprintf(line + used, sizeof(line) - used - 1, format, arguments);
 	va_end(arguments);
-	return length;
-}
-
-/*
- * Write `keylock: ` and the line to standard error; keeps errno. Signals are
- * blocked, so a reader that is gone is a pending SIGPIPE; it is not the
- * command's nor a reason to die.
- */
-__attribute__((format(printf, 1, 2))) static void
-say(const char *format, ...)
-{
-	static const char prefix[] = "keylock: ";
-	int kept = errno;
-	char line[MESSAGE_SIZE];
-	size_t used = sizeof(prefix) - 1;
-	va_list arguments;
-
-	memcpy(line, prefix, used);
-	va_start(arguments, format);
-	used += vcompose(line + used, sizeof(line) - used, format, arguments);
-	va_end(arguments);
-	if (used > sizeof(line) - 1)
-		used = sizeof(line) - 1;
+	used = strlen(line);
 	line[used++] = '\n';
-	if (write(STDERR_FILENO, line, used) < 0 && errno == EPIPE) {
-		static const struct timespec at_once;
-		sigset_t pipe;
-
-		sigemptyset(&pipe);
-		sigaddset(&pipe, SIGPIPE);
-		sigtimedwait(&pipe, NULL, &at_once);
+	if (write(fd, line, used) < 0) {
+		sigemptyset(&own);
+		sigaddset(&own, SIGPIPE);
+		sigaddset(&own, SIGXFSZ);
+		sigtimedwait(&own, NULL, &(struct timespec){.tv_sec = 0});
 	}
+	if (fd > STDERR_FILENO)
+		close(fd);
 	errno = kept;
+	return status;
 }
 
 /* How many bytes the UTF-8 character at `bytes` has, 0 where there is none. */
@@ -298,163 +204,63 @@ utf8_length(const unsigned char *bytes)
 static const char *
 show(const char *text, char shown[SHOWN_SIZE])
 {
-	static const char digits[] = "0123456789abcdef";
 	const unsigned char *byte = (const unsigned char *)text;
 	size_t used = 0;
 
+	shown[0] = '\0';
 	while (*byte) {
 		size_t length = utf8_length(byte);
 		bool control = *byte < 0x20 || *byte == 0x7f || (*byte == 0xc2 && byte[1] < 0xa0);
 
 		if (used + sizeof("\\xHH...") > SHOWN_SIZE) {
-			memcpy(shown + used, "...", 3);
-			used += 3;
+			strcpy(shown + used, "...");
 			break;
 		}
-		if (length && !control) {
-			memcpy(shown + used, byte, length);
-			used += length;
-			byte += length;
-			continue;
-		}
-		shown[used++] = '\\';
-		shown[used++] = 'x';
-		shown[used++] = digits[*byte >> 4];
-		shown[used++] = digits[*byte & 15];
-		byte++;
+		if (length && !control)
+			used += (size_t)sprintf(shown + used, "%.*s", (int)length, byte);
+		else
+			used += (size_t)sprintf(shown + used, "\\x%02x", *byte);
+		byte += length && !control ? length : 1;
 	}
-	shown[used] = '\0';
 	return shown;
 }
 
-/*
- * Make `memory`, of `size` bytes (NULL and 0: new), `wanted` bytes large, the new
- * ones zero; it may move. Returns NULL where there is none, and `memory` stays as
- * it is. Straight from the kernel, in pages: what keylock keeps is few and large,
- * and libc's allocator would be a tenth of the program.
- */
-static void *
-memory_resize(void *memory, size_t size, size_t wanted)
+/* Write all of `text` to standard output. Returns 0, or REFUSED and says why. */
+static int
+print(const char *text, size_t length)
 {
-	void *resized =
-	    memory ? mremap(memory, size, wanted, MREMAP_MAYMOVE)
-		   : mmap(NULL, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	while (length) {
+		ssize_t written = write(STDOUT_FILENO, text, length);
 
-	return resized == MAP_FAILED ? NULL : resized;
-}
-
-static void
-memory_free(void *memory, size_t size)
-{
-	if (memory)
-		munmap(memory, size);
+		if (written <= 0)
+			return say(REFUSED, "standard output: %s", strerror(errno));
+		text += written;
+		length -= (size_t)written;
+	}
+	return 0;
 }
 
 /*
- * Make room for `count` members of `size` bytes in a list that has it for *room.
- * Returns the list, or NULL where there is no memory, and it stays as it is.
+ * Make room for one more member of `size` bytes in a list that has `count`, and room up
+ * to a power of two. Returns the list, or NULL where there is no memory: the old one
+ * stays.
  */
 static void *
-list_grow(void *list, size_t size, size_t count, size_t *room)
+list_grow(void *list, size_t size, size_t count)
 {
-	size_t wanted = count > 2 * *room ? count : 2 * *room;
-
-	if (list && count <= *room)
-		return list;
-	list = memory_resize(list, *room * size, wanted * size);
-	if (list)
-		*room = wanted;
-	return list;
-}
-
-/* A text that grows; where there is no memory, `failed` is set. */
-struct text {
-	char *bytes;
-	size_t used;
-	size_t room;
-	bool failed;
-};
-
-__attribute__((format(printf, 2, 3))) static void
-text_add(struct text *text, const char *format, ...)
-{
-	va_list arguments;
-	size_t length;
-
-	va_start(arguments, format);
-	length = vcompose(NULL, 0, format, arguments);
-	va_end(arguments);
-	if (text->failed)
-		return;
-	if (text->used + length + 1 > text->room) {
-		size_t room = 2 * text->room + length + 1;
-		char *bytes = memory_resize(text->bytes, text->room, room);
-
-		if (!bytes) {
-			text->failed = true;
-			return;
-		}
-		text->bytes = bytes;
-		text->room = room;
-	}
-	va_start(arguments, format);
-	vcompose(text->bytes + text->used, text->room - text->used, format, arguments);
-	va_end(arguments);
-	text->used += length;
-}
-
-/* The first place in `text` where `what` stands, or NULL. */
-static const char *
-find(const char *text, const char *what)
-{
-	size_t length = strlen(what);
-
-	while (strncmp(text, what, length) != 0)
-		if (!*text++)
-			return NULL;
-	return text;
-}
-
-/* The whole number at the beginning of `text`, 0 where none is or it is too large. */
-static int64_t
-number_at(const char *text)
-{
-	int64_t number = 0;
-
-	for (; *text >= '0' && *text <= '9'; text++) {
-		if (number > (INT64_MAX - 9) / 10)
-			return 0;
-		number = number * 10 + (*text - '0');
-	}
-	return number;
-}
-
-/* The process id at the beginning of `text`, 0 where none is. */
-static pid_t
-pid_at(const char *text)
-{
-	int64_t pid = number_at(text);
-
-	return pid <= INT_MAX ? (pid_t)pid : 0;
+	return count & (count - 1) ? list : realloc(list, (count ? 2 * count : 1) * size);
 }
 
 /* Read a whole number from `low` to `high`: digits and nothing else. */
 static bool
 parse_number(const char *text, int low, int high, int *number)
 {
-	int sum = 0;
+	unsigned long long value = strtoull(text, NULL, 10); /* too large: ULLONG_MAX */
 
-	if (!*text)
+	if (!*text || text[strspn(text, "0123456789")] || value > INT_MAX)
 		return false;
-	for (; *text; text++) {
-		if (*text < '0' || *text > '9')
-			return false;
-		sum = sum * 10 + (*text - '0');
-		if (sum > high)
-			return false;
-	}
-	*number = sum;
-	return sum >= low;
+	*number = (int)value;
+	return *number >= low && *number <= high;
 }
 
 /* ---- Time ---------------------------------------------------------------
@@ -484,15 +290,12 @@ now(void)
 	return clock_now(CLOCK_MONOTONIC);
 }
 
-/* The deadline that lies `wait` from now, FOREVER where that is past counting. */
+/* The time that lies `wait` from now, FOREVER where that is past counting. */
 static nanoseconds
-deadline_in(nanoseconds wait)
+time_in(nanoseconds wait)
 {
-	nanoseconds start;
+	nanoseconds start = now();
 
-	if (wait == FOREVER)
-		return FOREVER;
-	start = now();
 	return wait > FOREVER - start ? FOREVER : start + wait;
 }
 
@@ -505,28 +308,6 @@ to_timespec(nanoseconds time)
 	};
 }
 
-/* How many nanoseconds the unit `suffix` has, 0 when there is no such unit. */
-static nanoseconds
-unit_of(const char *suffix)
-{
-	static const struct {
-		const char *suffix;
-		nanoseconds length;
-	} units[] = {
-	    {"", 1000000000},
-	    {"ms", 1000000},
-	    {"s", 1000000000},
-	    {"m", 60 * INT64_C(1000000000)},
-	    {"h", 3600 * INT64_C(1000000000)},
-	    {"d", 86400 * INT64_C(1000000000)},
-	};
-
-	for (size_t i = 0; i < sizeof(units) / sizeof(*units); i++)
-		if (strcmp(suffix, units[i].suffix) == 0)
-			return units[i].length;
-	return 0;
-}
-
 /*
  * Read a TIME: digits with an optional fraction and an optional unit. What is
  * finer than a nanosecond is rounded up, so that only 0 is 0. Returns false for
@@ -535,26 +316,29 @@ unit_of(const char *suffix)
 static bool
 parse_time(const char *text, nanoseconds *time)
 {
-	size_t whole = strspn(text, "0123456789");
-	size_t point = text[whole] == '.';
+	static const char *const suffixes[] = {"", "ms", "s", "m", "h", "d"};
+	static const nanoseconds lengths[] = {1000, 1, 1000, 60000, 3600000, 86400000};
+	size_t whole = strspn(text, "0123456789"), point = text[whole] == '.', unit = 0;
 	size_t fraction = point ? strspn(text + whole + 1, "0123456789") : 0;
-	nanoseconds unit = unit_of(text + whole + point + fraction);
-	nanoseconds sum = 0;
-	nanoseconds rest = 0;
+	nanoseconds length, sum = 0, rest = 0;
 	bool finer = false;
 
-	if (whole + fraction == 0 || unit == 0)
+	while (strcmp(text + whole + point + fraction, suffixes[unit]) != 0)
+		if (++unit == sizeof(suffixes) / sizeof(*suffixes))
+			return false;
+	if (whole + fraction == 0)
 		return false;
+	length = lengths[unit] * MILLISECOND;
 	for (size_t i = 0; i < whole; i++) {
 		int digit = text[i] - '0';
 
-		if (sum > (INT64_MAX / unit - digit) / 10)
+		if (sum > (INT64_MAX / length - digit) / 10)
 			return false;
 		sum = sum * 10 + digit;
 	}
-	sum *= unit;
+	sum *= length;
 	for (size_t i = fraction; i-- > 0;) { /* long division, from the last digit */
-		nanoseconds part = (text[whole + 1 + i] - '0') * unit + rest;
+		nanoseconds part = (text[whole + 1 + i] - '0') * length + rest;
 
 		finer = finer || part % 10 != 0;
 		rest = part / 10;
@@ -569,58 +353,33 @@ parse_time(const char *text, nanoseconds *time)
 /* ---- Signals and waiting ------------------------------------------------
  *
  * All signals are blocked from the start, so that none ends keylock between
- * making a file and being able to remove it. They are let in only inside
- * wait_for(), around the one blocking call, where a handler takes down which
- * one came. A signal that comes after the check and before the blocking call
- * would be slept over: the handler therefore arms the repeating timer, which
- * cuts the call short. The same timer keeps the deadline. It is a timer of our
- * own (timer_create(2)), since ITIMER_REAL may be the caller's, which the
- * command inherits, and its signal is the one that is used least.
+ * making a file and being able to remove it. They are let in only around the one
+ * blocking call of a wait, where a handler takes down which one came. A signal
+ * that comes after the check and before that call would be slept over: the
+ * handler therefore arms a repeating timer, which cuts the call short. The same
+ * timer keeps the deadline. It is one of our own (timer_create(2)), since
+ * ITIMER_REAL may be the caller's, which the command inherits.
+ *
+ * The handlers are not taken back before the command starts: execve(2) does that.
  */
 
-#define WAKER SIGRTMAX
+#define WAKER SIGRTMAX /* the timer's signal: the one that is used least */
 
-/* struct kernel_sigaction, which no header has; only copied and never read. */
-struct raw_action {
-	unsigned long words[16];
+/* Those that people and systems send to end or to stop a program. */
+static const int caught_signals[] = {
+    SIGHUP,  SIGINT,  SIGQUIT, SIGPIPE, SIGALRM, SIGTERM, SIGUSR1,
+    SIGUSR2, SIGXCPU, SIGPWR,  SIGTSTP, SIGTTIN, SIGTTOU,
 };
 
 static struct {
 	sigset_t came_mask;           /* the mask that keylock came with */
-	sigset_t wait_mask;           /* while waiting: that, and SIGCONT */
-	bool handling;                /* handlers and timer are in place */
-	bool armed;                   /* the timer runs, valid while handling */
-	int timer;                    /* valid while handling */
-	struct sigaction came[_NSIG]; /* dispositions, valid while handling */
-	struct raw_action raw[_NSIG]; /* those of libc's own signals, likewise */
+	sigset_t wait_mask;           /* while waiting */
+	pid_t self;                   /* whom handlers and timer are for; 0: there are none yet */
+	timer_t timer;                /* valid with self */
+	nanoseconds armed;            /* for when; FOREVER: it does not run */
+	struct sigaction waker_came;  /* what was done with WAKER */
 	volatile sig_atomic_t caught; /* the signal that ends the wait, or 0 */
-} signals;
-
-struct lock;
-struct directory;
-
-/* What an acquisition is bounded by, and who looks around meanwhile. */
-struct wait {
-	bool nonblock;        /* give up at once when the key is taken */
-	bool deaf;            /* let no signal in: for tidying */
-	nanoseconds deadline; /* of the whole acquisition */
-	nanoseconds look_at;  /* when `look` is due */
-	/* Called at look_at, which it sets anew, while the lock, or every one of
-	 * the slots, is taken. Returns 0 to wait on, else the result to leave
-	 * with; COVERED with *covered set to the one that an ancestor holds. */
-	int (*look)(struct wait *, struct lock *locks, size_t count, size_t *covered);
-	bool reentrant;      /* for `look`: -r */
-	bool aloud;          /* for `look`: say what is waited for at once */
-	bool quiet;          /* for `look`: never say it */
-	bool holding;        /* for `look`: this process holds other keys */
-	bool related;        /* of `look`: an ancestor may hold other keys */
-	nanoseconds started; /* of `look`: when the wait began; 0: it did not */
-	const struct directory *directory;
-	bool robbed;          /* a slot's file was removed under its holder */
-	nanoseconds hindered; /* since when a stranger is in the way, or 0 */
-	int turn;             /* of `look`: what is kept until all is given back */
-	char turn_name[NAME_SIZE];
-};
+} signals = {.armed = INT64_MAX};
 
 /* Stop signals, whose default is to stop the process (signal(7)). */
 static bool
@@ -629,26 +388,10 @@ is_stop_signal(int signo)
 	return signo == SIGTSTP || signo == SIGTTIN || signo == SIGTTOU;
 }
 
-/* Signals that do nothing by default (signal(7)). */
-static bool
-is_idle_signal(int signo)
-{
-	return signo == SIGCHLD || signo == SIGCONT || signo == SIGURG || signo == SIGWINCH;
-}
-
-/*
- * sigprocmask(2) as the kernel has it: libc's keeps off the real-time signals
- * that are its own, which are as good as any to the command (nptl(7)).
- */
-static void
-mask_change(int how, const sigset_t *set, sigset_t *old)
-{
-	syscall(SYS_rt_sigprocmask, how, set, old, _NSIG / 8);
-}
-
-/* Every signal, libc's own too. */
+/* Every signal, those too that sigfillset(3) leaves to libc: musl has three, of which one
+ * is SIGRTMIN to programs of glibc (nptl(7)). */
 static sigset_t
-mask_all(void)
+all_signals(void)
 {
 	sigset_t all;
 
@@ -656,274 +399,159 @@ mask_all(void)
 	return all;
 }
 
-/* sigaddset(3) for any signal. */
-static void
-mask_add(sigset_t *set, int signo)
+/* Every signal but `signo`. */
+static sigset_t
+all_signals_but(int signo)
 {
 	enum { BITS = 8 * sizeof(unsigned long) };
-	unsigned long words[sizeof(*set) / sizeof(unsigned long)];
+	unsigned long words[sizeof(sigset_t) / sizeof(unsigned long)];
+	sigset_t set;
 
-	memcpy(words, set, sizeof(*set));
-	words[(unsigned)(signo - 1) / BITS] |= 1UL << (unsigned)(signo - 1) % BITS;
-	memcpy(set, words, sizeof(*set));
+	memset(words, 0xff, sizeof(words));
+	words[(unsigned)(signo - 1) / BITS] &= ~(1UL << (unsigned)(signo - 1) % BITS);
+	memcpy(&set, words, sizeof(set));
+	return set;
 }
 
-static sigset_t
-mask_of(int signo)
+/* sigprocmask(2) itself, since libc's keeps off those signals. */
+static void
+mask_set(const sigset_t *mask, sigset_t *came)
 {
-	sigset_t only = {0};
-
-	mask_add(&only, signo);
-	return only;
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, mask, came, _NSIG / 8);
 }
 
 static void
-signals_block(void)
+signals_keep_out(void)
 {
-	sigset_t all = mask_all();
+	sigset_t all = all_signals();
 
-	mask_change(SIG_SETMASK, &all, &signals.came_mask);
-	/* Let in, it would be lost where it comes just as the kernel calls the
-	 * handler of a stop signal: it is ignored by default, and not yet blocked by
-	 * the handler's mask. Blocked it stays pending, for stop_begin(). */
+	mask_set(&all, NULL);
+}
+
+static void
+signals_let_in(void)
+{
+	sigprocmask(SIG_SETMASK, &signals.wait_mask, NULL);
+}
+
+static void
+signals_begin(void)
+{
+	sigset_t all = all_signals();
+
+	mask_set(&all, &signals.came_mask);
+	/* A SIGCONT that is let in is lost where it comes just before the handler of
+	 * a stop signal is called; blocked it continues us and stays pending. */
 	signals.wait_mask = signals.came_mask;
-	mask_add(&signals.wait_mask, SIGCONT);
+	sigaddset(&signals.wait_mask, SIGCONT);
+	sigdelset(&signals.wait_mask, WAKER);
 }
 
 /*
- * The kernel's timers themselves: libc's bring its threads into the binary, for
- * notifications by thread.
+ * Take down what ends the wait; all that is called is async-signal-safe. In another
+ * process than `self`, which is about to become the command, it does what the signal
+ * does by default, but does not stop: keylock waits for the exec, and sends that again.
  */
-static int
-timer_make(const struct sigevent *event)
-{
-	return (int)syscall(SYS_timer_create, CLOCK_MONOTONIC, event, &signals.timer);
-}
-
-static int
-timer_arm(int flags, const struct itimerspec *time)
-{
-#ifdef SYS_timer_settime64
-	int done = (int)syscall(SYS_timer_settime64, signals.timer, flags, time, NULL);
-#ifdef SYS_timer_settime
-	enum { OLD = SYS_timer_settime };
-#else /* as musl calls it */
-	enum { OLD = SYS_timer_settime32 };
-#endif
-	if (done == 0 || errno != ENOSYS)
-		return done;
-	/* 32 bits, and a kernel before Linux 5.1: its times have 32 bits, too. */
-	const struct timespec *every = &time->it_interval, *first = &time->it_value;
-	long old[] = {(long)every->tv_sec, every->tv_nsec, (long)first->tv_sec, first->tv_nsec};
-
-	return (int)syscall(OLD, signals.timer, flags, old, NULL);
-#else
-	return (int)syscall(SYS_timer_settime, signals.timer, flags, time, NULL);
-#endif
-}
-
-/* Async-signal-safe: timer_settime(2) is (signal-safety(7)). */
 static void
-on_signal(int signo, siginfo_t *info, void *context)
+on_signal(int signo)
 {
 	static const struct itimerspec soon = {
-	    .it_interval.tv_nsec = 5 * 1000000,
+	    .it_interval.tv_nsec = 5000000,
 	    .it_value.tv_nsec = 1000000,
 	};
 	int kept = errno;
 
-	(void)context;
-	if (signo == WAKER &&
-	    (info->si_code == SI_TIMER || signals.came[WAKER].sa_handler == SIG_IGN ||
-	     sigismember(&signals.came_mask, WAKER) == 1))
-		return;
-	if (!signals.caught || is_stop_signal(signals.caught))
-		signals.caught = signo;
-	timer_arm(0, &soon);
+	if (getpid() != signals.self) {
+		if (!is_stop_signal(signo)) {
+			signal(signo, SIG_DFL);
+			kill(getpid(), signo);
+		}
+	} else if (signo != WAKER) {
+		if (!signals.caught || is_stop_signal(signals.caught))
+			signals.caught = signo;
+		timer_settime(signals.timer, 0, &soon, NULL);
+		signals.armed = 0;
+	}
 	errno = kept;
 }
 
-/* Stands for a disposition that is in signals.raw. */
+/* Handle `signo`, but where it came ignored. */
 static void
-on_raw_signal(int signo)
+signal_handle(int signo)
 {
-	(void)signo;
+	struct sigaction handler = {.sa_handler = on_signal}, came;
+
+	sigfillset(&handler.sa_mask);
+	if (sigaction(signo, &handler, &came) == 0 && came.sa_handler == SIG_IGN)
+		sigaction(signo, &came, NULL);
 }
 
-/* rt_sigaction(2) itself: libc's refuses the signals that are its own (nptl(7)). */
-static void
-raw_action(int signo, const struct raw_action *action, struct raw_action *came)
-{
-	syscall(SYS_rt_sigaction, signo, action, came, _NSIG / 8);
-}
-
-/*
- * Put handlers on every signal that would end or stop keylock, and make the
- * timer. Ignored signals stay ignored. Returns 0 or an errno.
- */
+/* Make the timer and set the handlers up, once. Returns 0 or an errno. */
 static int
 waiting_begin(void)
 {
-	struct sigaction handler = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO};
+	struct sigaction handler = {.sa_handler = on_signal};
 	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = WAKER};
-	struct raw_action raw = {0}; /* our handler, as libc has told the kernel */
 
-	if (signals.handling)
+	if (signals.self)
 		return 0;
-	if (timer_make(&event) < 0)
-		return errno == EAGAIN ? ENOMEM : errno; /* EAGAIN means taken here */
-	handler.sa_mask = mask_all();
-	for (int signo = 1; signo < _NSIG; signo++) {
-		struct sigaction *came = &signals.came[signo];
-
-		came->sa_handler = SIG_ERR; /* nothing to give back */
-		if (is_idle_signal(signo) || signo == SIGKILL || signo == SIGSTOP)
-			continue;
-		if (sigaction(signo, &handler, came) == 0) {
-			if (!raw.words[0])
-				raw_action(signo, NULL, &raw);
-			if (came->sa_handler == SIG_IGN && signo != WAKER)
-				sigaction(signo, came, NULL);
-		} else {
-			/* One of libc's own, to which the command has a right. */
-			raw_action(signo, &raw, &signals.raw[signo]);
-			came->sa_handler = on_raw_signal;
-		}
-	}
-	signals.handling = true;
-	signals.armed = false;
+	if (timer_create(CLOCK_MONOTONIC, &event, &signals.timer) < 0)
+		return errno == EAGAIN ? EDQUOT : errno; /* EAGAIN means taken here */
+	signals.self = getpid();
+	for (size_t i = 0; i < sizeof(caught_signals) / sizeof(*caught_signals); i++)
+		signal_handle(caught_signals[i]);
+	sigfillset(&handler.sa_mask);
+	sigaction(WAKER, &handler, &signals.waker_came);
 	return 0;
 }
 
-/* Undo waiting_begin(). A signal that came meanwhile is in signals.caught. */
-static void
-waiting_end(void)
-{
-	sigset_t all = mask_all(), waker = mask_of(WAKER);
-
-	if (!signals.handling)
-		return;
-	syscall(SYS_timer_delete, signals.timer);
-	/* One expiry may still be pending; the default action would kill. */
-	mask_change(SIG_UNBLOCK, &waker, NULL);
-	mask_change(SIG_SETMASK, &all, NULL);
-	for (int signo = 1; signo < _NSIG; signo++)
-		if (signals.came[signo].sa_handler == on_raw_signal)
-			raw_action(signo, &signals.raw[signo], NULL);
-		else if (signals.came[signo].sa_handler != SIG_ERR)
-			sigaction(signo, &signals.came[signo], NULL);
-	signals.handling = false;
-}
-
-/*
- * Take one of the pending signals `these`, if there is one; returns it, else 0.
- * One that was pending a moment ago may be gone: SIGCONT and the stop signals
- * take each other away.
- */
+/* Have the timer expire at `until`, and again and again. Returns 0 or an errno. */
 static int
-signal_take(const sigset_t *these)
+timer_arm(nanoseconds until)
 {
-	static const struct timespec at_once;
-	int signo = sigtimedwait(these, NULL, &at_once);
+	struct itimerspec alarm = {.it_interval.tv_nsec = 5 * MILLISECOND};
 
-	return signo > 0 ? signo : 0;
+	if (until == signals.armed)
+		return 0;
+	if (until != FOREVER)
+		alarm.it_value = to_timespec(until);
+	signals.armed = until;
+	return timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL) < 0 ? errno : 0;
 }
 
-/*
- * Take down a signal that came before there was a command to give it to, as if
- * it had come while waiting. Returns whether one that ends or stops came.
- */
+/* Whether a signal has come that ends or stops keylock: it is in signals.caught then. */
 static bool
 signal_came(void)
 {
-	sigset_t pending, cont = mask_of(SIGCONT);
+	sigset_t pending;
 
 	sigpending(&pending);
-	if (sigisemptyset(&pending))
-		return signals.caught != 0;
-	if (sigismember(&pending, SIGCONT) == 1 && sigismember(&signals.came_mask, SIGCONT) == 0)
-		signal_take(&cont); /* of a while ago: no command has been stopped yet */
-	for (int signo = 1; signo < _NSIG && !signals.caught; signo++) {
-		struct sigaction action;
-		sigset_t only = mask_of(signo);
-
-		if (sigismember(&pending, signo) != 1 || is_idle_signal(signo) ||
-		    sigismember(&signals.came_mask, signo) == 1)
-			continue;
-		if (sigaction(signo, NULL, &action) < 0 || action.sa_handler == SIG_IGN)
-			continue;
-		if (signal_take(&only))
-			signals.caught = signo;
+	if (!sigisemptyset(&pending) && waiting_begin() == 0) {
+		signals_let_in();
+		signals_keep_out();
 	}
 	return signals.caught != 0;
 }
 
 /*
- * Let in one blocked signal; where it is pending and stops, until continued. Then
- * all are blocked.
+ * Stop by the default action of the stop signal `signo`, until continued; not where
+ * a SIGCONT has come since, which is pending then: a stop signal that is sent takes
+ * it away (signal(7)). One that is sent in the microsecond in between is lost.
  */
 static void
-signal_let_in(int signo)
+stop_by(int signo)
 {
-	sigset_t only = mask_of(signo), all = mask_all();
+	struct sigaction by_default = {.sa_handler = SIG_DFL}, came;
+	sigset_t pending, others = all_signals_but(signo);
 
-	mask_change(SIG_UNBLOCK, &only, NULL);
-	mask_change(SIG_SETMASK, &all, NULL);
-}
-
-static volatile sig_atomic_t continued; /* a SIGCONT came since stop_begin() */
-static struct sigaction continue_came;
-
-static void
-on_continue(int signo)
-{
-	(void)signo;
-	continued = 1;
-}
-
-/*
- * Stop this process by `signo`, as its default action does, in two steps. A SIGCONT
- * that came before, but after what we stop for, is pending, and is not to be lost:
- * sending a stop signal discards it (signal(7)). So it is let in first, to a
- * handler. What is lost is one that another processor sends in the microsecond in
- * which kill(2) is entered: the kernel has no call that would not discard it. Returns whether there
- * is reason to stop still; stop_end() then stops, until continued, or does not.
- */
-static bool
-stop_begin(int signo)
-{
-	struct sigaction action = {.sa_handler = on_continue};
-	sigset_t open_to = mask_all();
-
-	continued = 0;
-	sigaction(SIGCONT, &action, &continue_came);
-	sigdelset(&open_to, SIGCONT);
-	mask_change(SIG_SETMASK, &open_to, NULL);
-	kill(getpid(), signo); /* blocked; a SIGCONT from now on takes it away */
-	return !continued;
-}
-
-static void
-stop_end(int signo, bool stop)
-{
-	sigset_t only = mask_of(signo);
-
-	if (stop)
-		signal_let_in(signo);
-	else
-		signal_take(&only);
-	sigaction(SIGCONT, &continue_came, NULL);
-}
-
-/* Stop by the stop signal that was caught, and forget it. */
-static void
-stop_caught(void)
-{
-	int signo = signals.caught;
-
-	waiting_end();
-	signals.caught = 0;
-	stop_end(signo, stop_begin(signo));
+	sigpending(&pending);
+	if (sigismember(&pending, SIGCONT) == 1)
+		return;
+	sigaction(signo, &by_default, &came);
+	kill(getpid(), signo);
+	mask_set(&others, NULL);
+	signals_keep_out();
+	sigaction(signo, &came, NULL);
 }
 
 /*
@@ -934,35 +562,28 @@ stop_caught(void)
 static int
 die_by(int signo)
 {
-	struct sigaction by_default = {.sa_handler = SIG_DFL};
-	sigset_t only = mask_of(signo);
+	sigset_t others = all_signals_but(signo);
 
 	prctl(PR_SET_DUMPABLE, 0);
-	sigaction(signo, &by_default, NULL);
+	signal(signo, SIG_DFL);
 	kill(getpid(), signo);
-	mask_change(SIG_UNBLOCK, &only, NULL);
+	mask_set(&others, NULL);
 	return 128 + signo;
 }
 
-/* A lock request to the kernel: flock(2), or on bytes (fcntl_locking(2)). */
+/* A lock request to the kernel: flock(2), or for a byte (fcntl_locking(2)). */
 struct request {
 	int fd;
-	int flock;    /* LOCK_EX, LOCK_SH or LOCK_UN; 0 for bytes */
-	short type;   /* F_RDLCK, F_WRLCK or F_UNLCK */
-	off_t start;  /* the first byte */
-	off_t length; /* 0: to the end of all bytes */
+	int flock;   /* LOCK_EX or LOCK_SH; 0 for a byte */
+	short type;  /* F_RDLCK, F_WRLCK or F_UNLCK */
+	off_t start; /* the byte */
 };
 
 /* Make the request, waiting or not. Returns 0 or an errno, EAGAIN when taken. */
 static int
 request(const struct request *wish, bool waiting)
 {
-	struct flock bytes = {
-	    .l_type = wish->type,
-	    .l_whence = SEEK_SET,
-	    .l_start = wish->start,
-	    .l_len = wish->length,
-	};
+	struct flock bytes = {.l_type = wish->type, .l_start = wish->start, .l_len = 1};
 	int done;
 
 	do { /* FUSE, which is not of the kernel alone, may answer with EINTR */
@@ -974,36 +595,78 @@ request(const struct request *wish, bool waiting)
 	return done == 0 ? 0 : errno;
 }
 
+/* What bounds the wait for a lock, and who looks around meanwhile. */
+struct wait {
+	bool nonblock;        /* give up when the key is taken */
+	bool early;           /* the first look is due as soon as we wait */
+	nanoseconds deadline; /* of the whole acquisition */
+	nanoseconds look_at;  /* when `look` is due; FOREVER: not any more */
+	/* Sets look_at anew. Returns 0 to wait on, else the result to leave with. */
+	int (*look)(struct wait *);
+	struct lock *lock;     /* that is waited for */
+	struct looker *looker; /* what `look` needs beside it */
+};
+
+/* Whether the time for the acquisition is over. */
+static bool
+is_late(const struct wait *wait)
+{
+	return wait->deadline != FOREVER && now() >= wait->deadline;
+}
+
+/* Whether a look may go on: the time is not over, and no signal has come. */
+static bool
+wait_goes_on(const struct wait *wait)
+{
+	signals_let_in();
+	signals_keep_out();
+	return !signals.caught && !is_late(wait);
+}
+
+/* What comes first, the deadline or the look. */
+static nanoseconds
+wait_until(const struct wait *wait)
+{
+	return wait->look_at < wait->deadline ? wait->look_at : wait->deadline;
+}
+
 /*
- * Wait until the request is granted. Returns 0; ETIMEDOUT when the deadline has
- * passed; EINTR when a signal came (signals.caught); EBUSY when it is time to
- * look around; else an errno.
+ * What is to be done before sleeping on. Returns 0 to sleep; ETIMEDOUT when the
+ * deadline has passed; EINTR when a signal came (signals.caught); a result of `look`
+ * as a negative number; else an errno.
  */
 static int
-wait_for(const struct request *wish, const struct wait *wait)
+wait_check(struct wait *wait)
 {
-	nanoseconds until = wait->look_at < wait->deadline ? wait->look_at : wait->deadline;
-	struct itimerspec alarm = {.it_interval.tv_nsec = 5 * MILLISECOND};
-	sigset_t open_to, all = mask_all();
 	int error = waiting_begin();
 
-	if (error)
-		return error;
-	open_to = wait->deaf ? all : signals.wait_mask;
-	sigdelset(&open_to, WAKER);
-	if (until != FOREVER)
-		alarm.it_value = to_timespec(until);
-	if ((until != FOREVER || signals.armed) && timer_arm(TIMER_ABSTIME, &alarm) < 0)
-		return errno;
-	signals.armed = until != FOREVER;
-	do {
-		if (signals.caught && !wait->deaf)
+	while (!error) {
+		if (signals.caught)
 			return EINTR;
-		if (until != FOREVER && now() >= until)
-			return until == wait->deadline ? ETIMEDOUT : EBUSY;
-		mask_change(SIG_SETMASK, &open_to, NULL);
+		if (wait->look_at && is_late(wait)) /* the look that is due at once comes first */
+			return ETIMEDOUT;
+		if (wait->look_at == FOREVER || now() < wait->look_at)
+			return 0;
+		error = -wait->look(wait);
+	}
+	return error;
+}
+
+/* Wait until the request is granted. Returns 0, or as wait_check() does. */
+static int
+wait_for(const struct request *wish, struct wait *wait)
+{
+	int error;
+
+	do {
+		error = wait_check(wait);
+		if (!error)
+			error = timer_arm(wait_until(wait));
+		if (error)
+			return error;
+		signals_let_in();
 		error = request(wish, true);
-		mask_change(SIG_SETMASK, &all, NULL);
+		signals_keep_out();
 	} while (error == EINTR);
 	return error == EAGAIN ? ENOLCK : error; /* "taken" is no answer to one who waits */
 }
@@ -1088,7 +751,7 @@ sha256_hex(const char *bytes, size_t length, char hex[65])
 	for (size_t done = 0; done < tail_length; done += 64)
 		sha256_block(state, tail + done);
 	for (int i = 0; i < 8; i++)
-		compose(hex + 8 * i, 9, "%08x", state[i]);
+		sprintf(hex + 8 * i, "%08x", state[i]);
 }
 
 /* Write the file name of `key`, of 1 to KEY_MAX_BYTES bytes, to `name`. */
@@ -1097,97 +760,77 @@ name_of_key(const char *key, char name[NAME_SIZE])
 {
 	static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 				    "0123456789._-+@:,=";
-	static const char digits[] = "0123456789ABCDEF";
 	enum { HASH_BYTES = 2 + 64 };
 	size_t used = 0, cut = 0; /* cut: the last place where %h still fits */
 
 	for (const char *byte = key; *byte; byte++) {
-		unsigned char value = (unsigned char)*byte;
 		bool stands = strchr(plain, *byte) && !(*byte == '.' && byte == key);
 
 		if (used + (stands ? 1 : 3) > NAME_MAX_BYTES) {
-			name[cut++] = '%';
-			name[cut++] = 'h';
-			sha256_hex(key, strlen(key), name + cut);
+			memcpy(name + cut, "%h", 2);
+			sha256_hex(key, strlen(key), name + cut + 2);
 			return;
 		}
-		if (stands) {
+		if (stands)
 			name[used++] = *byte;
-		} else {
-			name[used++] = '%';
-			name[used++] = digits[value >> 4];
-			name[used++] = digits[value & 15];
-		}
+		else
+			used += (size_t)sprintf(name + used, "%%%02X", (unsigned char)*byte);
 		if (used <= NAME_MAX_BYTES - HASH_BYTES)
 			cut = used;
 	}
 	name[used] = '\0';
 }
 
-/* The value of an upper-case hex digit; false for another character. */
-static bool
-hex_value(char digit, unsigned int *value)
+/* Name the file of slot `number`, from 1, of the key whose first file is `base`. */
+static void
+slot_name(char name[NAME_SIZE], const char *base, int number)
 {
-	if (digit >= '0' && digit <= '9')
-		*value = (unsigned int)(digit - '0');
-	else if (digit >= 'A' && digit <= 'F')
-		*value = (unsigned int)(digit - 'A' + 10);
+	if (number == 1)
+		snprintf(name, NAME_SIZE, "%s", base);
 	else
-		return false;
-	return true;
+		snprintf(name, NAME_SIZE, "%s%%s%d", base, number);
 }
 
 /*
- * Read a file name back: the key to `key`, which has room for NAME_SIZE bytes,
- * and the number of the slot. A name with a hash stands for itself, and *hashed
- * tells so. Returns false for a name that name_of_key() and slot_name() do not
- * make.
+ * Read a file name back: the key to `key` and the number of the slot. A name with a
+ * hash stands for itself, and *hashed tells so; what is before the hash is how the
+ * key begins. Returns false for a name that the above do not make, which is found
+ * out by making it again.
  */
 static bool
 key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 {
-	char again[NAME_SIZE], base[NAME_SIZE];
-	const char *mark = find(name, "%s");
-	size_t length = mark ? (size_t)(mark - name) : strlen(name);
+	char base[NAME_SIZE], again[NAME_SIZE];
+	char *mark, *hash;
 	size_t used = 0;
 
-	if (!length || length > NAME_MAX_BYTES || strlen(name) >= NAME_SIZE)
+	if (strlen(name) >= NAME_SIZE)
 		return false;
-	memcpy(base, name, length);
-	base[length] = '\0';
+	strcpy(base, name);
 	*slot = 1;
+	mark = strstr(base, "%s");
 	if (mark && (!parse_number(mark + 2, 2, SLOTS_MAX, slot) || mark[2] == '0'))
 		return false;
+	if (mark)
+		*mark = '\0';
+	hash = strstr(base, "%h");
+	*hashed = hash && strlen(base) >= NAME_MAX_BYTES - 2 && strlen(base) <= NAME_MAX_BYTES &&
+	          strlen(hash) == 2 + 64 && strspn(hash + 2, "0123456789abcdef") == 64;
+	for (const char *byte = base; *byte && !(*hashed && byte == hash); byte++) {
+		unsigned int value = (unsigned char)*byte;
 
-	const char *hash = find(base, "%h");
-
-	/* What is before the hash is read, too: it is how the key begins. */
-	*hashed = hash && length >= NAME_MAX_BYTES - 2 &&
-	          strspn(hash + 2, "0123456789abcdef") == 64 && !hash[2 + 64];
-	if (*hashed)
-		length = (size_t)(hash - base);
-	for (const char *byte = base; byte < base + length; byte++) {
-		unsigned int value;
-
-		if (*byte != '%') {
-			key[used++] = *byte;
-			continue;
-		}
-		if (!hex_value(byte[1], &value))
+		if (*byte == '%' && (sscanf(byte + 1, "%2x", &value) != 1 || !byte[2]))
 			return false;
-		key[used] = (char)(value << 4);
-		if (!hex_value(byte[2], &value))
-			return false;
-		key[used] = (char)((unsigned char)key[used] | value);
-		if (!key[used++])
-			return false;
-		byte += 2;
+		if (*byte == '%')
+			byte += 2;
+		key[used++] = (char)value;
 	}
 	key[used] = '\0';
 	name_of_key(key, again);
 	if (*hashed)
-		compose(key, NAME_SIZE, "%s", base);
-	return strlen(again) == length && memcmp(again, base, length) == 0;
+		strcpy(key, base);
+	return *again && strncmp(again, base, strlen(again)) == 0 &&
+	       strlen(again) == (*hashed ? (size_t)(hash - base) : strlen(base));
 }
 
 /* ---- Directory ----------------------------------------------------------
@@ -1195,7 +838,7 @@ key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
  * Where the lockfiles are. The rules that it MUST keep:
  *
  *  1. A default directory is a directory, not a link, owned by the effective
- *     user and closed to others.
+ *     user and closed to others, and not in a service's own /tmp.
  *  2. A directory given by name may be a link and is what its owner made it,
  *     but where all may write it is sticky.
  *  3. It is checked by fstat on the descriptor that is then used, and all file
@@ -1209,12 +852,11 @@ key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 
 struct directory {
 	const char *path;
+	char own[64];   /* the default's path */
 	bool named;     /* by --dir or KEYLOCK_DIR, not the default */
 	bool look_only; /* where it is missing it stays so */
 	bool made;      /* by this process */
 	int fd;         /* -1: not open */
-	bool is_open;   /* others may write to it, too */
-	bool claims;    /* and it can be read: see "Lockfile" */
 	mode_t mode;
 	gid_t group;
 };
@@ -1232,19 +874,68 @@ above_standard(int fd)
 	return moved;
 }
 
-/* The default directory of the effective user, in `path`. */
-static const char *
-default_directory(char *path, size_t size)
+/* Say what is wrong with the directory, and the way out of a default. Returns `status`. */
+static int
+directory_failure(const struct directory *directory, int status, const char *what, const char *why)
 {
-	uid_t user = geteuid();
-	struct stat lock;
+	char shown[SHOWN_SIZE];
 
-	if (user == 0)
-		return "/run/keylock";
-	bool shared = stat("/run/lock", &lock) == 0 && S_ISDIR(lock.st_mode) &&
-	              (lock.st_mode & S_ISVTX) && (lock.st_mode & S_IWOTH);
-	compose(path, size, "%s/keylock-%lu", shared ? "/run/lock" : "/tmp", (unsigned long)user);
-	return path;
+	return say(status, "%s: %s: %s%s", show(directory->path, shown), what, why,
+	           directory->named ? "" : "; name another with -d DIR or KEYLOCK_DIR");
+}
+
+static int
+directory_unsafe(const struct directory *directory, const char *why)
+{
+	return directory_failure(directory, UNSAFE, "not safe for lockfiles", why);
+}
+
+/*
+ * Whether /tmp is a service's own (systemd.exec(5), PrivateTmp): the mount there
+ * shows a folder of systemd's (proc_pid_mountinfo(5)). Others do not see that folder.
+ */
+static bool
+tmp_is_private(void)
+{
+	char root[PATH_MAX], point[PATH_MAX], *line = NULL;
+	FILE *mounts = fopen("/proc/self/mountinfo", "re");
+	bool private = false;
+	size_t size = 0;
+
+	while (mounts && getline(&line, &size, mounts) > 0)
+		if (sscanf(line, "%*s %*s %*s %4095s %4095s", root, point) == 2 &&
+		    strcmp(point, "/tmp") == 0)
+	private = strstr(root, "/systemd-private-") != NULL;
+	free(line);
+	if (mounts)
+		fclose(mounts);
+	return private;
+}
+
+/*
+ * Settle which directory it is: `named`, or where that is NULL the default of the
+ * effective user. Returns 0, or UNSAFE and says why.
+ */
+static int
+directory_choose(struct directory *directory, const char *named)
+{
+	uid_t user = named ? 0 : geteuid();
+	struct stat lock;
+	bool shared;
+
+	directory->fd = -1;
+	directory->named = named != NULL;
+	directory->path = named ? named : user ? directory->own : "/run/keylock";
+	if (named || !user)
+		return 0;
+	shared = stat("/run/lock", &lock) == 0 && S_ISDIR(lock.st_mode) &&
+	         (lock.st_mode & S_ISVTX) && (lock.st_mode & S_IWOTH);
+	snprintf(directory->own, sizeof(directory->own), "%s/keylock-%lu",
+	         shared ? "/run/lock" : "/tmp", (unsigned long)user);
+	if (!shared && tmp_is_private())
+		return directory_unsafe(directory, "/tmp is this service's own (PrivateTmp), and a "
+		                                   "key there would be another one outside");
+	return 0;
 }
 
 /* The exit status for an error at the directory or a lockfile. */
@@ -1278,151 +969,62 @@ network_file_system(int fd)
 	return NULL;
 }
 
-/* Say why the directory is not safe to use; returns UNSAFE. */
-static int
-directory_unsafe(const struct directory *directory, const char *why)
-{
-	char shown[SHOWN_SIZE];
-
-	say("%s: not safe for lockfiles: %s", show(directory->path, shown), why);
-	return UNSAFE;
-}
-
-/* Check the open directory against the rules. Returns 0 or UNSAFE. */
+/* Check the open directory against the rules. Returns 0, or a status and says why. */
 static int
 directory_check(struct directory *directory)
 {
 	const char *network = network_file_system(directory->fd);
-	char shown[SHOWN_SIZE];
+	char text[96];
 	struct stat file;
 
-	if (fstat(directory->fd, &file) < 0) {
-		say("%s: %s", show(directory->path, shown), strerror(errno));
-		return NO_FILE;
-	}
-	if (network) {
-		say("%s: not safe for lockfiles: on a network file system (%s); "
-		    "name a local directory with --dir",
-		    show(directory->path, shown), network);
-		return UNSAFE;
-	}
-	if (directory->named) {
-		if ((file.st_mode & S_IWOTH) && !(file.st_mode & S_ISVTX))
-			return directory_unsafe(directory, "all may write to it and it is not "
-			                                   "sticky; chmod +t it");
-	} else {
-		if (file.st_uid != geteuid())
-			return directory_unsafe(directory, "it belongs to another user; remove "
-			                                   "it or name another with --dir");
-		if (file.st_mode & (S_IRWXG | S_IRWXO))
-			return directory_unsafe(directory, "it is open to others; chmod 700 it");
-	}
+	if (fstat(directory->fd, &file) < 0)
+		return directory_failure(directory, NO_FILE, "cannot be opened", strerror(errno));
 	directory->mode = file.st_mode;
 	directory->group = file.st_gid;
-	directory->is_open = (file.st_mode & (S_IWGRP | S_IWOTH)) != 0;
-	directory->claims = false;
-	if (directory->is_open) {
-		/* O_PATH is not enough for claims. */
-		int fd =
-		    above_standard(openat(directory->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-
-		if (fd >= 0) {
-			close(directory->fd);
-			directory->fd = fd;
-			directory->claims = true;
-		} else if (errno != EACCES) {
-			say("%s: cannot be opened: %s", show(directory->path, shown),
-			    strerror(errno));
-			return status_of(errno);
-		}
+	if (network) {
+		snprintf(text, sizeof(text), "on a network file system (%s)", network);
+		return directory_unsafe(directory, text);
 	}
+	if (directory->named && (file.st_mode & S_IWOTH) && !(file.st_mode & S_ISVTX))
+		return directory_unsafe(directory,
+		                        "all may write to it and it is not sticky; chmod +t it");
+	if (!directory->named && file.st_uid != geteuid())
+		return directory_unsafe(directory, "it belongs to another user");
+	if (!directory->named && (file.st_mode & (S_IRWXG | S_IRWXO)))
+		return directory_unsafe(directory, "it is open to others; chmod 700 it");
 	return 0;
 }
 
 /*
  * Open the directory and check it; make it, but not what it is in, where it is
- * missing (with look_only, leave it so and fd -1). Returns 0, NO_FILE, UNSAFE or REFUSED, and says
- * why.
+ * missing (with look_only, leave it so and fd -1). Returns 0, NO_FILE, UNSAFE or
+ * REFUSED, and says why.
  */
 static int
 directory_open(struct directory *directory)
 {
 	int flags = O_PATH | O_DIRECTORY | O_CLOEXEC | (directory->named ? 0 : O_NOFOLLOW);
-	char shown[SHOWN_SIZE];
-	const char *doing = "cannot be opened";
-	mode_t came;
 
 	if (directory->fd >= 0)
 		close(directory->fd);
 	/* A cleaner may remove the empty directory between any two of these; a
 	 * dangling link, which is not made good here, ends the tries. */
 	for (int tries = 0; tries < 100; tries++) {
-		directory->fd = openat(AT_FDCWD, directory->path, flags);
-		if (directory->fd >= 0 || errno != ENOENT)
+		directory->fd = above_standard(open(directory->path, flags));
+		if (directory->fd >= 0)
+			return directory_check(directory);
+		if (errno != ENOENT)
 			break;
 		if (directory->look_only)
 			return 0;
-		came = umask(0);
 		directory->made = mkdir(directory->path, S_IRWXU) == 0;
-		umask(came); /* keeps errno */
-		if (!directory->made && errno != EEXIST) {
-			doing = "cannot be made";
-			break;
-		}
+		if (!directory->made && errno != EEXIST)
+			return directory_failure(directory, status_of(errno), "cannot be made",
+			                         strerror(errno));
 	}
-	directory->fd = above_standard(directory->fd);
-	if (directory->fd >= 0)
-		return directory_check(directory);
 	if (errno == ENOTDIR || errno == ELOOP)
 		return directory_unsafe(directory, "it is a link or no directory");
-	say("%s: %s: %s", show(directory->path, shown), doing, strerror(errno));
-	return status_of(errno);
-}
-
-/*
- * What is read of a directory, as getdents64(2) gives it, whose entries are libc's
- * struct dirent where offsets have 64 bits.
- */
-_Static_assert(offsetof(struct dirent, d_name) == 19, "dirent");
-
-struct entries {
-	int fd; /* -1: not open */
-	size_t next, end;
-	int error; /* that ended it early, or 0 */
-	_Alignas(8) char bytes[2048];
-};
-
-/* Begin to read the directory `path` of `at`. Returns whether it can be read. */
-static bool
-entries_begin(struct entries *entries, int at, const char *path)
-{
-	entries->fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	entries->next = entries->end = 0;
-	entries->error = entries->fd < 0 ? errno : 0;
-	return entries->fd >= 0;
-}
-
-/* The next entry, or NULL behind the last, when the directory is closed. */
-static const struct dirent *
-entries_next(struct entries *entries)
-{
-	const struct dirent *entry;
-
-	if (entries->next == entries->end) {
-		long count =
-		    syscall(SYS_getdents64, entries->fd, entries->bytes, sizeof(entries->bytes));
-
-		if (count <= 0) {
-			entries->error = count < 0 ? errno : 0;
-			close(entries->fd);
-			return NULL;
-		}
-		entries->next = 0;
-		entries->end = (size_t)count;
-	}
-	entry = (const void *)(entries->bytes + entries->next);
-	entries->next += entry->d_reclen;
-	return entry;
+	return directory_failure(directory, status_of(errno), "cannot be opened", strerror(errno));
 }
 
 /* ---- Lockfile -----------------------------------------------------------
@@ -1435,36 +1037,31 @@ entries_next(struct entries *entries)
  *   gate      byte 0, a write lock, held for microseconds by whoever looks at
  *             or changes the state of this file.
  *   presence  byte 1, a read lock, held by every holder until it releases.
- *   guests    byte 2, a read lock for each run that is covered by an ancestor's
- *             exclusive lock; the holder takes it for writing before it leaves.
+ *   guests    byte 2, a read lock of each run under an ancestor's exclusive hold
+ *             (see "Nesting"). Who takes the lock waits for them.
  *   others    byte 3, a read lock of each who waits for slots; byte 4, a write
  *             lock of who looks whether waiters wait for each other in a circle.
  *   tickets   bytes TICKETS and up, a write lock each, held by who waits. The
  *             next is one above the highest held; an empty queue starts anew.
- *   marks     byte MARKS + pid, or SHARED_MARKS + pid, a read lock, held by a
- *             holder beside presence: says which process took the lock, and
- *             answers whether a certain one did at the cost of one call.
  *
  * F_OFD_GETLK sees these bytes without disturbing anybody.
  *
- * Where others may write to the directory, who made the lockfile can remove or
- * rename it under whoever holds it, and the next would take another file of that
- * name. A holder there also claims the name: a read lock on the directory itself,
- * which is not theirs to remove, on byte MARKS (SHARED_MARKS) + a hash of the name.
+ * Taking: inside the gate the lock is tried, and kept when nobody waits and no
+ * guest is there; else a ticket is drawn, and outside the gate each waits for the
+ * one before it in line, the first for the lock and then for the guests. Why
+ * tickets: the kernel wakes blocked requests in their order, but lets a newcomer
+ * in before the woken one has run. Why guests after the lock: a guest, before it
+ * believes in its ancestor's lock, has its byte; so of a guest who has seen that
+ * lock and a taker who has it next, the taker sees the guest.
  *
- * Taking: inside the gate, when nobody waits, the lock is tried; else a ticket
- * is drawn, and outside the gate each waits for the one before it in line, the
- * first for the lock. Why tickets: the kernel wakes blocked requests in their
- * order, but lets a newcomer in before the woken one has run.
- *
- * Removing: who leaves, tidies. Inside the gate, with neither presence nor
- * ticket on the file and the lock exclusively held, nobody has or awaits it, so
- * its name may go. What can still happen: another has opened the file but not
- * come to the gate. It will find its file nameless, since each taker compares
- * file and name last of all, once it has presence: from then on none removes
- * it. Without that comparison two could hold one key on two files; without the
- * look at presence the name could go while a file that someone holds has lost
- * its lock already (between unlocking and tidying), and the next take another.
+ * Removing: who leaves, tidies. Inside the gate and with the lock held exclusively,
+ * a file that shows neither presence nor guest nor ticket is nobody's, so its name
+ * may go. What can still happen: another has opened the file but not come to the
+ * gate. It will find its file nameless, since each taker compares file and name
+ * last of all, once it has presence: from then on none removes it. Without that
+ * comparison two could hold one key on two files; were presence not looked at with
+ * the lock in hand, the name could go while one who came past the gate (-n), or a
+ * guest, holds by it.
  *
  * Rules that it MUST keep:
  *  1. The file is opened without O_CREAT first, then with O_CREAT|O_EXCL, and
@@ -1482,151 +1079,134 @@ static const off_t GUESTS = 2;
 static const off_t SLOT_WAITER = 3;
 static const off_t CYCLE = 4;
 static const off_t TICKETS = 1000;
-static const off_t MARKS = (off_t)1 << 61;
-static const off_t SHARED_MARKS = (off_t)1 << 62;
-static const off_t ALL_BYTES = 0; /* a length: up to the last */
+static const off_t LAST_TICKET = (off_t)1 << 61;
 
 static const nanoseconds GATE_PATIENCE = 100 * MILLISECOND;
+static const struct timespec a_moment = {.tv_nsec = 1000000};
 
 enum { PINNED = S_IXUSR }; /* the mode bit of a file that is never removed */
 
 enum { LOCKFILE_FLAGS = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY };
 
+/* An open lockfile. */
+struct lockfile {
+	int fd;    /* -1: not open */
+	bool made; /* by this process just now, so that its times are right */
+	dev_t device;
+	ino_t inode;
+};
+
+static const struct lockfile NO_LOCKFILE = {.fd = -1};
+
 struct lock {
 	const char *key;
 	char name[NAME_SIZE]; /* of its file */
 	bool shared;
-	int slots;    /* how many may hold it at once */
-	int fd;       /* -1: not open */
-	bool made;    /* by this process, so that its times are right */
-	bool watched; /* by a waiter for slots */
-	int events;   /* its inotify descriptor, or -1 */
-	dev_t device;
-	ino_t inode;
+	int slots;  /* how many may hold it at once */
+	bool guest; /* runs under an ancestor's exclusive hold */
+	struct lockfile file;
 	off_t ticket; /* 0: none */
-	bool nested;  /* an ancestor's lock covers this run */
+	/* Where a look has found that an ancestor's hold covers us: our own description
+	 * of the file of slot `cover_slot`, by which we are let in. */
+	struct lockfile cover;
+	int cover_slot;
 };
 
-/* Ask for a byte lock without waiting. Returns 0 or an errno. */
+/* Ask for a byte lock, or give it up, without waiting. Returns 0 or an errno. */
 static int
-byte_try(int fd, short type, off_t start, off_t length)
+byte_try(int fd, short type, off_t start)
 {
-	struct request wish = {.fd = fd, .type = type, .start = start, .length = length};
-
-	return request(&wish, false);
-}
-
-/* Wait for a byte lock; returns as wait_for() does. */
-static int
-byte_wait(int fd, short type, off_t start, const struct wait *wait)
-{
-	struct request wish = {.fd = fd, .type = type, .start = start, .length = 1};
-
-	return wait_for(&wish, wait);
+	return request(&(struct request){.fd = fd, .type = type, .start = start}, false);
 }
 
 /*
- * Where others hold a lock that keeps us from a lock of `type` on the bytes from
- * `start` to before `end` (0: to the last byte): the first byte of one such
- * lock, at `start` or above. -1 where there is none.
+ * The same, with patience for 100 ms: for what others hold for microseconds, unless
+ * they were stopped there. Returns 0 or an errno.
+ */
+static int
+byte_try_again(int fd, short type, off_t start)
+{
+	int error, tries = 100;
+
+	while ((error = byte_try(fd, type, start)) == EAGAIN && tries--)
+		nanosleep(&a_moment, NULL);
+	return error;
+}
+
+/* Give up all that is locked from `start` on. */
+static void
+bytes_give_up(int fd, off_t start)
+{
+	struct flock bytes = {.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = start};
+
+	fcntl(fd, F_OFD_SETLK, &bytes);
+}
+
+/* Have a byte lock, at once or waiting. Returns as wait_for() does. */
+static int
+byte_have(int fd, short type, off_t start, struct wait *wait)
+{
+	struct request wish = {.fd = fd, .type = type, .start = start};
+	int error = request(&wish, false);
+
+	return error == EAGAIN ? wait_for(&wish, wait) : error;
+}
+
+/*
+ * Find a lock of others that keeps us from a lock of `type` on the bytes from
+ * `start` to before `end` (0: to the last byte): its first byte, at `start` or
+ * above, and to *next, unless that is NULL, the byte behind it (0: none is).
+ * Returns -1 where there is none.
  */
 static off_t
-byte_held(int fd, short type, off_t start, off_t end)
+byte_held(int fd, short type, off_t start, off_t end, off_t *next)
 {
 	struct flock bytes = {
 	    .l_type = type,
 	    .l_whence = SEEK_SET,
 	    .l_start = start,
-	    .l_len = end ? end - start : ALL_BYTES,
+	    .l_len = end ? end - start : 0,
 	};
 
 	if ((end && end <= start) || fcntl(fd, F_OFD_GETLK, &bytes) < 0 || bytes.l_type == F_UNLCK)
 		return -1;
+	if (next)
+		*next = bytes.l_len ? bytes.l_start + bytes.l_len : 0;
 	return bytes.l_start > start ? bytes.l_start : start;
 }
 
-/* The byte of the directory that a holder of the lock claims. */
-static off_t
-claim_byte(const struct lock *lock, bool shared)
-{
-	uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
-
-	for (const char *byte = lock->name; *byte; byte++)
-		hash = (hash ^ (unsigned char)*byte) * UINT64_C(0x100000001b3);
-	return (shared ? SHARED_MARKS : MARKS) + (off_t)(hash >> 3);
-}
-
-/* Whether another claims the name, exclusively or `shared`. */
+/* Whether others hold a lock on `byte`, or on one above it. */
 static bool
-claim_is_held(const struct directory *directory, const struct lock *lock, bool shared)
+any_held_from(int fd, off_t byte)
 {
-	off_t byte = claim_byte(lock, shared);
-
-	return byte_held(directory->fd, F_WRLCK, byte, byte + 1) >= 0;
+	return byte_held(fd, F_WRLCK, byte, 0, NULL) >= 0;
 }
 
-/* Take the claim back, if there is one. */
-static void
-claim_drop(const struct directory *directory, const struct lock *lock)
+/* Whether others hold a lock on `byte`. */
+static bool
+is_held(int fd, off_t byte)
 {
-	if (directory->claims)
-		byte_try(directory->fd, F_UNLCK, claim_byte(lock, lock->shared), 1);
+	return byte_held(fd, F_WRLCK, byte, byte + 1, NULL) >= 0;
 }
 
 /*
- * Having the lock, claim its name in a directory where the file may have been
- * removed under another holder, who is found by its claim then. Returns 0; EAGAIN
- * when there is such a one; or another errno. First the claim, then the look: of
- * two, one at least sees the other.
- */
-static int
-claim_try(const struct directory *directory, const struct lock *lock)
-{
-	int error;
-
-	if (!directory->claims)
-		return 0;
-	error = byte_try(directory->fd, F_RDLCK, claim_byte(lock, lock->shared), 1);
-	if (!error && (claim_is_held(directory, lock, false) ||
-	               (!lock->shared && claim_is_held(directory, lock, true))))
-		error = EAGAIN;
-	if (error)
-		claim_drop(directory, lock);
-	return error;
-}
-
-/*
- * Wait until a signal comes or it is `until`, but not longer than about 50 ms,
- * which differs from process to process, so that two do not keep step.
- */
-static int
-claim_sleep(nanoseconds until)
-{
-	nanoseconds pause = (20 + getpid() % 61) * MILLISECOND, left = until - now();
-	struct timespec timeout = to_timespec(left < 0 ? 0 : left < pause ? left : pause);
-	int error = waiting_begin();
-
-	if (!error && !signals.caught)
-		ppoll(NULL, 0, &timeout, &signals.wait_mask);
-	return error ? error : signals.caught ? EINTR : 0;
-}
-
-/*
- * The highest ticket that others hold below `end`, 0 when there is none. "One
- * is held at x or above" is monotone in x, so this takes O(log n) calls.
+ * The highest ticket that others hold below `end` (0: no bound), 0 when there is
+ * none. "One is held at x or above" is monotone in x, so this takes O(log n) calls.
  */
 static off_t
 highest_ticket(int fd, off_t end)
 {
-	off_t found = byte_held(fd, F_RDLCK, TICKETS, end);
+	off_t found = byte_held(fd, F_RDLCK, TICKETS, end, NULL);
 	off_t stride = 1;
 
 	if (found < 0)
 		return 0;
+	if (!end)
+		end = INT64_MAX;
 	while (end - found > 1) {
 		bool near = (end - found) / 2 < stride;
 		off_t middle = near ? found + (end - found) / 2 : found + stride;
-		off_t hit = byte_held(fd, F_RDLCK, middle, end);
+		off_t hit = byte_held(fd, F_RDLCK, middle, end, NULL);
 
 		if (hit < 0) {
 			end = middle;
@@ -1638,59 +1218,43 @@ highest_ticket(int fd, off_t end)
 	return found;
 }
 
-/* Say that the lockfile cannot be used, and why; returns `status`. */
+/* Say what is wrong with a lockfile; returns `status`. */
 static int
-lockfile_failure(const struct directory *directory, const struct lock *lock, int status,
-                 const char *why)
+lockfile_failure(const struct directory *directory, const char *name, int status, const char *why)
 {
 	char shown[SHOWN_SIZE];
 
-	say("%s/%s: %s", show(directory->path, shown), lock->name, why);
-	return status;
+	return say(status, "%s/%s: %s", show(directory->path, shown), name, why);
 }
 
 /* Say what the system refused for `lock`; returns REFUSED. */
 static int
-lock_refused(const struct lock *lock, const char *what, int error)
+lock_refused(const struct lock *lock, int error)
 {
 	char shown[SHOWN_SIZE];
+	const char *why = strerror(error);
 
 	if (error == EINVAL)
-		say("%s: %s: this kernel or file system has no open file description locks; "
-		    "keylock needs Linux 3.15 or newer",
-		    show(lock->key, shown), what);
-	else
-		say("%s: %s: %s", show(lock->key, shown), what, strerror(error));
-	return REFUSED;
+		why = "this kernel or file system has no open file description locks; keylock "
+		      "needs Linux 3.15 or newer";
+	else if (error == EDQUOT)
+		why = "no timer is left to wait with; see ulimit -i";
+	return say(REFUSED, "%s: cannot be locked: %s", show(lock->key, shown), why);
 }
 
-/* The mode of a new lockfile (rule 2). */
-static mode_t
-lockfile_mode(const struct directory *directory)
+/* Make the lockfile (rule 2; the umask is 0). Returns its descriptor, or -1 and errno. */
+static int
+lockfile_make(const struct directory *directory, const char *name)
 {
 	mode_t mode = S_ISVTX | S_IRUSR | S_IWUSR;
+	struct stat file;
+	int fd;
 
 	if (directory->mode & S_IWGRP)
 		mode |= S_IRGRP | S_IWGRP;
 	if (directory->mode & S_IWOTH)
 		mode |= S_IROTH | S_IWOTH;
-	return mode;
-}
-
-/* Make the lockfile. Returns its descriptor, or -1 and errno. */
-static int
-lockfile_make(const struct directory *directory, const char *name)
-{
-	int flags = LOCKFILE_FLAGS | O_CREAT | O_EXCL;
-	struct stat file;
-	mode_t came;
-	int fd;
-
-	if (!directory->is_open) /* to the rights of its owner hardly a umask objects */
-		return openat(directory->fd, name, flags, lockfile_mode(directory));
-	came = umask(0);
-	fd = openat(directory->fd, name, flags, lockfile_mode(directory));
-	umask(came);
+	fd = openat(directory->fd, name, LOCKFILE_FLAGS | O_CREAT | O_EXCL, mode);
 	if (fd < 0 || !(directory->mode & S_IWGRP))
 		return fd;
 	/* The members of the directory's group, not those of the maker's. */
@@ -1702,76 +1266,64 @@ lockfile_make(const struct directory *directory, const char *name)
 }
 
 /*
- * Open the lockfile by its name, or make it (rules 1 and 3), and note which
- * file it is. Returns 0, or an exit status and has said why.
+ * Open the lockfile by its name, or make it (rule 1). Returns its descriptor, or -1
+ * and errno; *status is not 0 where the directory had to be opened anew and
+ * that has failed, as has been said.
  */
 static int
-lockfile_open(struct directory *directory, struct lock *lock)
+lockfile_find(struct directory *directory, const char *name, bool *made, int *status)
 {
-	/* Where the group or mode of a new file is changed after it was made, it
-	 * cannot be opened for that moment. */
-	static const struct timespec moment = {.tv_nsec = 1000000};
-	int chances = 50;
-	int reopened = 0;
-	mode_t mode = S_ISVTX; /* what it has at least */
-	struct stat file;
+	int fd, chances = 50, reopened = 0;
 
-	lock->watched = false;
 	for (;;) {
-		lock->made = false;
-		lock->fd = openat(directory->fd, lock->name, LOCKFILE_FLAGS);
-		if (lock->fd < 0 && errno == EACCES && chances-- > 0) {
-			nanosleep(&moment, NULL);
+		fd = openat(directory->fd, name, LOCKFILE_FLAGS);
+		*made = false;
+		/* While the group of a new file is changed its members cannot open it. */
+		if (fd < 0 && errno == EACCES && chances-- > 0) {
+			nanosleep(&a_moment, NULL);
 			continue;
 		}
-		if (lock->fd >= 0 || errno != ENOENT)
-			break;
-		lock->made = true;
-		lock->fd = lockfile_make(directory, lock->name);
-		if (lock->fd >= 0 || (errno != EEXIST && errno != ENOENT))
-			break;
-		if (errno == ENOENT) { /* the directory itself has been removed */
-			int status;
+		if (fd >= 0 || errno != ENOENT)
+			return fd;
+		fd = lockfile_make(directory, name);
+		*made = fd >= 0;
+		if (fd >= 0 || (errno != EEXIST && errno != ENOENT))
+			return fd;
+		/* ENOENT: the directory itself has been removed, or takes no files. */
+		if (errno == ENOENT && reopened++ == 100)
+			return fd;
+		if (errno == ENOENT && (*status = directory_open(directory)) != 0)
+			return -1;
+	}
+}
 
-			if (reopened++ == 100) { /* no, it just takes no files */
-				errno = ENOENT;
-				break;
-			}
-			status = directory_open(directory);
+/*
+ * Open the lockfile `name`, or make it, and note which file it is. Returns 0, or an
+ * exit status and has said why.
+ */
+static int
+lockfile_open(struct directory *directory, const char *name, struct lockfile *file)
+{
+	const char *why = NULL;
+	struct stat found;
+	int status = 0;
 
-			if (status)
-				return status;
-		}
+	file->fd = above_standard(lockfile_find(directory, name, &file->made, &status));
+	if (status)
+		return status;
+	if (file->fd >= 0 && fstat(file->fd, &found) == 0) {
+		file->device = found.st_dev;
+		file->inode = found.st_ino;
+		if (S_ISREG(found.st_mode))
+			return 0;
+		errno = EISDIR;
 	}
-	lock->fd = above_standard(lock->fd);
-	if (lock->fd < 0) {
-		switch (errno) {
-		case ELOOP:
-			return lockfile_failure(directory, lock, UNSAFE,
-			                        "not safe: it is a symbolic link; remove it");
-		case EISDIR:
-		case ENXIO:
-		case ENODEV:
-			return lockfile_failure(directory, lock, UNSAFE,
-			                        "not safe: it is no regular file; remove it");
-		default:
-			return lockfile_failure(directory, lock, status_of(errno), strerror(errno));
-		}
-	}
-	if (fstat(lock->fd, &file) < 0)
-		return lockfile_failure(directory, lock, NO_FILE, strerror(errno));
-	if (!S_ISREG(file.st_mode))
-		return lockfile_failure(directory, lock, UNSAFE,
-		                        "not safe: it is no regular file; remove it");
-	lock->device = file.st_dev;
-	lock->inode = file.st_ino;
-	if (lock->made && !directory->is_open)
-		mode = lockfile_mode(directory); /* whatever the umask */
-	if (file.st_nlink == 1 && !directory->is_open && (file.st_mode & mode) != mode &&
-	    fchmod(lock->fd, (file.st_mode & 07777) | mode) < 0) {
-		/* Made by another program, for another user: rule 2 is not ours to keep. */
-	}
-	return 0;
+	if (errno == ELOOP)
+		why = "not safe: it is a symbolic link; remove it";
+	else if (errno == EISDIR || errno == ENXIO || errno == ENODEV)
+		why = "not safe: it is no regular file; remove it";
+	return lockfile_failure(directory, name, why ? UNSAFE : status_of(errno),
+	                        why ? why : strerror(errno));
 }
 
 /*
@@ -1779,55 +1331,50 @@ lockfile_open(struct directory *directory, struct lock *lock)
  * cannot be told, an exit status as a negative number, and has said why.
  */
 static int
-lockfile_recheck(const struct directory *directory, const struct lock *lock)
+lockfile_recheck(const struct directory *directory, const char *name, const struct lockfile *file)
 {
 	struct stat named;
 
-	if (fstatat(directory->fd, lock->name, &named, AT_SYMLINK_NOFOLLOW) == 0)
-		return named.st_ino == lock->inode && named.st_dev == lock->device ? 0 : ESTALE;
+	if (fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0)
+		return named.st_ino == file->inode && named.st_dev == file->device ? 0 : ESTALE;
 	if (errno == ENOENT)
 		return ESTALE;
-	return -lockfile_failure(directory, lock, NO_FILE, strerror(errno));
+	return -lockfile_failure(directory, name, NO_FILE, strerror(errno));
 }
 
 /* Close the lockfile; all that our description of it held is let go. */
 static void
-lockfile_close(struct lock *lock)
+lockfile_close(struct lockfile *file)
 {
-	if (lock->fd >= 0)
-		close(lock->fd);
-	lock->fd = -1;
-	lock->ticket = 0;
+	if (file->fd >= 0)
+		close(file->fd);
+	file->fd = -1;
 }
 
 /*
- * Remove the lockfile where nobody has or awaits it, nobody has pinned it, and
+ * Remove the lockfile `name` where nobody has or awaits it, nobody has pinned it, and
  * nothing is written in it (see "Record"). Called by whoever leaves it, on a new
- * description `fd`, which is closed: one that a daemon of the command shares
- * would keep the gate closed if keylock were killed in here. What fails here
- * leaves a file to the next one, and does nobody harm; a stranger's file in a
- * sticky directory, which only its owner can unlink, stays.
+ * description: one that a daemon of the command shares would keep the gate closed if
+ * keylock were killed in here. What fails here leaves a file to the next one, and
+ * does nobody harm; a stranger's file in a sticky directory, which only its owner can
+ * unlink, stays.
  */
 static void
-lockfile_tidy(const struct directory *directory, const char *name, int fd)
+lockfile_tidy(const struct directory *directory, const char *name)
 {
-	struct wait wait = {.deaf = true, .look_at = FOREVER};
+	int fd = above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
 	struct stat file, named;
 	bool removed = false;
-	int error;
 
 	if (fd < 0)
 		return;
-	error = byte_try(fd, F_WRLCK, GATE, 1);
-	if (error == EAGAIN && byte_held(fd, F_WRLCK, PRESENCE, 0) < 0) {
-		wait.deadline = deadline_in(GATE_PATIENCE);
-		error = byte_wait(fd, F_WRLCK, GATE, &wait);
+	if (any_held_from(fd, PRESENCE) || byte_try_again(fd, F_WRLCK, GATE) != 0) {
+		close(fd); /* whoever is there tidies */
+		return;
 	}
-	if (!error && byte_held(fd, F_WRLCK, PRESENCE, 0) < 0 && fstat(fd, &file) == 0 &&
-	    S_ISREG(file.st_mode) && !(file.st_mode & PINNED) &&
-	    (file.st_size == 0 || find(name, "%s")) && /* a slot's has no record of ours */
-	    flock(fd, LOCK_EX | LOCK_NB) == 0 &&
-	    fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0 && !any_held_from(fd, PRESENCE) &&
+	    fstat(fd, &file) == 0 && S_ISREG(file.st_mode) && !(file.st_mode & PINNED) &&
+	    file.st_size == 0 && fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
 	    named.st_ino == file.st_ino && named.st_dev == file.st_dev)
 		removed = unlinkat(directory->fd, name, 0) == 0;
 	/* close(2) alone opens the gate a moment before it gives up the lock, and a
@@ -1837,129 +1384,81 @@ lockfile_tidy(const struct directory *directory, const char *name, int fd)
 	close(fd);
 }
 
-/* Another description of the lockfile, for tidying; -1 where there is none. */
+/*
+ * Wait, with a ticket, until none below it is held. Returns 0, or as wait_for()
+ * does. What is read-locked on the way is given up with the ticket.
+ */
 static int
-lockfile_again(const struct directory *directory, const char *name)
+turn_await(const struct lock *lock, struct wait *wait)
 {
-	return above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
-}
+	int fd = lock->file.fd, error = 0;
+	off_t ahead, before = lock->ticket - 1; /* most often that one is still there */
 
-/* Have a byte lock, waiting without a look around. Returns as wait_for() does. */
-static int
-byte_have(const struct lock *lock, short type, off_t start, const struct wait *wait)
-{
-	int error = byte_try(lock->fd, type, start, 1);
-	struct wait bounded;
-
-	if (error != EAGAIN)
-		return error;
-	bounded = *wait;
-	bounded.look_at = FOREVER;
-	return byte_wait(lock->fd, type, start, &bounded);
-}
-
-/* Enter the gate. Returns as wait_for() does. */
-static int
-gate_enter(const struct lock *lock, const struct wait *wait)
-{
-	return byte_have(lock, F_WRLCK, GATE, wait);
-}
-
-static void
-gate_leave(const struct lock *lock)
-{
-	byte_try(lock->fd, F_UNLCK, GATE, 1);
+	do {
+		ahead = before >= TICKETS && byte_held(fd, F_RDLCK, before, before + 1, NULL) >= 0
+		            ? before
+		            : highest_ticket(fd, lock->ticket);
+		if (ahead)
+			error = byte_have(fd, F_RDLCK, ahead, wait);
+	} while (!error && ahead);
+	return error;
 }
 
 /*
- * Become a holder for all to see. Returns as wait_for() does: nobody but a stranger
- * keeps us from these bytes.
+ * Draw the ticket above the highest held. Inside the gate, which stays closed where
+ * another program's locks are in the way, until they are gone. Returns 0, or as
+ * wait_for() does.
  */
 static int
-presence_take(const struct lock *lock, const struct wait *wait)
+ticket_draw(struct lock *lock, struct wait *wait)
 {
-	int error = byte_have(lock, F_RDLCK, PRESENCE, wait);
+	off_t last;
+	int error;
 
-	if (error)
-		return error;
-	return byte_have(lock, F_RDLCK, (lock->shared ? SHARED_MARKS : MARKS) + getpid(), wait);
-}
-
-static int
-flock_mode(const struct lock *lock)
-{
-	return lock->shared ? LOCK_SH : LOCK_EX;
-}
-
-/*
- * Draw the ticket above `last`, the highest held, or the first. Inside the gate.
- * Returns 0; ESTALE where only a stranger can be in the way; or another errno.
- */
-static int
-ticket_draw(struct lock *lock, off_t last)
-{
-	int error = ESTALE;
-
-	lock->ticket = last ? last + 1 : TICKETS;
-	lock->made = false; /* held later than made */
-	if (lock->ticket < MARKS)
-		error = byte_try(lock->fd, F_WRLCK, lock->ticket, 1);
-	return error == EAGAIN ? ESTALE : error;
-}
-
-/*
- * Wait, with a ticket, until none below it is held. `locks` are what is waited
- * for, to look at. Returns 0; as wait_for() does; or a result of `look` as a
- * negative number.
- */
-static int
-turn_await(const struct lock *lock, struct wait *wait, struct lock *locks, size_t count,
-           size_t *covered)
-{
-	for (;;) {
-		off_t ahead = 0;
-		int error;
-
-		if (now() >= wait->look_at) {
-			int result = wait->look(wait, locks, count, covered);
-
-			if (result)
-				return -result;
-		}
-		/* Most often the one before us is still there. */
-		if (byte_held(lock->fd, F_RDLCK, lock->ticket - 1, lock->ticket) >= TICKETS)
-			ahead = lock->ticket - 1;
-		else
-			ahead = highest_ticket(lock->fd, lock->ticket);
-		if (!ahead)
-			return 0;
-		error = byte_wait(lock->fd, F_RDLCK, ahead, wait);
-		byte_try(lock->fd, F_UNLCK, ahead, 1);
-		if (error && error != EBUSY)
+	while ((last = highest_ticket(lock->file.fd, 0)) >= LAST_TICKET) {
+		error = byte_have(lock->file.fd, F_RDLCK, last, wait);
+		bytes_give_up(lock->file.fd, TICKETS);
+		if (error)
 			return error;
 	}
+	lock->ticket = last ? last + 1 : TICKETS;
+	lock->file.made = false; /* held later than made */
+	error = byte_have(lock->file.fd, F_WRLCK, lock->ticket, wait);
+	if (wait->early)
+		wait->look_at = 0;
+	return error;
+}
+
+/* Give the ticket back, with what was locked on the way to its turn. */
+static void
+ticket_give_back(struct lock *lock)
+{
+	bytes_give_up(lock->file.fd, TICKETS);
+	lock->ticket = 0;
 }
 
 /*
- * Wait, with a ticket, for our turn and then for the lock; become a holder and
- * give the ticket back. Returns as turn_await() does.
+ * Wait, with a ticket, for our turn, for the lock and for the guests; become a
+ * holder and give the ticket back. Returns 0, or as wait_for() does.
  */
 static int
 lock_await(struct lock *lock, struct wait *wait)
 {
-	struct request wish = {.fd = lock->fd, .flock = flock_mode(lock)};
-	size_t covered;
-	int error;
+	int fd = lock->file.fd, error = turn_await(lock, wait);
+	struct request wish = {.fd = fd, .flock = lock->shared ? LOCK_SH : LOCK_EX};
 
-	do {
-		error = turn_await(lock, wait, lock, 1, &covered);
-		if (!error)
-			error = wait_for(&wish, wait);
-	} while (error == EBUSY);
 	if (!error)
-		error = presence_take(lock, wait);
+		error = request(&wish, false);
+	if (error == EAGAIN)
+		error = wait_for(&wish, wait);
+	if (!error && is_held(fd, GUESTS)) {
+		error = byte_have(fd, F_WRLCK, GUESTS, wait);
+		byte_try(fd, F_UNLCK, GUESTS);
+	}
 	if (!error)
-		byte_try(lock->fd, F_UNLCK, TICKETS, MARKS - TICKETS);
+		error = byte_have(fd, F_RDLCK, PRESENCE, wait);
+	if (!error)
+		ticket_give_back(lock);
 	return error;
 }
 
@@ -1971,39 +1470,34 @@ lock_await(struct lock *lock, struct wait *wait)
 static int
 lock_take(struct lock *lock, struct wait *wait)
 {
-	struct request at_once = {.fd = lock->fd, .flock = flock_mode(lock)};
-	int error = gate_enter(lock, wait);
-	off_t last;
+	int fd = lock->file.fd, error = byte_have(fd, F_WRLCK, GATE, wait);
+	struct request at_once = {.fd = fd, .flock = lock->shared ? LOCK_SH : LOCK_EX};
 
 	/* On a busy machine a crowd may keep the gate closed: -n then tries without.
 	 * What that costs is that it may find the lock in the hands of one who only
 	 * tidies; what keeps "alone" is the lock and the look at the name. */
 	if (error && !(error == ETIMEDOUT && wait->nonblock))
 		return error;
-	last = highest_ticket(lock->fd, MARKS);
-	error = last ? EAGAIN : request(&at_once, false);
+	error = request(&at_once, false);
+	if (!error && any_held_from(fd, GUESTS)) {
+		flock(fd, LOCK_UN);
+		error = EAGAIN;
+	}
 	if (!error) {
-		error = presence_take(lock, wait);
+		error = byte_have(fd, F_RDLCK, PRESENCE, wait);
 	} else if (error == EAGAIN && !wait->nonblock) {
-		error = ticket_draw(lock, last);
-		gate_leave(lock);
+		error = ticket_draw(lock, wait);
+		byte_try(fd, F_UNLCK, GATE);
 		return error ? error : lock_await(lock, wait);
 	}
-	gate_leave(lock);
+	byte_try(fd, F_UNLCK, GATE);
 	return error;
-}
-
-/* Whether the time for the acquisition is over. */
-static bool
-is_late(const struct wait *wait)
-{
-	return wait->deadline != FOREVER && now() >= wait->deadline;
 }
 
 /*
  * What has become of the acquisition of `lock` that left with `error`: 0 and a
- * lock that is held, or covered by an ancestor's; else TAKEN, CAUGHT or another
- * result, which has been said, and all is given back.
+ * lock that is held; else TAKEN, CAUGHT, COVERED or another result, which has been
+ * said, and all is given back.
  */
 static int
 lock_result(const struct directory *directory, struct lock *lock, int error)
@@ -2011,57 +1505,25 @@ lock_result(const struct directory *directory, struct lock *lock, int error)
 	struct stat file;
 	int result;
 
-	if (error == -COVERED) {
-		lock->nested = true;
-		error = 0;
-	}
 	if (!error && !signals.caught) {
 		/* Held since now, unless others hold it along with us. A file that
 		 * has a second name may be a stranger's, whose times are not ours. */
-		if (!lock->made && !lock->nested &&
-		    !(lock->shared && byte_held(lock->fd, F_WRLCK, PRESENCE, PRESENCE + 1) >= 0) &&
-		    fstat(lock->fd, &file) == 0 && file.st_nlink == 1)
-			futimens(lock->fd, NULL);
+		if (!lock->file.made && !(lock->shared && is_held(lock->file.fd, PRESENCE)) &&
+		    fstat(lock->file.fd, &file) == 0 && file.st_nlink == 1)
+			futimens(lock->file.fd, NULL);
 		return 0;
 	}
 	if (signals.caught)
 		result = CAUGHT;
 	else if (error == EAGAIN || error == ETIMEDOUT)
 		result = TAKEN;
-	else if (error < 0)
-		result = -error;
 	else
-		result = lock_refused(lock, "cannot be locked", error);
-	claim_drop(directory, lock);
-	lockfile_close(lock);
-	lockfile_tidy(directory, lock->name, lockfile_again(directory, lock->name));
+		result = error < 0 ? -error : lock_refused(lock, error);
+	lockfile_close(&lock->file);
+	lock->ticket = 0;
+	lockfile_tidy(directory, lock->name);
 	return result;
 }
-
-/*
- * After a stranger was seen to be in the way: a moment of waiting, with nothing held
- * that others wait for. Returns 0 to try again; as wait_for() does; or -UNSAFE, and
- * says so, where we may be in the way of ourselves: an ancestor holds, or one who
- * waits for us does.
- */
-static int
-retry_later(const struct lock *lock, struct wait *wait, const char *why)
-{
-	char shown[SHOWN_SIZE];
-
-	if (!wait->hindered)
-		wait->hindered = now();
-	if (is_late(wait))
-		return ETIMEDOUT;
-	if ((wait->holding || getenv("KEYLOCK_KEY")) && now() >= wait->hindered + SECOND) {
-		say("%s: not safe: %s", show(lock->key, shown), why);
-		return -UNSAFE;
-	}
-	return claim_sleep(wait->deadline);
-}
-
-static const char robbed[] = "its file was removed while it is held";
-static const char barred[] = "another program's locks are on its file";
 
 /*
  * Acquire the lock of lock->key: open its file, take the lock, and see that the
@@ -2070,110 +1532,48 @@ static const char barred[] = "another program's locks are on its file";
 static int
 lock_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 {
-	size_t covered;
-	int error;
+	int error, renamed;
 
 	for (;;) {
-		const char *why = NULL; /* to begin again in a moment */
-		int renamed;
-
-		error = -lockfile_open(directory, lock);
-		if (error)
-			break;
-		error = lock_take(lock, wait);
-		if (error == ESTALE)
-			why = barred;
-		if (!error) {
-			error = claim_try(directory, lock);
-			if (error == EAGAIN && !wait->nonblock)
-				why = robbed;
-		}
-		if (error && error != EAGAIN && !why)
+		error = -lockfile_open(directory, lock->name, &lock->file);
+		if (!error)
+			error = lock_take(lock, wait);
+		if (error && error != EAGAIN)
 			break;
 		/* "Taken" too is only true of the file that bears the name. */
-		renamed = lockfile_recheck(directory, lock);
-		if (renamed < 0)
-			error = renamed;
-		if (renamed < 0 || (!renamed && !why))
+		renamed = lockfile_recheck(directory, lock->name, &lock->file);
+		if (renamed <= 0) {
+			error = renamed ? renamed : error;
 			break;
-		claim_drop(directory, lock);
-		lockfile_close(lock);
-		error = why ? retry_later(lock, wait, why) : 0;
-		if (!error && !wait->nonblock && is_late(wait))
+		}
+		lockfile_close(&lock->file);
+		if (!wait->nonblock && is_late(wait)) {
 			error = ETIMEDOUT;
-		if (error)
 			break;
-	}
-	if (error == EAGAIN && wait->reentrant) {
-		int result = wait->look(wait, lock, 1, &covered);
-
-		error = result ? -result : EAGAIN;
+		}
 	}
 	return lock_result(directory, lock, error);
 }
 
 /*
- * Before a holder lets an exclusive lock go: wait until the nested runs that it
- * covers have ended, and let no other in, on the description `fd`. Returns
- * whether that is so; not when a signal ends the wait. At first none is let in: it
- * may only be a holder before us, who is still leaving.
- */
-static bool
-guests_leave(int fd)
-{
-	struct wait wait = {.deaf = true, .look_at = FOREVER};
-	int error = byte_try(fd, F_WRLCK, GUESTS, 1);
-
-	if (error == EAGAIN) {
-		wait.deadline = deadline_in(GATE_PATIENCE);
-		error = byte_wait(fd, F_WRLCK, GUESTS, &wait);
-	}
-	wait.deaf = false;
-	wait.deadline = FOREVER;
-	while (error == ETIMEDOUT || (error == EINTR && is_stop_signal(signals.caught))) {
-		if (error == EINTR)
-			stop_caught();
-		error = byte_wait(fd, F_WRLCK, GUESTS, &wait);
-	}
-	return error != EINTR;
-}
-
-/*
  * Let the lock go: for everybody at once, also while a daemon that the command
- * left behind has the description. With `linger`, or when a signal ends the wait
- * for nested runs, it lasts until the last process that inherited it has ended.
+ * left behind has the description. With `linger` it lasts until the last process
+ * that inherited it has ended; and where a guest is still there, so that flock(1),
+ * which knows nothing of guests, finds it taken as well.
  */
 static void
 lock_release(const struct directory *directory, struct lock *lock, bool linger)
 {
-	/* A new description, since a daemon that shares ours would keep the guests
-	 * out of what comes after if keylock were killed in here. */
-	int again = lockfile_again(directory, lock->name);
-	struct stat file;
+	int fd = lock->file.fd;
+	char shown[SHOWN_SIZE];
 
-	/* The guests are at our file. */
-	if (again >= 0 && fstat(again, &file) == 0 &&
-	    (file.st_ino != lock->inode || file.st_dev != lock->device)) {
-		close(again);
-		again = -1;
+	if (!linger && (lock->guest || !is_held(fd, GUESTS))) {
+		if (flock(fd, LOCK_UN) < 0)
+			say(0, "%s: cannot be let go: %s", show(lock->key, shown), strerror(errno));
+		bytes_give_up(fd, GATE);
 	}
-	if (!linger &&
-	    (lock->shared || lock->nested || guests_leave(again < 0 ? lock->fd : again))) {
-		char shown[SHOWN_SIZE];
-		struct request unlock = {.fd = lock->fd, .flock = LOCK_UN};
-		int error;
-
-		/* First the claim, or the next would see it. */
-		claim_drop(directory, lock);
-		error = request(&unlock, false);
-		if (error)
-			say("%s: cannot be let go: %s", show(lock->key, shown), strerror(error));
-		byte_try(lock->fd, F_UNLCK, 0, ALL_BYTES);
-	}
-	lockfile_close(lock);
-	if (again < 0) /* no descriptor was free */
-		again = lockfile_again(directory, lock->name);
-	lockfile_tidy(directory, lock->name, again);
+	lockfile_close(&lock->file);
+	lockfile_tidy(directory, lock->name);
 }
 
 /* ---- Record -------------------------------------------------------------
@@ -2185,20 +1585,23 @@ lock_release(const struct directory *directory, struct lock *lock, bool linger)
  *
  * written by one pwrite(2) and on disk before the command starts. It says what
  * became of the command if nobody can change it any more: keylock was killed. A
- * command that ends by itself ends it; a signal or an exit status that means one
- * leaves it with that cause. Whatever else is found in the file counts as a
- * record that cannot be read, never as none.
+ * command that ends by itself ends it; one that died leaves it with that cause.
+ * Whatever else is found in a file of ours counts as a record that cannot be read,
+ * never as none. Of ours is a file that is empty, begins with the version word, or
+ * has the sticky bit that keylock gives its files: no other is written to.
  */
 
-enum { RECORD_SIZE = 192, CAUSE_SIZE = 16 };
+enum { RECORD_SIZE = 192, DATE_SIZE = sizeof("2026-11-24T23:26:16Z") };
+
+static const char RECORD_VERSION[] = "keylock1 ";
 
 struct record {
-	bool found;            /* one was left when the lock was acquired */
-	bool written;          /* one of our own is in the file */
-	off_t old_size;        /* of what was found */
-	char old[RECORD_SIZE]; /* its beginning */
+	char found[RECORD_SIZE]; /* what was left when the lock was acquired, or empty */
+	bool written;            /* one of our own is in the file */
+	off_t old_size;          /* of what was found */
+	char old[RECORD_SIZE];   /* its beginning */
 	char own[RECORD_SIZE + 1];
-	char since[sizeof("2026-11-24T23:26:16Z")];
+	char since[DATE_SIZE];
 };
 
 /*
@@ -2206,16 +1609,14 @@ struct record {
  * or after 9999, as a file's time may, as the nearest that does not.
  */
 static const char *
-date_text(time_t time, char text[sizeof("2026-11-24T23:26:16Z")])
+date_text(time_t time, char text[DATE_SIZE])
 {
 	static const time_t last = 253402300799;
 	struct tm parts = {0};
 
 	time = time < 0 ? 0 : time > last ? last : time;
 	gmtime_r(&time, &parts);
-	compose(text, sizeof("2026-11-24T23:26:16Z"), "%04d-%02d-%02dT%02d:%02d:%02dZ",
-	        parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min,
-	        parts.tm_sec);
+	strftime(text, DATE_SIZE, "%Y-%m-%dT%H:%M:%SZ", &parts);
 	return text;
 }
 
@@ -2224,19 +1625,16 @@ static void
 record_compose(struct record *record, const char *cause, const char *command)
 {
 	const char *slash = strrchr(command, '/');
-	char shown[SHOWN_SIZE];
-	size_t used = compose(record->own, sizeof(record->own),
-	                      "keylock1 pid=%ld since=%s cause=%s command=%s", (long)getpid(),
-	                      record->since, cause, show(slash ? slash + 1 : command, shown));
+	char shown[SHOWN_SIZE], line[2 * SHOWN_SIZE];
+	size_t used = RECORD_SIZE - 1;
 
-	if (used > RECORD_SIZE - 1) {
-		used = RECORD_SIZE - 1;
-		while (((unsigned char)record->own[used] & 0xc0) == 0x80)
+	snprintf(line, sizeof(line), "%spid=%ld since=%s cause=%s command=%s", RECORD_VERSION,
+	         (long)getpid(), record->since, cause, show(slash ? slash + 1 : command, shown));
+	if (strlen(line) > used)
+		while (((unsigned char)line[used] & 0xc0) == 0x80)
 			used--; /* no half a character */
-	}
-	memset(record->own + used, ' ', RECORD_SIZE - 1 - used);
-	record->own[RECORD_SIZE - 1] = '\n';
-	record->own[RECORD_SIZE] = '\0';
+	line[used] = '\0';
+	sprintf(record->own, "%-*.*s\n", RECORD_SIZE - 1, RECORD_SIZE - 1, line);
 }
 
 /*
@@ -2247,38 +1645,47 @@ record_compose(struct record *record, const char *cause, const char *command)
 static void
 record_text(const char *bytes, size_t length, char text[RECORD_SIZE])
 {
-	static const char *const fields[] = {"keylock1 pid=", " since=", " cause=", " command="};
-	const char *rest;
-	size_t count = 0;
+	char line[RECORD_SIZE] = "", again[2 * RECORD_SIZE], shown[SHOWN_SIZE];
+	char pid[32], since[32], cause[32], command[RECORD_SIZE] = "";
 
-	compose(text, RECORD_SIZE, "pid=? since=? cause=unreadable command=?");
-	if (length != RECORD_SIZE || bytes[RECORD_SIZE - 1] != '\n')
+	snprintf(text, RECORD_SIZE, "pid=? since=? cause=unreadable command=?");
+	if (length != RECORD_SIZE || bytes[RECORD_SIZE - 1] != '\n' || memchr(bytes, '\0', length))
 		return;
-
-	char line[RECORD_SIZE], shown[SHOWN_SIZE];
-	size_t end = RECORD_SIZE - 1;
-
-	memcpy(line, bytes, end);
-	while (end && line[end - 1] == ' ')
-		end--;
-	line[end] = '\0';
-	if (strlen(line) != end || strcmp(show(line, shown), line) != 0)
+	memcpy(line, bytes, RECORD_SIZE - 1);
+	for (size_t end = RECORD_SIZE - 1; end && line[end - 1] == ' '; end--)
+		line[end - 1] = '\0';
+	if (sscanf(line, "keylock1 pid=%31[0-9] since=%31[^ ] cause=%31[^ ] command=%191[^\n]", pid,
+	           since, cause, command) < 3)
 		return;
-	for (rest = line; count < 4; count++) {
-		size_t name = strlen(fields[count]);
+	/* A blank in that format stands for any number of them: made again it is the
+	 * same, or was none of ours. */
+	snprintf(again, sizeof(again), "%spid=%s since=%s cause=%s command=%s", RECORD_VERSION, pid,
+	         since, cause, command);
+	if (strcmp(again, line) == 0 && strcmp(show(line, shown), line) == 0)
+		snprintf(text, RECORD_SIZE, "%s", line + strlen(RECORD_VERSION));
+}
 
-		if (strncmp(rest, fields[count], name) != 0)
-			return;
-		rest += name;
-		if (count < 3) {
-			size_t value = strcspn(rest, " ");
+/*
+ * Whether the open file is one that may be written to. Returns 0, or an exit status
+ * and says why; *found is what is known of it.
+ */
+static int
+record_check(const struct directory *directory, const struct lock *lock, struct stat *found)
+{
+	char version[sizeof(RECORD_VERSION) - 1];
 
-			if (!value || (count == 0 && strspn(rest, "0123456789") != value))
-				return;
-			rest += value;
-		}
-	}
-	compose(text, RECORD_SIZE, "%s", line + strlen("keylock1 "));
+	if (fstat(lock->file.fd, found) < 0)
+		return lockfile_failure(directory, lock->name, NO_FILE, strerror(errno));
+	if (found->st_nlink != 1)
+		return lockfile_failure(directory, lock->name, UNSAFE,
+		                        "not safe to write to: it has another name; remove it");
+	if (found->st_size == 0 || (found->st_mode & S_ISVTX) ||
+	    (pread(lock->file.fd, version, sizeof(version), 0) == sizeof(version) &&
+	     memcmp(version, RECORD_VERSION, sizeof(version)) == 0))
+		return 0;
+	return lockfile_failure(directory, lock->name, UNSAFE,
+	                        "not safe to write to: it is no lockfile of keylock's; is the "
+	                        "directory right?");
 }
 
 /* Read what is in the open lockfile. Returns 0, or an exit status and says why. */
@@ -2286,29 +1693,15 @@ static int
 record_read(const struct directory *directory, const struct lock *lock, struct record *record)
 {
 	struct stat file;
-	ssize_t length;
+	int status = record_check(directory, lock, &file);
 
-	if (fstat(lock->fd, &file) < 0)
-		return lockfile_failure(directory, lock, NO_FILE, strerror(errno));
-	if (file.st_nlink != 1)
-		return lockfile_failure(directory, lock, UNSAFE,
-		                        "not safe to write to: it has another name; remove it");
+	if (status || !file.st_size)
+		return status;
 	record->old_size = file.st_size;
-	record->found = file.st_size > 0;
-	if (!record->found)
-		return 0;
-	memset(record->old, 0, sizeof(record->old));
-	length = pread(lock->fd, record->old, sizeof(record->old), 0);
-	if (length < 0)
-		return lockfile_failure(directory, lock, NO_FILE, strerror(errno));
+	if (pread(lock->file.fd, record->old, sizeof(record->old), 0) < 0)
+		return lockfile_failure(directory, lock->name, NO_FILE, strerror(errno));
+	record_text(record->old, file.st_size == RECORD_SIZE ? RECORD_SIZE : 0, record->found);
 	return 0;
-}
-
-/* The text of the record that was found. */
-static void
-record_found_text(const struct record *record, char text[RECORD_SIZE])
-{
-	record_text(record->old, record->old_size == RECORD_SIZE ? RECORD_SIZE : 0, text);
 }
 
 /* Bring the lockfile's name to disk, and that of a directory that was made. */
@@ -2331,17 +1724,20 @@ directory_sync(const struct directory *directory)
 	return 0;
 }
 
-/* Write all of `bytes` at the start of the file and bring it to disk. */
+/*
+ * Write `length` bytes to the beginning of the file, make it `size` large, and bring it
+ * to disk. Returns 0 or an errno.
+ */
 static int
-record_put(int fd, const char *bytes, size_t length)
+record_put(int fd, const char *bytes, size_t length, off_t size)
 {
-	ssize_t written = pwrite(fd, bytes, length, 0);
+	ssize_t written = length ? pwrite(fd, bytes, length, 0) : 0;
 
-	if (written < 0)
-		return errno;
-	if ((size_t)written != length)
+	if (written >= 0 && (size_t)written != length)
 		return ENOSPC;
-	return fdatasync(fd) < 0 && errno != EINVAL ? errno : 0;
+	if (written < 0 || ftruncate(fd, size) < 0 || (fdatasync(fd) < 0 && errno != EINVAL))
+		return errno;
+	return 0;
 }
 
 /* Bring the file back to what was found in it. Returns 0 or an errno. */
@@ -2350,9 +1746,7 @@ record_restore(const struct lock *lock, const struct record *record)
 {
 	size_t old = record->old_size < RECORD_SIZE ? (size_t)record->old_size : RECORD_SIZE;
 
-	if (ftruncate(lock->fd, record->old_size) < 0)
-		return errno;
-	return record_put(lock->fd, record->old, old);
+	return record_put(lock->file.fd, record->old, old, record->old_size);
 }
 
 /*
@@ -2364,64 +1758,54 @@ static int
 record_write(const struct directory *directory, const struct lock *lock, struct record *record,
              const char *command)
 {
+	off_t size = record->old_size > RECORD_SIZE ? record->old_size : RECORD_SIZE;
 	int error;
 
 	date_text(time(NULL), record->since);
 	record_compose(record, "killed", command);
-	error = record_put(lock->fd, record->own, RECORD_SIZE);
-	if (!error && !record->found)
+	error = record_put(lock->file.fd, record->own, RECORD_SIZE, size);
+	if (!error && !record->old_size)
 		error = directory_sync(directory);
 	if (error) {
 		record_restore(lock, record);
-		return lockfile_failure(directory, lock, NO_FILE, strerror(error));
+		return lockfile_failure(directory, lock->name, NO_FILE, strerror(error));
 	}
 	record->written = true;
 	return 0;
 }
 
 /*
- * Settle our record: end it, or with `cause` leave it, or where the command was
- * not executed bring back what was found. Only where it is still ours: a
- * descendant may have unlocked the description that it shares with us, and
- * somebody else may hold the lock by now. Says what fails.
+ * Settle our record: end it, or with `cause` leave it, or where the command was not
+ * executed bring back what was found. Not where it is ours no more: a descendant may
+ * have unlocked the description that it shares with us, and somebody else may hold the
+ * lock by now. Says what fails; then the record stays, and the next is told.
  */
 static void
 record_settle(const struct directory *directory, const struct lock *lock, struct record *record,
               bool ran, const char *cause, const char *command)
 {
+	int fd = lock->file.fd, error = 0;
 	char there[RECORD_SIZE];
-	int error = 0;
+	ssize_t length = -1;
 
 	if (!record->written)
 		return;
-	record->written = false;
-	if (flock(lock->fd, LOCK_EX | LOCK_NB) < 0) {
-		if (errno == EWOULDBLOCK)
-			return;
-		error = errno;
-	} else {
-		ssize_t length = pread(lock->fd, there, RECORD_SIZE, 0);
-
-		if (length >= 0 &&
-		    (length != RECORD_SIZE || memcmp(there, record->own, RECORD_SIZE) != 0))
-			return;
-		error = length < 0 ? errno : 0;
-	}
-	if (error) {
-		/* It stays, and the next is told. */
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+		length = pread(fd, there, RECORD_SIZE, 0);
+	if (length < 0) {
+		error = errno == EWOULDBLOCK ? 0 : errno;
+	} else if (length != RECORD_SIZE || memcmp(there, record->own, RECORD_SIZE) != 0) {
+		error = 0;
 	} else if (!ran) {
 		error = record_restore(lock, record);
-	} else if (cause) {
+	} else if (!cause) {
+		error = record_put(fd, NULL, 0, 0);
+	} else {
 		record_compose(record, cause, command);
-		error = record_put(lock->fd, record->own, RECORD_SIZE);
-		if (!error && record->old_size > RECORD_SIZE &&
-		    ftruncate(lock->fd, RECORD_SIZE) < 0)
-			error = errno;
-	} else if (ftruncate(lock->fd, 0) < 0 || (fdatasync(lock->fd) < 0 && errno != EINVAL)) {
-		error = errno;
+		error = record_put(fd, record->own, RECORD_SIZE, RECORD_SIZE);
 	}
 	if (error)
-		lockfile_failure(directory, lock, NO_FILE, strerror(error));
+		lockfile_failure(directory, lock->name, NO_FILE, strerror(error));
 }
 
 /* ---- Slots --------------------------------------------------------------
@@ -2431,31 +1815,192 @@ record_settle(const struct directory *directory, const struct lock *lock, struct
  * first file are the queue of all; whoever is first in it, or comes while it is
  * empty, tries each slot under that slot's gate. The first in line keeps the
  * slots' files open between its tries, since closing them would wake it, and
- * sleeps on inotify(7) until somebody closes one:
- *
- *  - who releases a slot opens its file, for tidying, before it unlocks and closes
- *    it after: so the event comes after the unlocking, also where a daemon keeps
- *    the holder's description or keylock is killed in between;
- *  - the event of a holder that is killed comes before the kernel has let its
- *    lock go (fs/file_table.c, __fput), and is the only one: so after an event
- *    the tries are repeated for a while.
+ * sleeps on inotify(7): it tries again 1 ms after an event, then after twice as
+ * long each time, up to a second. That covers what is odd here: IN_CLOSE, which is
+ * all that tells of a holder that was killed, is sent before the kernel has dropped
+ * its lock (fs/file_table.c, __fput); and what happened before the watch made no
+ * event. Who releases a slot whose file a daemon keeps open makes an event by
+ * tidying, after it has unlocked.
  */
 
-/* Closing it takes the kernel milliseconds (synchronize_srcu), in which the next
- * in line would wait: it is done while the command runs. */
+struct slots {
+	struct directory *directory;
+	struct lock *lock;      /* whose file is the queue */
+	char base[NAME_SIZE];   /* the first file's name */
+	struct lockfile *files; /* lock->slots of them */
+	int watched;            /* how many of them, from the first on */
+	int taken;              /* the place of the one that was had */
+};
+
+/* Closing it takes the kernel milliseconds (synchronize_srcu): it is left to exit. */
 static int slots_events = -1;
 
-static const nanoseconds SLOT_PERSISTENCE = 100 * MILLISECOND;
-static const nanoseconds SLOT_POLL = 50 * MILLISECOND;
-
-/* Name slot `number` of the key, from 1. */
-static void
-slot_name(char name[NAME_SIZE], const char *base, int number)
+/*
+ * Try to take the lock of the open file of a slot; `gated` where we are in its gate. A
+ * gate that is closed counts as a slot that is taken. Returns 0, EAGAIN when it is
+ * taken, or another errno; then nothing is kept.
+ */
+static int
+slot_take(int fd, bool gated)
 {
-	if (number == 1)
-		compose(name, NAME_SIZE, "%s", base);
-	else
-		compose(name, NAME_SIZE, "%s%%s%d", base, number);
+	int error = 0;
+
+	/* A holder or a guest: no need to disturb anybody. */
+	if (byte_held(fd, F_WRLCK, PRESENCE, GUESTS + 1, NULL) >= 0)
+		return EAGAIN;
+	if (!gated)
+		error = byte_try(fd, F_WRLCK, GATE);
+	if (error)
+		return error;
+	error = request(&(struct request){.fd = fd, .flock = LOCK_EX}, false);
+	if (!error && is_held(fd, GUESTS))
+		error = EAGAIN;
+	if (!error)
+		error = byte_try(fd, F_RDLCK, PRESENCE);
+	if (error)
+		flock(fd, LOCK_UN);
+	if (!gated)
+		byte_try(fd, F_UNLCK, GATE);
+	return error;
+}
+
+/*
+ * Try to acquire slot `place`, from 0, whose file is opened where it is not; with
+ * `gated` we are in the gate of the first. Returns 0, EAGAIN when it is taken, ESTALE
+ * where the first file has lost its name, another errno, or a result as a negative
+ * number.
+ */
+static int
+slot_try(struct slots *slots, int place, bool gated)
+{
+	struct lockfile *file = &slots->files[place];
+	char name[NAME_SIZE];
+	int error, renamed = ESTALE;
+
+	slot_name(name, slots->base, place + 1);
+	/* That of a holder who has left may be gone, and another of that name be there. */
+	for (int tries = 0; renamed == ESTALE && tries < 100; tries++) {
+		error = file->fd < 0 ? -lockfile_open(slots->directory, name, file) : 0;
+		if (!error)
+			error = slot_take(file->fd, gated && place == 0);
+		if (error && error != EAGAIN)
+			return error;
+		renamed = lockfile_recheck(slots->directory, name, file);
+		if (renamed == ESTALE && place == 0)
+			return ESTALE;
+		if (renamed == ESTALE) {
+			lockfile_close(file);
+			slots->watched = 0;
+			error = EAGAIN;
+		}
+	}
+	if (!error)
+		renamed = lockfile_recheck(slots->directory, slots->base, &slots->lock->file);
+	return renamed < 0 || (renamed && !error) ? renamed : error;
+}
+
+/* Try all slots. Returns as slot_try(); slots->taken is the one that was had. */
+static int
+slots_try(struct slots *slots, bool gated)
+{
+	int error = EAGAIN;
+
+	for (int i = 0; i < slots->lock->slots && error == EAGAIN; i++) {
+		slots->taken = i;
+		error = slot_try(slots, i, gated);
+	}
+	return error;
+}
+
+/* Watch the slots' files for being closed. Returns whether that can be had. */
+static bool
+slots_watch(struct slots *slots)
+{
+	char path[64];
+
+	if (slots_events < 0)
+		slots_events = above_standard(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+	for (; slots_events >= 0 && slots->watched < slots->lock->slots; slots->watched++) {
+		/* By descriptor: the name may be another file's by now. */
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", slots->files[slots->watched].fd);
+		if (inotify_add_watch(slots_events, path, IN_CLOSE) < 0)
+			return false;
+	}
+	return slots_events >= 0;
+}
+
+/*
+ * Sleep until an event comes, a signal, or it is `until`; signals are let in by the
+ * same step (ppoll(2)). Returns 0 or an errno; *woken is whether an event came.
+ */
+static int
+slots_sleep(nanoseconds until, bool *woken)
+{
+	struct pollfd ready = {.fd = slots_events, .events = POLLIN};
+	nanoseconds left = until - now();
+	struct timespec timeout = to_timespec(left > 0 ? left : 0);
+	char ignored[4096]; /* which slot it was does not matter: all are tried */
+
+	*woken = false;
+	if (ppoll(&ready, 1, &timeout, &signals.wait_mask) < 0 && errno != EINTR)
+		return errno;
+	while (slots_events >= 0 && read(slots_events, ignored, sizeof(ignored)) > 0)
+		*woken = true;
+	return 0;
+}
+
+/*
+ * First in line: try the slots whenever one may have become free, until one is
+ * had. Returns as slots_try() does, and as wait_check().
+ */
+static int
+slots_await(struct slots *slots, struct wait *wait)
+{
+	nanoseconds pause = MILLISECOND, retry;
+	int error = timer_arm(FOREVER); /* ppoll(2) needs none */
+	bool woken;
+
+	while (!error && (error = slots_try(slots, false)) == EAGAIN) {
+		error = wait_check(wait);
+		if (error)
+			break;
+		if (!slots_watch(slots))
+			pause = 50 * MILLISECOND;
+		retry = time_in(pause);
+		error = slots_sleep(retry < wait_until(wait) ? retry : wait_until(wait), &woken);
+		pause = woken ? MILLISECOND : pause < SECOND / 2 ? 2 * pause : SECOND;
+	}
+	return error;
+}
+
+/*
+ * Take a slot, or a place in the queue of the open first file and then a slot.
+ * Returns as slots_await() does; EAGAIN when all are taken and we do not wait.
+ */
+static int
+slots_take(struct slots *slots, struct wait *wait)
+{
+	struct lock *lock = slots->lock;
+	int fd = lock->file.fd, error = byte_have(fd, F_WRLCK, GATE, wait);
+
+	if (error && !(error == ETIMEDOUT && wait->nonblock)) /* as lock_take() */
+		return error;
+	/* Here too, and not only after a slot is had: inside the gate, and then by
+	 * our ticket, the file keeps its name. */
+	error = lockfile_recheck(slots->directory, slots->base, &lock->file);
+	if (error)
+		return error;
+	error = any_held_from(fd, TICKETS) ? EAGAIN : slots_try(slots, true);
+	if (error != EAGAIN || wait->nonblock) {
+		byte_try(fd, F_UNLCK, GATE);
+		return error;
+	}
+	error = ticket_draw(lock, wait);
+	byte_try(fd, F_RDLCK, SLOT_WAITER);
+	byte_try(fd, F_UNLCK, GATE);
+	if (!error)
+		error = turn_await(lock, wait);
+	return error ? error : slots_await(slots, wait);
 }
 
 /*
@@ -2467,287 +2012,33 @@ static void
 slots_tidy(const struct directory *directory, const struct lock *lock)
 {
 	char base[NAME_SIZE], name[NAME_SIZE];
-	bool busy;
-	int first;
 
 	if (lock->slots < 2)
 		return;
 	name_of_key(lock->key, base);
-	first = lockfile_again(directory, base);
-	busy = first >= 0 && byte_held(first, F_WRLCK, PRESENCE, 0) >= 0;
-	lockfile_tidy(directory, base, first);
-	for (int number = 2; number <= lock->slots && !busy; number++) {
+	if (strcmp(base, lock->name) != 0)
+		lockfile_tidy(directory, base);
+	for (int number = 2; number <= lock->slots && faccessat(directory->fd, base, F_OK, 0) < 0;
+	     number++) {
 		slot_name(name, base, number);
-		if (strcmp(name, lock->name) != 0)
-			lockfile_tidy(directory, name, lockfile_again(directory, name));
+		lockfile_tidy(directory, name);
 	}
 }
 
-/*
- * Try to take the lock of a slot whose file is open, inside its gate. Returns 0,
- * EAGAIN when it is taken, or another errno; then nothing is kept.
- */
-static int
-slot_take(const struct directory *directory, const struct lock *slot, struct wait *wait)
-{
-	struct request at_once = {.fd = slot->fd, .flock = LOCK_EX};
-	int error = request(&at_once, false);
-
-	if (error)
-		return error;
-	error = presence_take(slot, wait);
-	if (!error)
-		error = claim_try(directory, slot);
-	wait->robbed = wait->robbed || error == EAGAIN;
-	if (error) {
-		flock(slot->fd, LOCK_UN);
-		byte_try(slot->fd, F_UNLCK, PRESENCE, ALL_BYTES);
-	}
-	return error;
-}
-
-/*
- * Try to acquire one slot, whose file is opened where it is not. Inside the gate
- * of the first file (`gated`) that is not entered again. Returns 0, EAGAIN when
- * it is taken, another errno, or a result as a negative number.
- */
-static int
-slot_try(struct directory *directory, struct lock *slot, struct wait *wait, bool gated)
-{
-	for (;;) {
-		int error = 0, renamed;
-
-		if (slot->fd < 0)
-			error = -lockfile_open(directory, slot);
-		if (error)
-			return error;
-		/* A holder: no need to disturb anybody. */
-		if (byte_held(slot->fd, F_WRLCK, PRESENCE, PRESENCE + 1) >= 0)
-			error = EAGAIN;
-		else if (!gated)
-			error = gate_enter(slot, wait);
-		if (error == ETIMEDOUT && wait->nonblock)
-			error = 0; /* without the gate, as in lock_take() */
-		if (!error) {
-			error = slot_take(directory, slot, wait);
-			if (!gated)
-				gate_leave(slot);
-		}
-		if (error && error != EAGAIN)
-			return error;
-		renamed = lockfile_recheck(directory, slot);
-		if (renamed <= 0)
-			return renamed ? renamed : error;
-		claim_drop(directory, slot);
-		if (gated)
-			return ESTALE; /* the queue's own file: begin again */
-		lockfile_close(slot);
-		if (!wait->nonblock && is_late(wait))
-			return ETIMEDOUT;
-	}
-}
-
-/* Try all slots. Returns as slot_try(); *taken is the one that was had. */
-static int
-slots_try(struct directory *directory, struct lock *slots, size_t count, struct wait *wait,
-          bool gated, size_t *taken)
-{
-	int error = EAGAIN;
-
-	for (size_t i = 0; i < count && error == EAGAIN; i++) {
-		error = slot_try(directory, &slots[i], wait, gated && i == 0);
-		*taken = i;
-	}
-	return error;
-}
-
-/*
- * Watch the slots' files for being closed, those not yet watched. Returns how
- * many were added, or -1 where that cannot be had.
- */
-static int
-slots_watch(int events, struct lock *slots, size_t count)
-{
-	int added = 0;
-
-	for (size_t i = 0; i < count; i++) {
-		char path[64];
-
-		if (slots[i].watched)
-			continue;
-		/* By descriptor: the name may be another file's by now. */
-		compose(path, sizeof(path), "/proc/self/fd/%d", slots[i].fd);
-		if (inotify_add_watch(events, path, IN_CLOSE) < 0)
-			return -1;
-		slots[i].watched = true;
-		added++;
-	}
-	return added;
-}
-
-/*
- * Sleep until an event comes or it is `until`, with signals let in by the same
- * step (ppoll(2)). Returns 0 and sets *woken where an event came; EINTR when a
- * signal did (signals.caught); else an errno.
- */
-static int
-slots_sleep(int events, nanoseconds until, bool *woken)
-{
-	struct pollfd ready = {.fd = events, .events = POLLIN};
-	nanoseconds left = until == FOREVER ? 0 : until - now();
-	struct timespec timeout = to_timespec(left > 0 ? left : 0);
-	char ignored[4096]; /* which slot it was does not matter: all are tried */
-	int error = waiting_begin();
-
-	*woken = false;
-	if (error)
-		return error;
-	if (!signals.caught &&
-	    ppoll(&ready, 1, until == FOREVER ? NULL : &timeout, &signals.wait_mask) < 0 &&
-	    errno != EINTR)
-		return errno;
-	while (events >= 0 && read(events, ignored, sizeof(ignored)) > 0)
-		*woken = true;
-	return signals.caught ? EINTR : 0;
-}
-
-/* Close the inotify descriptor of slots_await(), when there is time for it. */
+/* Close the slots' files, and tidy those that another was quicker to take. */
 static void
-slots_unwatch(void)
+slots_close(struct slots *slots)
 {
-	if (slots_events >= 0)
-		close(slots_events);
-	slots_events = -1;
-}
+	for (int i = 0; i < slots->lock->slots; i++) {
+		char name[NAME_SIZE];
+		bool made = slots->files[i].fd >= 0 && slots->files[i].made;
 
-/*
- * First in line: try the slots whenever one may have become free, until one is
- * had. Returns as slots_try() does, and ETIMEDOUT or EINTR as wait_for() does.
- */
-static int
-slots_await(struct directory *directory, struct lock *slots, size_t count, struct wait *wait,
-            size_t *taken)
-{
-	slots_unwatch(); /* that of a key before this one */
-	int events = above_standard(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
-	nanoseconds persist = 0; /* until when to try again without an event */
-	nanoseconds pause = MILLISECOND;
-	int error;
-
-	for (;;) {
-		nanoseconds until = wait->deadline < wait->look_at ? wait->deadline : wait->look_at;
-		nanoseconds retry = FOREVER;
-		int added = 0;
-		bool woken;
-
-		wait->robbed = false;
-		error = slots_try(directory, slots, count, wait, false, taken);
-		if (error == EAGAIN && wait->robbed) {
-			/* No event will tell its end: begin again, at the end of the line. */
-			error = retry_later(slots, wait, robbed);
-			error = error ? error : ESTALE;
-		}
-		if (error != EAGAIN)
-			break;
-		if (events >= 0 && (added = slots_watch(events, slots, count)) < 0) {
-			close(events);
-			events = -1;
-		}
-		if (added > 0) {
-			/* What happened before the watch made no event for us. */
-			persist = now() + SLOT_PERSISTENCE;
-			continue;
-		}
-		if (is_late(wait)) {
-			error = ETIMEDOUT;
-			break;
-		}
-		if (now() >= wait->look_at) {
-			error = -wait->look(wait, slots, count, taken);
-			if (error)
-				break;
-			continue;
-		}
-		if (events < 0)
-			retry = now() + SLOT_POLL;
-		else if (now() < persist)
-			retry = now() + pause;
-		else if (directory->is_open)
-			retry = now() + SECOND; /* who unlocks without closing makes no event */
-		error = slots_sleep(events, retry < until ? retry : until, &woken);
-		if (error)
-			break;
-		if (woken) {
-			persist = now() + SLOT_PERSISTENCE;
-			pause = MILLISECOND;
-		} else {
-			pause *= 2;
-		}
+		lockfile_close(&slots->files[i]);
+		slot_name(name, slots->base, i + 1);
+		if (made)
+			lockfile_tidy(slots->directory, name);
 	}
-	slots_events = events;
-	return error;
-}
-
-/*
- * Open the slots' files that are there and not yet open, so that it can be seen
- * who holds them.
- */
-static void
-slots_peek(const struct directory *directory, struct lock *slots, size_t count)
-{
-	for (size_t i = 0; i < count; i++) {
-		struct stat file;
-
-		if (slots[i].fd >= 0)
-			continue;
-		slots[i].fd = lockfile_again(directory, slots[i].name);
-		if (slots[i].fd >= 0 && fstat(slots[i].fd, &file) == 0) {
-			slots[i].device = file.st_dev;
-			slots[i].inode = file.st_ino;
-		}
-	}
-}
-
-/*
- * Take a slot, or a place in the queue of the open first file and then a slot.
- * Returns as slots_await() does; EAGAIN when all are taken and we do not wait.
- */
-static int
-slots_take(struct directory *directory, struct lock *queue, struct lock *slots, size_t count,
-           struct wait *wait, size_t *taken)
-{
-	int error = gate_enter(queue, wait);
-
-	if (error && !(error == ETIMEDOUT && wait->nonblock)) /* as lock_take() */
-		return error;
-	/* Here and not after a slot is had: inside the gate, and then by our ticket,
-	 * the file keeps its name. */
-	error = lockfile_recheck(directory, queue);
-	if (error)
-		return error;
-	off_t last = highest_ticket(queue->fd, MARKS);
-
-	error = last ? EAGAIN : slots_try(directory, slots, count, wait, true, taken);
-	if (error != EAGAIN || wait->nonblock) {
-		gate_leave(queue);
-		return error;
-	}
-	error = ticket_draw(queue, last);
-	byte_try(queue->fd, F_RDLCK, SLOT_WAITER, 1);
-	gate_leave(queue);
-	if (error == ESTALE) {
-		error = retry_later(queue, wait, barred);
-		return error ? error : ESTALE;
-	}
-	slots_peek(directory, slots, count);
-	if (!error)
-		error = turn_await(queue, wait, slots, count, taken);
-	if (!error) {
-		for (size_t i = 0; i < count; i++)
-			slots[i].made = false; /* held later than made */
-		error = slots_await(directory, slots, count, wait, taken);
-	}
-	return error;
+	slots->watched = 0;
 }
 
 /*
@@ -2757,52 +2048,33 @@ slots_take(struct directory *directory, struct lock *queue, struct lock *slots, 
 static int
 slots_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 {
-	size_t count = (size_t)lock->slots, taken = 0;
-	struct lock *slots = memory_resize(NULL, 0, count * sizeof(*slots));
+	struct slots slots = {.directory = directory, .lock = lock};
 	int error;
 
-	if (!slots)
-		return lock_refused(lock, "slots", ENOMEM);
-	name_of_key(lock->key, lock->name); /* it may be that of a slot had before a stop */
-	for (size_t i = 0; i < count; i++) {
-		slots[i] = *lock;
-		slot_name(slots[i].name, lock->name, (int)i + 1);
+	slots.files = malloc((size_t)lock->slots * sizeof(*slots.files));
+	if (!slots.files)
+		return lock_refused(lock, ENOMEM);
+	name_of_key(lock->key, slots.base); /* lock->name may be that of a slot had before a stop */
+	for (int i = 0; i < lock->slots; i++)
+		slots.files[i] = NO_LOCKFILE;
+	do {
+		slots_close(&slots);
+		lockfile_close(&lock->file);
+		strcpy(lock->name, slots.base);
+		error = -lockfile_open(directory, lock->name, &lock->file);
+		if (!error)
+			error = slots_take(&slots, wait);
+	} while (error == ESTALE && (wait->nonblock || !is_late(wait)));
+	if (!error) {
+		lockfile_close(&lock->file); /* the place in the queue */
+		lock->ticket = 0;
+		lock->file = slots.files[slots.taken];
+		slots.files[slots.taken] = NO_LOCKFILE;
+		slot_name(lock->name, slots.base, slots.taken + 1);
 	}
-	for (;;) {
-		error = -lockfile_open(directory, lock);
-		if (error)
-			break;
-		error = slots_take(directory, lock, slots, count, wait, &taken);
-		if (error != ESTALE)
-			break;
-		lockfile_close(lock);
-		for (size_t i = 0; i < count; i++)
-			lockfile_close(&slots[i]);
-		error = ETIMEDOUT;
-		if (!wait->nonblock && is_late(wait))
-			break;
-	}
-	if (error == EAGAIN && wait->reentrant) {
-		slots_peek(directory, slots, count);
-		int result = wait->look(wait, slots, count, &taken);
-
-		error = result ? -result : EAGAIN;
-	}
-	if (!error || error == -COVERED) {
-		lockfile_close(lock); /* the place in the queue */
-		*lock = slots[taken];
-		slots[taken].fd = -1;
-	}
-	for (size_t i = 0; i < count; i++) {
-		if (slots[i].fd < 0)
-			continue;
-		lockfile_close(&slots[i]);
-		if (slots[i].made) /* and another was quicker to take it, or to tidy */
-			lockfile_tidy(directory, slots[i].name,
-			              lockfile_again(directory, slots[i].name));
-	}
-	memory_free(slots, count * sizeof(*slots));
-	error = lock_result(directory, lock, error);
+	slots_close(&slots);
+	free(slots.files);
+	error = lock_result(directory, lock, error == ESTALE ? ETIMEDOUT : error);
 	if (error)
 		slots_tidy(directory, lock);
 	return error;
@@ -2820,11 +2092,31 @@ struct keys {
 	size_t count;
 };
 
+/* Acquire one key. Returns as lock_result() does. */
 static int
 key_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 {
-	return lock->slots > 1 ? slots_acquire(directory, lock, wait)
-	                       : lock_acquire(directory, lock, wait);
+	char base[NAME_SIZE];
+	int result;
+
+	wait->lock = lock;
+	wait->look_at = time_in(SECOND);
+	lock->file = lock->cover = NO_LOCKFILE;
+	lock->guest = false;
+	result = lock->slots > 1 ? slots_acquire(directory, lock, wait)
+	                         : lock_acquire(directory, lock, wait);
+	if (result == TAKEN && wait->nonblock) { /* an ancestor may have it, and cover us */
+		result = wait->look(wait);
+		result = result ? result : TAKEN;
+	}
+	if (result == COVERED && !signals.caught) {
+		lock->file = lock->cover;
+		name_of_key(lock->key, base);
+		slot_name(lock->name, base, lock->cover_slot);
+		return 0;
+	}
+	lockfile_close(&lock->cover);
+	return result == COVERED ? CAUGHT : result;
 }
 
 /* Let the first `count` keys go, the last one first. */
@@ -2837,57 +2129,32 @@ keys_release(const struct directory *directory, struct keys *keys, size_t count,
 	}
 }
 
-/* Acquire all keys. Returns 0 or the result of the one that was not had. */
-static int
-keys_acquire_once(struct directory *directory, struct keys *keys, struct wait *wait, size_t *failed)
-{
-	for (size_t i = 0; i < keys->count; i++) {
-		int result;
-
-		wait->holding = i > 0;
-		wait->look_at = 0;
-		wait->hindered = 0;
-		result = key_acquire(directory, &keys->locks[i], wait);
-		if (result) {
-			*failed = i;
-			keys_release(directory, keys, i, false);
-			return result;
-		}
-	}
-	return 0;
-}
-
 /*
- * Acquire all keys, waiting as `wait` says. A stop signal gives every place and
- * key up, stops, and queues anew; the deadline stays. Returns 0, or a result
- * with *failed the key that was not had, and nothing is kept.
+ * Acquire all keys. A stop signal gives every place and key up, stops, and queues
+ * anew; the deadline stays. Returns 0, or a result with *failed the key that was not
+ * had, and nothing is kept.
  */
 static int
 keys_acquire(struct directory *directory, struct keys *keys, struct wait *wait, size_t *failed)
 {
-	for (;;) {
-		int result = keys_acquire_once(directory, keys, wait, failed);
+	int result = 0, signo;
 
-		if (result)
-			slots_unwatch();
-
-		waiting_end();
-		if (wait->turn >= 0) {
-			lockfile_tidy(directory, wait->turn_name, wait->turn);
-			wait->turn = -1;
-		}
-		if (!result && !signal_came())
-			return 0;
-		if (!result) {
-			/* Whatever becomes of that signal, the keys are not ours any more. */
-			keys_release(directory, keys, keys->count, false);
-			result = CAUGHT;
-		}
-		if (result != CAUGHT || (signals.caught && !is_stop_signal(signals.caught)))
-			return result;
-		if (signals.caught) /* else giving back has stopped already */
-			stop_caught();
+	for (size_t i = 0; i < keys->count; i++) {
+		wait->early = wait->early || i > 0; /* where we hold others */
+		result = key_acquire(directory, &keys->locks[i], wait);
+		if (!result)
+			continue;
+		*failed = i;
+		keys_release(directory, keys, i, false);
+		signo = signals.caught;
+		if (result != CAUGHT || !is_stop_signal(signo))
+			break;
+		timer_arm(FOREVER);
+		signals.caught = 0;
+		stop_by(signo);
+		i = (size_t)-1;
 	}
+	return result;
 }
 
 static int
@@ -2908,305 +2175,276 @@ keys_order(struct keys *keys)
 			keys->locks[kept++] = keys->locks[i];
 	keys->count = kept;
 }
-
 /* ---- Processes ----------------------------------------------------------
  *
- * What /proc (proc(5)) tells of the processes that have a lockfile open. Only
- * for messages, for looking, and for finding deadlocks: no lock depends on it,
- * and what cannot be seen there (another user's process, another namespace, no
- * /proc) is left out.
+ * What /proc tells of the processes that have a lockfile open: one look serves
+ * messages, --who and --list, nesting and cycles. No lock depends on it but that of
+ * a nested run, and what cannot be seen there (another user's process, another
+ * namespace, no /proc) is left out. Nothing is touched that can block: readlink(2) in
+ * /proc/PID/fd asks the kernel for the name of an open file and not the file system,
+ * which may be dead, and what a descriptor has is told by proc_pid_fdinfo(5).
  */
 
-/* A process with a lockfile open, and what its description of it has. */
+/* A process that has a lockfile open, and what its description of it has. */
 struct seat {
-	pid_t pid;
-	pid_t parent;
-	int fd; /* its descriptor */
-	dev_t device;
-	ino_t inode;
-	bool known;  /* what follows has been read */
-	bool holds;  /* the lock, exclusively or shared */
-	pid_t taker; /* who took it; 0: not known */
-	bool shared;
-	off_t ticket;    /* 0: none */
-	bool for_slots;  /* waits for one of several slots */
-	pid_t above[32]; /* the process and its ancestors, where climbed */
+	pid_t pid, parent;
+	bool inherited;            /* our own descriptor, that we came with */
+	char name[NAME_SIZE];      /* of the lockfile */
+	unsigned int major, minor; /* the file's device and inode as the kernel prints them */
+	unsigned long long inode;  /* in lock lines, which need not be what stat(2) says */
+	bool flocked, shared;      /* what flock(2) gives, also to other programs */
+	pid_t taker;               /* who took that, says the kernel; it may be dead by now */
+	bool present, guest;       /* what only a keylock that was let in has; or asks to be */
+	bool for_slots;            /* waits for one of several slots */
+	long long ticket;          /* 0: does not wait */
 };
 
 struct seats {
 	struct seat *list;
 	size_t count;
-	size_t room;
 };
 
 /*
- * Read what fits of the file `path`, of /proc, as a string, into `text`.
- * Returns its length, or -1.
- */
-static ssize_t
-read_text(const char *path, char *text, size_t size)
-{
-	int fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-	size_t used = 0;
-	ssize_t length = 0;
-
-	if (fd < 0)
-		return -1;
-	while (used < size - 1 && (length = read(fd, text + used, size - 1 - used)) > 0)
-		used += (size_t)length;
-	close(fd);
-	text[used] = '\0';
-	return length < 0 && used == 0 ? -1 : (ssize_t)used;
-}
-
-/*
- * The parent in the text of /proc/PID/stat, 0 where it cannot be told. The name
- * in it is in parentheses and may have any characters, so the last one counts.
- */
-static pid_t
-parent_in_stat(const char *text)
-{
-	const char *end = strrchr(text, ')');
-
-	return end && strlen(end) >= 5 ? pid_at(end + 4) : 0;
-}
-
-static pid_t
-parent_of(pid_t pid)
-{
-	char path[64], text[512];
-
-	compose(path, sizeof(path), "/proc/%ld/stat", (long)pid);
-	return read_text(path, text, sizeof(text)) < 0 ? 0 : parent_in_stat(text);
-}
-
-/*
- * Take down in `seat` what one line of /proc/PID/fdinfo/FD tells of locks:
- * "lock:\t1: FLOCK  ADVISORY  WRITE 812 08:02:1234 0 EOF". Other lines, and
- * what does not look like one, change nothing.
+ * Take down what one line of /proc/PID/fdinfo/FD tells of locks:
+ * "lock:\t1: FLOCK  ADVISORY  WRITE 812 08:02:1234 0 EOF". Of byte locks only those
+ * of open file descriptions count; side by side the kernel makes two read locks one,
+ * but one that covers the gate is another program's. Other lines change nothing.
  */
 static void
-seat_line(struct seat *seat, char *line)
+seat_line(struct seat *seat, const char *line)
 {
-	char *field[9] = {0};
-	char *rest = line;
-	size_t count = 0;
+	char kind[16], mode[16];
+	long long start, end;
+	struct seat read = *seat;
+	int fields = sscanf(line, "lock: %*s %15s %*s %15s %d %x:%x:%llu %lld %lld", kind, mode,
+	                    &read.taker, &read.major, &read.minor, &read.inode, &start, &end);
+	bool flocked = fields >= 7 && strcmp(kind, "FLOCK") == 0;
 
-	while (count < 9) {
-		rest += strspn(rest, " \t");
-		if (!*rest)
-			break;
-		field[count++] = rest;
-		rest += strcspn(rest, " \t");
-		if (*rest)
-			*rest++ = '\0';
-	}
-	if (count < 9 || strcmp(field[0], "lock:") != 0)
+	if (!flocked && (fields < 7 || strcmp(kind, "OFDLCK") != 0))
 		return;
-	if (strcmp(field[2], "FLOCK") == 0) {
-		seat->holds = true;
-		seat->shared = strcmp(field[4], "READ") == 0;
-		seat->taker = pid_at(field[5]);
-	} else if (strcmp(field[2], "OFDLCK") == 0) {
-		int64_t start = number_at(field[7]);
-		bool write = strcmp(field[4], "WRITE") == 0;
-
-		if (write && start >= TICKETS && start < MARKS)
-			seat->ticket = (off_t)start;
-		if (!write && start == SLOT_WAITER)
-			seat->for_slots = true;
+	if (fields == 7)
+		end = INT64_MAX; /* "EOF" */
+	seat->major = read.major;
+	seat->minor = read.minor;
+	seat->inode = read.inode;
+	if (flocked) {
+		seat->flocked = true;
+		seat->taker = read.taker;
+		seat->shared = strcmp(mode, "READ") == 0;
+	} else if (strcmp(mode, "WRITE") == 0) {
+		if (start >= TICKETS && start < LAST_TICKET)
+			seat->ticket = start;
+	} else if (start > GATE) {
+		seat->present = seat->present || (start <= PRESENCE && end >= PRESENCE);
+		seat->guest = seat->guest || (start <= GUESTS && end >= GUESTS);
+		seat->for_slots = seat->for_slots || (start <= SLOT_WAITER && end >= SLOT_WAITER);
 	}
 }
 
-/* Take down all lines of a text of /proc/PID/fdinfo/FD; writes into it. */
-static void
-seat_text(struct seat *seat, char *text)
+/* Take down what descriptor `fd` of seat->pid has. Returns whether it has locks. */
+static bool
+seat_read(struct seat *seat, int fd)
 {
-	while (*text) {
-		char *line = text;
+	char path[64], line[256];
+	FILE *file;
 
-		text += strcspn(text, "\n");
-		if (*text)
-			*text++ = '\0';
+	snprintf(path, sizeof(path), "/proc/%ld/fdinfo/%d", (long)seat->pid, fd);
+	file = fopen(path, "re");
+	if (!file)
+		return false;
+	while (fgets(line, sizeof(line), file))
 		seat_line(seat, line);
-	}
-}
-
-/* Add a seat; where there is no memory it is left out. */
-static void
-seats_add(struct seats *seats, const struct seat *seat)
-{
-	struct seat *list = list_grow(seats->list, sizeof(*list), seats->count + 1, &seats->room);
-
-	if (!list)
-		return;
-	seats->list = list;
-	seats->list[seats->count++] = *seat;
-}
-
-static void
-seats_free(struct seats *seats)
-{
-	memory_free(seats->list, seats->room * sizeof(*seats->list));
+	fclose(file);
+	return seat->inode != 0;
 }
 
 /*
- * Add the seats of process `pid` at the lockfiles on `device`, or with `inode`
- * other than 0 at that one.
+ * A proof that the seat's process holds. Not the flock alone, which who tidies has for
+ * a moment before it removes the file; nor the guests' byte alone, which one has who
+ * still asks to be let in.
+ */
+static bool
+holds(const struct seat *seat)
+{
+	return seat->present && (seat->flocked || seat->guest);
+}
+
+static bool
+same_file(const struct seat *one, const struct seat *other)
+{
+	return one->inode == other->inode && one->major == other->major &&
+	       one->minor == other->minor && strcmp(one->name, other->name) == 0;
+}
+
+/*
+ * The parent of process `pid`, 0: of this one, in *parent, and its own pid there.
+ * Numbers are those of /proc, which may be of another namespace than getpid(2).
+ * Returns false where it cannot be told. The name may have any characters, so the
+ * last parenthesis counts (proc_pid_stat(5)).
+ */
+static bool
+process_parent(pid_t *pid, pid_t *parent)
+{
+	char path[64] = "/proc/self/stat", text[512], *end;
+	bool told;
+	FILE *file;
+
+	if (*pid)
+		snprintf(path, sizeof(path), "/proc/%ld/stat", (long)*pid);
+	file = fopen(path, "re");
+	if (!file)
+		return false;
+	told = fgets(text, sizeof(text), file) && sscanf(text, "%d", pid) == 1 &&
+	       (end = strrchr(text, ')')) && sscanf(end + 1, " %*c %d", parent) == 1;
+	fclose(file);
+	return told;
+}
+
+/*
+ * Add the seats of process `pid` at the lockfiles of the directory, or at `name` alone.
+ * With `own` it is this process, and those count that it came with: all that we open
+ * is to be closed by exec. A file that was removed has a name that no key has.
  */
 static void
-seats_of_process(struct seats *seats, pid_t pid, dev_t device, ino_t inode)
+seats_of(struct seats *seats, const struct directory *directory, pid_t pid, bool own,
+         const char *name)
 {
-	struct entries fds;
-	pid_t parent = 0;
-	char path[64];
+	char prefix[PATH_MAX + 1], path[PATH_MAX];
+	struct seat seat = {.pid = 0}, *list;
+	ssize_t length;
+	DIR *fds;
 
-	compose(path, sizeof(path), "/proc/%ld/fd", (long)pid);
-	if (!entries_begin(&fds, AT_FDCWD, path))
-		return;
-	for (const struct dirent *entry; (entry = entries_next(&fds));) {
-		struct seat seat = {.pid = pid};
-		struct stat file;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", directory->fd);
+	length = readlink(path, prefix, PATH_MAX - 1);
+	if (length > 1)
+		prefix[length++] = '/';
+	snprintf(path, sizeof(path), "/proc/%ld/fd", (long)pid);
+	fds = length > 0 ? opendir(path) : NULL;
+	for (struct dirent *entry; fds && (entry = readdir(fds));) {
+		ssize_t got = readlinkat(dirfd(fds), entry->d_name, path, sizeof(path) - 1);
+		const char *file = path + length;
+		int fd = atoi(entry->d_name);
 
-		/* A lockfile is a regular file and sticky; most others are not. */
-		if (fstatat(fds.fd, entry->d_name, &file, 0) < 0 || file.st_dev != device ||
-		    !S_ISREG(file.st_mode) ||
-		    (file.st_ino != inode && (inode || !(file.st_mode & S_ISVTX))))
+		path[got > 0 ? got : 0] = '\0';
+		if (got <= length || strncmp(path, prefix, (size_t)length) != 0 ||
+		    strlen(file) >= NAME_SIZE || strpbrk(file, "/ ") ||
+		    (name && strcmp(file, name) != 0) || (own && fcntl(fd, F_GETFD) != 0))
 			continue;
-		if (!parent)
-			parent = parent_of(pid);
-		seat.parent = parent;
-		seat.device = file.st_dev;
-		seat.inode = file.st_ino;
-		seat.fd = pid_at(entry->d_name);
-		seats_add(seats, &seat);
+		seat = (struct seat){.pid = pid, .parent = seat.parent, .inherited = own};
+		strcpy(seat.name, file);
+		if (!seat_read(&seat, fd))
+			continue;
+		if (!seat.parent)
+			process_parent(&pid, &seat.parent);
+		list = list_grow(seats->list, sizeof(seat), seats->count);
+		if (!list)
+			break;
+		seats->list = list;
+		seats->list[seats->count++] = seat;
 	}
+	if (fds)
+		closedir(fds);
 }
 
-/* Find out what a seat has, which takes the kernel a while, unless it is known. */
-static void
-seat_learn(struct seat *seat)
-{
-	char path[96], text[4096];
-
-	if (seat->known)
-		return;
-	seat->known = true;
-	compose(path, sizeof(path), "/proc/%ld/fdinfo/%d", (long)seat->pid, seat->fd);
-	if (read_text(path, text, sizeof(text)) >= 0)
-		seat_text(seat, text);
-}
-
-/* Order seats by file, those of one file by process. */
 static int
-seats_compare(const void *one, const void *other)
+by_name(const void *one, const void *other)
+{
+	return strcmp(((const struct seat *)one)->name, ((const struct seat *)other)->name);
+}
+
+static int
+by_pid(const void *one, const void *other)
+{
+	pid_t a = ((const struct seat *)one)->pid, b = ((const struct seat *)other)->pid;
+
+	return (a > b) - (a < b);
+}
+
+static int
+by_place(const void *one, const void *other)
 {
 	const struct seat *a = one, *b = other;
+	int order = by_name(one, other);
 
-	if (a->inode != b->inode)
-		return a->inode < b->inode ? -1 : 1;
-	if (a->device != b->device)
-		return a->device < b->device ? -1 : 1;
-	return a->pid < b->pid ? -1 : a->pid > b->pid;
+	if (order || a->ticket == b->ticket)
+		return order ? order : by_pid(one, other);
+	return a->ticket < b->ticket ? -1 : 1;
 }
 
-/* All seats that can be seen at lockfiles on `device`, in order. */
+/*
+ * All seats that can be seen at the lockfiles of the directory, or at `name` alone, in
+ * the order of names, those who wait in the order of the line. Ends early where `wait`
+ * is not NULL and over. The caller frees seats->list.
+ */
 static struct seats
-seats_scan(dev_t device)
+seats_scan(const struct directory *directory, const char *name, const struct wait *wait)
 {
 	struct seats seats = {0};
-	struct entries processes;
+	DIR *proc = opendir("/proc");
 
-	if (!entries_begin(&processes, AT_FDCWD, "/proc"))
-		return seats;
-	for (const struct dirent *entry; (entry = entries_next(&processes));) {
-		pid_t pid = pid_at(entry->d_name);
+	for (struct dirent *entry; proc && (entry = readdir(proc));) {
+		pid_t pid = (pid_t)atoi(entry->d_name);
 
-		if (pid)
-			seats_of_process(&seats, pid, device, 0);
+		if (wait && !wait_goes_on(wait))
+			break;
+		if (pid > 0)
+			seats_of(&seats, directory, pid, false, name);
 	}
+	if (proc)
+		closedir(proc);
 	if (seats.count)
-		qsort(seats.list, seats.count, sizeof(*seats.list), seats_compare);
+		qsort(seats.list, seats.count, sizeof(*seats.list), by_place);
 	return seats;
 }
 
-/* The seats at one file: their number, and *first the first of them. */
+/* The seats that compare equal to `wanted`: their number, and *first the first of them. */
 static size_t
-seats_at(const struct seats *seats, dev_t device, ino_t inode, struct seat **first)
+seats_at(const struct seats *seats, const struct seat *wanted,
+         int (*compare)(const void *, const void *), const struct seat **first)
 {
-	const struct seat wanted = {.device = device, .inode = inode};
 	size_t low = 0, high = seats->count, end;
 
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
 
-		if (seats_compare(&seats->list[middle], &wanted) < 0)
+		if (compare(&seats->list[middle], wanted) < 0)
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	for (end = low; end < seats->count && seats->list[end].inode == inode &&
-	                seats->list[end].device == device;)
+	for (end = low; end < seats->count && compare(&seats->list[end], wanted) == 0;)
 		end++;
 	*first = seats->list + low;
 	return end - low;
 }
 
-/* One file as a glance at its kernel locks shows it, without taking any. */
+/* One lockfile as it is seen without taking a lock. */
 struct glance {
-	dev_t device;
-	ino_t inode;
-	mode_t mode;
-	off_t size;
-	struct timespec since; /* modification time: when it was acquired */
+	struct stat file;         /* its modification time is when it was acquired */
+	unsigned long long inode; /* as the kernel has it in lock lines, as far as it tells */
 	bool held;
 	size_t waiting;
-	size_t count;    /* of marks */
-	off_t marks[64]; /* more holders than these are found in /proc */
 };
 
 /*
- * Count the bytes from `start` to before `end` that others hold against a lock
- * of `type`, and write the lowest `room` of them to `list`.
+ * How many tickets others hold. A lock that covers more than one byte is another
+ * program's, and counts as one. The kernel names any one of several.
  */
 static size_t
-bytes_held(int fd, short type, off_t start, off_t end, off_t *list, size_t room)
+tickets_count(int fd)
 {
+	off_t at = TICKETS, hit, next, below;
 	size_t count = 0;
-	off_t hit, below;
 
-	for (; start < end && (hit = byte_held(fd, type, start, end)) >= 0; start = hit + 1) {
-		/* The kernel names any one of several. */
-		while (hit > start && (below = byte_held(fd, type, start, hit)) >= 0)
+	while ((hit = byte_held(fd, F_RDLCK, at, 0, &next)) >= 0) {
+		while (hit > at && (below = byte_held(fd, F_RDLCK, at, hit, &next)) >= 0)
 			hit = below;
-		if (count++ < room)
-			list[count - 1] = hit;
+		count++;
+		if (!next)
+			break;
+		at = next;
 	}
 	return count;
-}
-
-/* Look at the open lockfile `fd`. Returns 0; ENOENT for what is none; or an errno. */
-static int
-glance_at(int fd, struct glance *glance)
-{
-	struct stat file;
-	size_t room = sizeof(glance->marks) / sizeof(*glance->marks);
-
-	if (fstat(fd, &file) < 0)
-		return errno;
-	if (!S_ISREG(file.st_mode))
-		return ENOENT;
-	glance->device = file.st_dev;
-	glance->inode = file.st_ino;
-	glance->mode = file.st_mode;
-	glance->size = file.st_size;
-	glance->since = file.st_mtim;
-	glance->held = byte_held(fd, F_WRLCK, PRESENCE, PRESENCE + 1) >= 0;
-	glance->waiting = bytes_held(fd, F_RDLCK, TICKETS, MARKS, NULL, 0);
-	glance->count = bytes_held(fd, F_WRLCK, MARKS, INT64_MAX, glance->marks, room);
-	if (glance->count > room)
-		glance->count = room;
-	return 0;
 }
 
 /*
@@ -3214,29 +2452,30 @@ glance_at(int fd, struct glance *glance)
  * lock; else an errno.
  */
 static int
-glance_at_name(const struct directory *directory, const char *name, struct glance *glance)
+glance_at(const struct directory *directory, const char *name, struct glance *glance)
 {
 	int flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
-	int fd = openat(directory->fd, name, flags);
-	int error;
+	int fd = openat(directory->fd, name, flags), error = 0;
+	char path[64], line[256];
+	FILE *info;
 
 	if (fd < 0)
 		return status_of(errno) == REFUSED || errno == EIO ? errno : ENOENT;
-	error = glance_at(fd, glance);
+	if (fstat(fd, &glance->file) < 0)
+		error = errno;
+	else if (!S_ISREG(glance->file.st_mode))
+		error = ENOENT;
+	glance->inode = glance->file.st_ino;
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	info = error ? NULL : fopen(path, "re");
+	while (info && fgets(line, sizeof(line), info))
+		sscanf(line, "ino: %llu", &glance->inode); /* since Linux 5.14 */
+	if (info)
+		fclose(info);
+	glance->held = is_held(fd, PRESENCE);
+	glance->waiting = tickets_count(fd);
 	close(fd);
 	return error;
-}
-
-static bool
-mark_is_shared(off_t mark)
-{
-	return mark >= SHARED_MARKS;
-}
-
-static pid_t
-mark_pid(off_t mark)
-{
-	return (pid_t)(mark - (mark_is_shared(mark) ? SHARED_MARKS : MARKS));
 }
 
 /* A process that holds a lock, and the one whose name says what for. */
@@ -3246,137 +2485,104 @@ struct holder {
 	bool shared;
 };
 
-/* Whether process `pid` took the lock of the file, and how. */
-static bool
-has_mark(const struct glance *glance, pid_t pid, bool *shared)
-{
-	for (size_t i = 0; i < glance->count; i++)
-		if (mark_pid(glance->marks[i]) == pid) {
-			*shared = mark_is_shared(glance->marks[i]);
-			return true;
-		}
-	return false;
-}
-
 /*
- * Whether process `pid` has one of the `count` seats of the file, and holds. A
- * mark says so, too: in that case there is no need to learn what the seat has.
+ * Whether a seat of the `here` at the file of the glance holds by itself: its process
+ * took the lock, or is the highest of its family to have inherited it from one that is
+ * gone. Another program's counts where no keylock holds.
  */
 static bool
-holds_among(const struct glance *glance, struct seat *seats, size_t count, pid_t pid)
+holds_itself(const struct seat *first, size_t here, const struct seat *seat,
+             const struct glance *glance)
 {
-	bool shared;
+	bool any = !glance->held && !seat->ticket;
 
-	for (size_t i = 0; i < count; i++) {
-		if (seats[i].pid != pid)
-			continue;
-		if (has_mark(glance, pid, &shared))
-			return true;
-		seat_learn(&seats[i]);
-		if (seats[i].holds)
-			return true;
-	}
-	return false;
-}
-
-/* Whether a seat has its lock by itself and not from a process that lives. */
-static bool
-holds_itself(const struct glance *glance, struct seat *seats, size_t count, struct seat *seat)
-{
-	bool shared;
-
-	if (has_mark(glance, seat->pid, &seat->shared))
-		return true;
-	if (has_mark(glance, seat->parent, &shared) &&
-	    holds_among(glance, seats, count, seat->parent))
+	if (seat->inode != glance->inode || !(holds(seat) || (any && seat->flocked)))
 		return false;
-	seat_learn(seat);
-	return seat->holds && !holds_among(glance, seats, count, seat->parent) &&
-	       !(has_mark(glance, seat->taker, &shared) &&
-	         holds_among(glance, seats, count, seat->taker));
+	for (size_t i = 0; i < here && seat->taker != seat->pid; i++)
+		if (first[i].pid != seat->pid && (holds(&first[i]) || (any && first[i].flocked)) &&
+		    (first[i].pid == seat->parent || first[i].pid == seat->taker))
+			return false;
+	return true;
 }
+
+enum { LOCKS_MAX = 64 };
 
 /*
- * Who holds the file of `glance`: at most `room` of them to `list`; returns how
- * many there are. A holder is who took the lock, by its mark; where that one is
- * dead, who has inherited it and has no parent that has; and where nothing can
- * be seen of other users' processes, who took it and lives.
+ * Where nobody's descriptors can be seen: who took the lock of the file, of whatever
+ * user, as /proc/locks (proc_locks(5)) has it, to `holders`. Returns how many.
  */
 static size_t
-holders_of(const struct glance *glance, const struct seats *seats, struct holder *list, size_t room)
+holders_from_locks(const struct glance *glance, struct holder holders[LOCKS_MAX])
 {
-	struct seat *first;
-	size_t here = seats_at(seats, glance->device, glance->inode, &first);
-	size_t count = 0;
-	pid_t last = 0; /* one process may have several seats, side by side */
-	bool shared;
+	FILE *locks = fopen("/proc/locks", "re");
+	unsigned int major_number, minor_number;
+	unsigned long long inode;
+	char line[256], mode[16];
+	size_t found = 0;
+	pid_t pid;
 
-	for (size_t i = 0; i < here; i++) {
-		struct seat *seat = &first[i];
+	while (locks && found < LOCKS_MAX && fgets(line, sizeof(line), locks))
+		if (sscanf(line, "%*s FLOCK %*s %15s %d %x:%x:%llu", mode, &pid, &major_number,
+		           &minor_number, &inode) == 5 &&
+		    inode == glance->inode && pid > 0 &&
+		    makedev(major_number, minor_number) == glance->file.st_dev) {
+			holders[found] = (struct holder){pid, pid, strcmp(mode, "READ") == 0};
+			found += kill(pid, 0) == 0 || errno == EPERM;
+		}
+	if (locks)
+		fclose(locks);
+	return found;
+}
 
-		if (seat->pid == last || !holds_itself(glance, first, here, seat))
+/*
+ * Who holds the file `name`, of the glance: *list, of malloc(3); returns how many there
+ * are, 0 without memory.
+ */
+static size_t
+holders_of(const char *name, const struct glance *glance, const struct seats *seats,
+           struct holder **list)
+{
+	const struct seat *first;
+	struct seat wanted = {.pid = 0};
+	size_t here, count = 0;
+
+	strcpy(wanted.name, name);
+	here = seats_at(seats, &wanted, by_name, &first);
+	*list = calloc(here + LOCKS_MAX, sizeof(**list));
+	for (size_t i = 0; i < here && *list; i++) {
+		const struct seat *seat = &first[i];
+		bool again = count && (*list)[count - 1].pid == seat->pid;
+
+		if (again || !holds_itself(first, here, seat, glance))
 			continue;
-		last = seat->pid;
-		if (count++ >= room)
-			continue;
-		list[count - 1] = (struct holder){seat->pid, seat->pid, seat->shared};
+		(*list)[count] = (struct holder){seat->pid, seat->pid, seat->shared};
 		/* keylock, whose command says more than its own name. */
-		for (size_t child = 0; child < here && has_mark(glance, seat->pid, &shared);
-		     child++)
+		for (size_t child = 0; child < here && seat->present; child++)
 			if (first[child].parent == seat->pid)
-				list[count - 1].command = first[child].pid;
+				(*list)[count].command = first[child].pid;
+		count++;
 	}
-	for (size_t i = 0; i < glance->count && here == 0; i++) {
-		pid_t pid = mark_pid(glance->marks[i]);
-		char path[64];
-
-		compose(path, sizeof(path), "/proc/%ld/fd", (long)pid);
-		/* One that can be seen into would have been seen. */
-		if ((kill(pid, 0) == 0 || errno == EPERM) && access(path, R_OK) < 0 &&
-		    count++ < room)
-			list[count - 1] =
-			    (struct holder){pid, pid, mark_is_shared(glance->marks[i])};
-	}
-	return count;
+	return count || !*list || !glance->held ? count : holders_from_locks(glance, *list);
 }
 
-/* The name of process `pid`, "?" where it cannot be told. */
-static const char *
-name_of_process(pid_t pid, char name[64])
-{
-	char path[64];
-
-	compose(path, sizeof(path), "/proc/%ld/comm", (long)pid);
-	if (read_text(path, name, 64) <= 0)
-		return "?";
-	name[strcspn(name, "\n")] = '\0';
-	return name;
-}
-
-/* Write for how long `since` was, as "3m2s", to `age`. */
+/* Write for how long `age` is, as "3m2s", to `text`. */
 static const char *
 age_text(nanoseconds age, char text[32])
 {
-	static const struct {
-		int64_t seconds;
-		char unit, finer;
-		int64_t finer_seconds;
-	} scales[] = {
-	    {86400, 'd', 'h', 3600},
-	    {3600, 'h', 'm', 60},
-	    {60, 'm', 's', 1},
-	};
-	int64_t seconds = age / SECOND;
+	long long s = age / SECOND, m = s / 60, h = m / 60, d = h / 24;
 
-	for (size_t i = 0; i < sizeof(scales) / sizeof(*scales); i++)
-		if (seconds >= scales[i].seconds) {
-			compose(text, 32, "%lld%c%lld%c", (long long)(seconds / scales[i].seconds),
-			        scales[i].unit,
-			        (long long)(seconds % scales[i].seconds / scales[i].finer_seconds),
-			        scales[i].finer);
-			return text;
-		}
-	compose(text, 32, "%llds", (long long)seconds);
+	snprintf(text, 32,
+	         d   ? "%lldd%lldh"
+	         : h ? "%lldh%lldm"
+	         : m ? "%lldm%llds"
+	             : "%llds",
+	         d   ? d
+	         : h ? h
+	         : m ? m
+	             : s,
+	         d   ? h % 24
+	         : h ? m % 60
+	             : s % 60);
 	return text;
 }
 
@@ -3387,539 +2593,452 @@ age_text(nanoseconds age, char text[32])
 static nanoseconds
 age_of(const struct glance *glance)
 {
-	int64_t seconds = glance->since.tv_sec;
+	int64_t seconds = glance->file.st_mtim.tv_sec;
 
 	if (!glance->held || seconds < 0 || seconds >= FOREVER / SECOND)
 		return -1;
-	return clock_now(CLOCK_REALTIME) - (seconds * SECOND + glance->since.tv_nsec);
+	return clock_now(CLOCK_REALTIME) - (seconds * SECOND + glance->file.st_mtim.tv_nsec);
 }
 
 enum { WHOSE_SIZE = 512 };
 
 /*
- * Write who holds the file of `glance`, as "pid 812 (charge.sh), held for 3m2s",
- * to `text`; where that cannot be seen, "another process, held for 3m2s".
+ * Write who holds the file `name`, of the glance, as "pid 812 (charge.sh), held for
+ * 3m2s", to `text`; where that cannot be seen, "another process, held for 3m2s".
  */
 static const char *
-whose_text(const struct glance *glance, char text[WHOSE_SIZE])
+whose_text(const struct directory *directory, const char *name, const struct glance *glance,
+           const struct wait *wait, char text[WHOSE_SIZE])
 {
-	struct seats seats = seats_scan(glance->device);
-	struct holder holder;
-	size_t count = holders_of(glance, &seats, &holder, 1);
-	char name[64], shown[SHOWN_SIZE], age[32];
-	size_t used;
+	struct seats seats = seats_scan(directory, name, wait);
+	struct holder *holders;
+	size_t count = holders_of(name, glance, &seats, &holders);
+	char path[64], process[64] = "?", shown[SHOWN_SIZE], age[32], more[64] = "";
+	FILE *comm = NULL;
 
-	seats_free(&seats);
-	if (count)
-		used = compose(text, WHOSE_SIZE, "pid %ld (%s)", (long)holder.pid,
-		               show(name_of_process(holder.command, name), shown));
-	else
-		used = compose(text, WHOSE_SIZE, "another process");
+	if (count) {
+		snprintf(path, sizeof(path), "/proc/%ld/comm", (long)holders->command);
+		comm = fopen(path, "re");
+	}
+	if (comm && fgets(process, sizeof(process), comm))
+		process[strcspn(process, "\n")] = '\0';
+	if (comm)
+		fclose(comm);
 	if (count > 1)
-		used += compose(text + used, WHOSE_SIZE - used, " and %zu more", count - 1);
-	if (age_of(glance) >= 0)
-		compose(text + used, WHOSE_SIZE - used, ", held for %s",
-		        age_text(age_of(glance), age));
+		snprintf(more, sizeof(more), " and %zu more", count - 1);
+	snprintf(text, WHOSE_SIZE, "another process");
+	if (count)
+		snprintf(text, WHOSE_SIZE, "pid %ld (%s)%s", (long)holders->pid,
+		         show(process, shown), more);
+	if (age_of(glance) >= 0) {
+		strcat(text, ", held for ");
+		strcat(text, age_text(age_of(glance), age));
+	}
+	free(holders);
+	free(seats.list);
 	return text;
 }
 
 /* ---- Nesting ------------------------------------------------------------
  *
- * A run whose own ancestor holds the key would wait for itself. It is told so,
- * or with -r runs under the ancestor's lock: under an exclusive one as a guest,
- * with a read lock on a byte of its own, which the holder, before it lets the
- * lock go, takes exclusively. So a nested run that was left in the background
- * is still alone under the key, and none slips in while the holder leaves.
+ * A run whose own ancestor holds the key would wait for itself. It is told so, or
+ * with -r runs under the ancestor's lock. Under a shared one it takes its own. Under
+ * an exclusive one it is a guest: it has the guests' byte by a description of its
+ * own, then looks again whether the ancestor holds, is present, and compares file and
+ * name last. Who takes the lock later waits for the guests' byte, so a guest is alone
+ * whatever becomes of the ancestor; and it counts as a holder for those below it.
+ *
+ * That an ancestor holds is what the kernel says of a descriptor, its own or one that
+ * we came with. A pid is no proof: it may be of another namespace, or used again.
+ * What cannot be read is no ancestor.
  */
 
-/* How an ancestor holds a key. */
-struct ancestor {
-	bool holds;
-	bool shared;
-	bool proven; /* and not only said by a mark that others can make */
-	pid_t pid;   /* 0: not known, but its descriptor was inherited */
+/* What the looks of one run need, beside the wait. */
+struct looker {
+	struct directory *directory;
+	bool reentrant; /* -r */
+	bool aloud;     /* say what is waited for at once */
+	bool quiet;     /* never say it */
+	int turn;       /* at the byte CYCLE, kept until all is given back; or -1 */
+	char turn_name[NAME_SIZE];
 };
 
-/*
- * Whether process `pid` holds the lock of the file, as its mark says. The mark's
- * pid may be of another namespace, so where its descriptors can be seen they
- * decide. Where not, it is believed; but in a directory where others can make any
- * mark (`is_open`) only of a keylock, and not as a proof.
- */
-static struct ancestor
-process_holds(const struct lock *lock, pid_t pid, bool shared, bool is_open)
-{
-	struct ancestor ancestor = {.pid = pid, .shared = shared};
-	struct seats seats = {0};
-	char path[64], name[64];
-
-	compose(path, sizeof(path), "/proc/%ld/fd", (long)pid);
-	if (access(path, R_OK) < 0) {
-		ancestor.proven = !is_open;
-		ancestor.holds = !is_open || strcmp(name_of_process(pid, name), "keylock") == 0;
-		return ancestor;
-	}
-	ancestor.proven = true;
-	seats_of_process(&seats, pid, lock->device, lock->inode);
-	for (size_t i = 0; i < seats.count && !ancestor.holds; i++) {
-		seat_learn(&seats.list[i]);
-		ancestor.holds = seats.list[i].holds;
-		ancestor.shared = seats.list[i].shared;
-	}
-	seats_free(&seats);
-	return ancestor;
-}
-
-/* This process, its ancestors, and the locks that it has inherited. */
+/* This process, its ancestors, and their seats. */
 struct lineage {
 	pid_t pids[64];
 	size_t count;
-	struct seats inherited;
-	bool related; /* there are signs that an ancestor holds some key */
+	struct seats seats;
 };
 
-/*
- * Find out the lineage, without the descriptors of `locks`, which are our own.
- * This process is part of it, since it may have become its ancestor (-F). The
- * caller frees inherited.list.
- */
-static struct lineage
-lineage_of(const struct lock *locks, size_t count)
+/* Find out the lineage. The caller frees lineage->seats.list. */
+static void
+lineage_find(struct lineage *lineage, const struct directory *directory)
 {
-	struct lineage lineage = {.pids = {getpid(), getppid()}, .count = 2};
-	struct seats seats = {0};
+	pid_t pid = 0, parent;
 
-	while (lineage.count < sizeof(lineage.pids) / sizeof(*lineage.pids)) {
-		pid_t pid = lineage.pids[lineage.count - 1];
-		char path[64], text[512];
-
-		compose(path, sizeof(path), "/proc/%ld/stat", (long)pid);
-		if (pid <= 0 || read_text(path, text, sizeof(text)) < 0)
+	*lineage = (struct lineage){.count = 0};
+	while (lineage->count < sizeof(lineage->pids) / sizeof(*lineage->pids) &&
+	       process_parent(&pid, &parent)) {
+		seats_of(&lineage->seats, directory, pid, lineage->count == 0, NULL);
+		lineage->pids[lineage->count++] = pid;
+		if (parent <= 0)
 			break;
-		if (find(text, "(keylock)"))
-			lineage.related = true;
-		lineage.pids[lineage.count++] = parent_in_stat(text);
+		pid = parent;
 	}
-	seats_of_process(&seats, getpid(), locks->device, 0);
-	for (size_t i = 0; i < seats.count; i++) {
-		bool own = false;
-
-		for (size_t j = 0; j < count && !own; j++)
-			own = seats.list[i].fd == locks[j].fd;
-		if (own)
-			continue;
-		seat_learn(&seats.list[i]);
-		if (seats.list[i].holds)
-			seats_add(&lineage.inherited, &seats.list[i]);
-	}
-	seats_free(&seats);
-	lineage.related = lineage.related || getenv("KEYLOCK_KEY") || lineage.inherited.count;
-	return lineage;
 }
 
-/* Find the ancestor that holds the lock. */
-static struct ancestor
-ancestor_of(const struct lock *lock, const struct lineage *lineage, bool is_open)
+/* The highest ancestor's seat at `name` that holds; else one that we came with and that
+ * has the lock at least, as another program takes it; or NULL. */
+static const struct seat *
+lineage_holder(const struct lineage *lineage, const char *name)
 {
-	struct ancestor found = {0};
+	const struct seat *found = NULL;
 
-	for (size_t i = 0; i < lineage->count && lineage->pids[i] > 0; i++) {
-		off_t mark = MARKS + lineage->pids[i], shared = SHARED_MARKS + lineage->pids[i];
-		bool is_shared = byte_held(lock->fd, F_WRLCK, shared, shared + 1) >= 0;
-		struct ancestor ancestor;
+	for (size_t i = 0; i < lineage->seats.count; i++) {
+		const struct seat *seat = &lineage->seats.list[i];
 
-		if (!is_shared && byte_held(lock->fd, F_WRLCK, mark, mark + 1) < 0)
-			continue;
-		ancestor = process_holds(lock, lineage->pids[i], is_shared, is_open);
-		if (ancestor.holds && ancestor.proven)
-			return ancestor;
-		if (ancestor.holds && !found.holds)
-			found = ancestor;
+		if (strcmp(seat->name, name) == 0 &&
+		    (holds(seat) || (seat->inherited && seat->flocked && !found)))
+			found = seat;
 	}
-	for (size_t i = 0; i < lineage->inherited.count && !found.proven; i++)
-		if (lineage->inherited.list[i].inode == lock->inode) {
-			found.holds = found.proven = true;
-			found.shared = lineage->inherited.list[i].shared;
-		}
 	return found;
 }
 
-/*
- * See whether an ancestor holds the lock, as *ancestor, and with `come` come under
- * it, past the queue. It cannot leave meanwhile, since the guests' byte is ours to
- * read; a holder before it that is still leaving is waited for first. Returns 0;
- * COVERED when we came under it; else as wait_for() does.
- */
-static int
-nest(struct lock *lock, const struct wait *wait, const struct lineage *lineage, bool come,
-     struct ancestor *ancestor)
-{
-	bool is_open = wait->directory->is_open;
-	struct wait bounded = *wait;
-	int error;
-
-	*ancestor = ancestor_of(lock, lineage, is_open);
-	if (!ancestor->holds)
-		return 0;
-	bounded.look_at = FOREVER;
-	error = byte_try(lock->fd, F_RDLCK, GUESTS, 1);
-	if (error == EAGAIN)
-		error = byte_wait(lock->fd, F_RDLCK, GUESTS, &bounded);
-	if (!error) {
-		struct lineage again = lineage_of(lock, 1);
-
-		*ancestor = ancestor_of(lock, &again, is_open);
-		seats_free(&again.inherited);
-	}
-	come = come && !error && ancestor->holds && ancestor->proven &&
-	       (lock->shared || !ancestor->shared);
-	if (come && ancestor->shared) {
-		/* One of the holders. */
-		if (flock(lock->fd, LOCK_SH | LOCK_NB) < 0)
-			error = errno;
-		else
-			error = presence_take(lock, wait);
-		if (!error)
-			error = claim_try(wait->directory, lock);
-	}
-	if (come && !error) {
-		byte_try(lock->fd, F_UNLCK, TICKETS, MARKS - TICKETS);
-		if (ancestor->shared) /* a holder, and no guest */
-			byte_try(lock->fd, F_UNLCK, GUESTS, 1);
-		return COVERED;
-	}
-	byte_try(lock->fd, F_UNLCK, GUESTS, 1);
-	return error;
-}
-
-/* Say for whom `lock` waits. */
-static void
-say_waiting(const struct lock *lock)
-{
-	struct glance glance = {0};
-	char shown[SHOWN_SIZE], text[WHOSE_SIZE];
-
-	if (glance_at(lock->fd, &glance) == 0)
-		say("%s: waiting for %s", show(lock->key, shown), whose_text(&glance, text));
-}
-
-/* ---- Cycles -------------------------------------------------------------
- *
- * Commands that hold keys and wait for each other's would wait for ever. Who
- * waits for a second, and holds a key or descends from a holder, looks for a
- * way back to itself: from a waiter to who holds its key or is before it in
- * line, and from a holder to the waiters that are, or descend from, it. What is
- * seen in /proc is of no one moment, so a cycle counts only when all of it is
- * there in a second look: every link that is seen twice was there in between,
- * since nobody waits twice with one ticket. Of several who see it at once one
- * fails: they take turns at a byte of the cycle's first file, and look anew.
- */
-
-/* A waiter, by its place among the seats, and what it waits for. */
-struct link {
-	struct seat waiter;
-	struct seat blocker;
-};
-
-struct cycle {
-	struct link *links; /* from our own wait on */
-	size_t count;
-};
-
-/* Whether `waiter` cannot go on before `other` has left the same file. */
+/* Whether two climbs have gone the same way up to `pid`. */
 static bool
-blocks(const struct seat *waiter, const struct seat *other)
+lineage_is_same(const struct lineage *one, const struct lineage *other, pid_t pid)
 {
-	if (other->inode != waiter->inode || other->device != waiter->device ||
-	    other->pid == waiter->pid)
-		return false;
-	return (other->holds && !waiter->for_slots) ||
-	       (other->ticket && other->ticket < waiter->ticket);
-}
-
-/* Learn what all have, and for waiters which processes they are and descend from. */
-static void
-seats_climb(struct seats *seats)
-{
-	for (size_t i = 0; i < seats->count; i++) {
-		struct seat *seat = &seats->list[i];
-		pid_t pid = seat->pid;
-
-		seat_learn(seat);
-		for (size_t up = 0; up < sizeof(seat->above) / sizeof(*seat->above); up++) {
-			if (!seat->ticket || pid <= 0)
-				break;
-			seat->above[up] = pid;
-			pid = up ? parent_of(pid) : seat->parent;
-		}
-	}
-}
-
-static bool
-is_below(const struct seat *seat, pid_t pid)
-{
-	for (size_t up = 0; up < sizeof(seat->above) / sizeof(*seat->above); up++)
-		if (seat->above[up] == pid)
+	for (size_t i = 0; i < one->count && i < other->count; i++) {
+		if (one->pids[i] != other->pids[i])
+			return false;
+		if (one->pids[i] == pid)
 			return true;
+	}
 	return false;
 }
 
-/* Whether the way goes on from `blocker`, which is before a waiter, to `next`. */
-static bool
-leads_to(const struct seat *blocker, const struct seat *next)
-{
-	if (!next->ticket)
-		return false;
-	if (blocker->ticket && !blocker->holds)
-		return blocker->pid == next->pid && blocker->inode == next->inode;
-	return is_below(next, blocker->pid);
-}
-
 /*
- * Find the shortest way from our own wait for `lock` back to it, breadth first.
- * cycle->count is 0 where there is none, or no memory.
+ * Look again, through our own description of the file of `before`, which has the
+ * guests' byte: whether the same ancestors hold the same file. *found is how.
  */
-static struct cycle
-cycle_find(const struct seats *seats, const struct lock *lock)
-{
-	struct cycle cycle = {0};
-	struct step {
-		size_t waiter, from, blocker; /* came from `from` because of `blocker` */
-		bool seen;                    /* the seat of this number */
-	} * steps;
-	size_t size = (seats->count + 1) * sizeof(*steps);
-	size_t count = 0, start = seats->count;
-
-	for (size_t i = 0; i < seats->count; i++)
-		if (seats->list[i].pid == getpid() && seats->list[i].ticket &&
-		    seats->list[i].inode == lock->inode)
-			start = i;
-	steps = memory_resize(NULL, 0, size);
-	if (!steps || start == seats->count)
-		goto done;
-	steps[count++].waiter = start;
-	for (size_t at = 0; at < count && !cycle.count; at++) {
-		const struct seat *waiter = &seats->list[steps[at].waiter];
-
-		for (size_t b = 0; b < seats->count && !cycle.count; b++) {
-			if (!blocks(waiter, &seats->list[b]))
-				continue;
-			for (size_t w = 0; w < seats->count && !cycle.count; w++) {
-				if (steps[w].seen || !leads_to(&seats->list[b], &seats->list[w]))
-					continue;
-				steps[w].seen = true;
-				steps[count].waiter = w;
-				steps[count].from = at;
-				steps[count].blocker = b;
-				if (w == start)
-					cycle.count = 1;
-				else
-					count++;
-			}
-		}
-	}
-	if (!cycle.count)
-		goto done;
-	for (size_t at = steps[count].from; at; at = steps[at].from)
-		cycle.count++;
-	cycle.links = memory_resize(NULL, 0, cycle.count * sizeof(*cycle.links));
-	if (!cycle.links)
-		cycle.count = 0;
-	/* Backwards: each step names the blocker of the waiter before it. */
-	for (size_t i = cycle.count, at = count; i--; at = steps[at].from)
-		cycle.links[i] = (struct link){
-		    .waiter = seats->list[steps[steps[at].from].waiter],
-		    .blocker = seats->list[steps[at].blocker],
-		};
-done:
-	memory_free(steps, size);
-	return cycle;
-}
-
-/* Find in `seats` what `seat` was in an earlier look, or NULL. */
-static const struct seat *
-seat_again(const struct seats *seats, const struct seat *seat)
-{
-	struct seat *first;
-	size_t here = seats_at(seats, seat->device, seat->inode, &first);
-
-	for (size_t i = 0; i < here; i++)
-		if (first[i].pid == seat->pid && first[i].ticket == seat->ticket &&
-		    first[i].holds == seat->holds)
-			return &first[i];
-	return NULL;
-}
-
-/* Whether every link of the cycle is still there in a later look. */
 static bool
-cycle_persists(const struct cycle *cycle, const struct seats *seats)
+ancestor_holds(const struct looker *looker, const struct lineage *lineage,
+               const struct seat *before, int fd, struct seat *found)
 {
-	for (size_t i = 0; i < cycle->count; i++) {
-		const struct link *next = &cycle->links[(i + 1) % cycle->count];
+	struct lineage again;
+	struct seat own = {.pid = lineage->pids[0]};
+	const struct seat *seat;
+	bool same;
 
-		if (!seat_again(seats, &cycle->links[i].waiter) ||
-		    !seat_again(seats, &cycle->links[i].blocker) ||
-		    !leads_to(&cycle->links[i].blocker, &next->waiter))
-			return false;
-	}
-	return true;
-}
-
-/* Find the name of the lockfile with this inode; false where it has none. */
-static bool
-name_of_inode(const struct directory *directory, ino_t inode, char name[NAME_SIZE])
-{
-	struct entries entries;
-	bool found = false;
-
-	if (!entries_begin(&entries, directory->fd, "."))
-		return false;
-	for (const struct dirent *entry; (entry = entries_next(&entries));)
-		if (entry->d_ino == inode && strlen(entry->d_name) < NAME_SIZE) {
-			compose(name, NAME_SIZE, "%s", entry->d_name);
-			found = true;
-		}
-	return found;
-}
-
-/* Say what waits for what. */
-static void
-say_cycle(const struct directory *directory, const struct lock *lock, const struct cycle *cycle)
-{
-	char text[MESSAGE_SIZE / 2];
-	char shown[SHOWN_SIZE];
-	size_t used = 0;
-
-	for (size_t i = 0; i < cycle->count && used < sizeof(text) - 1; i++) {
-		const struct seat *blocker = &cycle->links[i].blocker;
-		char name[NAME_SIZE], key[NAME_SIZE] = "?";
-		bool hashed;
-		int slot;
-
-		if (!name_of_inode(directory, blocker->inode, name) ||
-		    !key_of_name(name, key, &slot, &hashed))
-			compose(key, sizeof(key), "a key");
-		size_t length =
-		    compose(text + used, sizeof(text) - used, "%s%s %s by pid %ld",
-		            i ? ", which waits for " : "", show(key, shown),
-		            blocker->holds ? "held" : "awaited before it", (long)blocker->pid);
-		used += length;
-	}
-	say("%s: waiting would never end: %s; lock keys in one order, or all at once with -k",
-	    show(lock->key, shown), text);
+	strcpy(own.name, before->name);
+	lineage_find(&again, looker->directory);
+	seat = lineage_holder(&again, before->name);
+	same = seat_read(&own, fd) && seat && same_file(seat, &own) &&
+	       seat->shared == before->shared && lineage_is_same(&again, lineage, seat->pid);
+	if (same)
+		*found = *seat;
+	free(again.seats.list);
+	return same;
 }
 
 /*
- * Look whether our wait for `lock` is part of a cycle. Returns ENDLESS where it
- * is and we are the one to fail; wait->turn is then kept until our places are
- * given back, so that the next to look finds the cycle broken.
+ * An ancestor seems to hold slot `number` of the lock by `seat`. See whether that is
+ * so, and with `come` come under it, past the queue. Returns 0; COVERED, and
+ * lock->cover is how; ENDLESS, and *seat is who holds.
  */
 static int
-cycle_look(struct wait *wait, const struct lock *lock)
+nest(const struct looker *looker, const struct lineage *lineage, struct lock *lock, int number,
+     bool come, struct seat *seat)
 {
-	struct wait patience = {.look_at = FOREVER, .deadline = deadline_in(SECOND)};
-	struct seats seats = seats_scan(lock->device);
+	struct lockfile file = NO_LOCKFILE;
+	int directory = looker->directory->fd, result = 0;
+	bool shared = seat->flocked && seat->shared;
+	struct stat found;
 
-	seats_climb(&seats);
-
-	struct cycle cycle = cycle_find(&seats, lock);
-	const struct seat *first = NULL;
-	int result = 0;
-
-	seats_free(&seats);
-	for (size_t i = 0; i < cycle.count; i++)
-		if (!first || seats_compare(&cycle.links[i].blocker, first) < 0)
-			first = &cycle.links[i].blocker;
-	if (!first || !name_of_inode(wait->directory, first->inode, wait->turn_name))
-		goto done;
-	wait->look_at = deadline_in(SECOND); /* unless it is all over now */
-	wait->turn = lockfile_again(wait->directory, wait->turn_name);
-	if (wait->turn < 0 || byte_wait(wait->turn, F_WRLCK, CYCLE, &patience))
-		goto done;
-	seats = seats_scan(lock->device);
-	for (size_t i = 0; i < seats.count; i++)
-		seat_learn(&seats.list[i]);
-	if (cycle_persists(&cycle, &seats)) {
-		say_cycle(wait->directory, lock, &cycle);
+	file.fd = above_standard(openat(directory, seat->name, LOCKFILE_FLAGS));
+	come = come && (lock->shared || !shared) && holds(seat);
+	if (file.fd >= 0 && fstat(file.fd, &found) == 0 &&
+	    byte_try_again(file.fd, F_RDLCK, GUESTS) == 0 &&
+	    (!come || !shared || flock(file.fd, LOCK_SH | LOCK_NB) == 0) &&
+	    ancestor_holds(looker, lineage, seat, file.fd, seat))
 		result = ENDLESS;
+	file.device = found.st_dev;
+	file.inode = found.st_ino;
+	if (result && come && holds(seat) && byte_try_again(file.fd, F_RDLCK, PRESENCE) == 0)
+		result = lockfile_recheck(looker->directory, seat->name, &file) ? 0 : COVERED;
+	if (result != COVERED) {
+		lockfile_close(&file);
+		return result;
 	}
-	seats_free(&seats);
-done:
-	memory_free(cycle.links, cycle.count * sizeof(*cycle.links));
-	if (!result && wait->turn >= 0) {
-		lockfile_tidy(wait->directory, wait->turn_name, wait->turn);
-		wait->turn = -1;
-	}
-	return result;
+	if (shared) /* a holder, and no guest */
+		byte_try(file.fd, F_UNLCK, GUESTS);
+	lock->cover = file;
+	lock->cover_slot = number;
+	lock->guest = !shared;
+	return COVERED;
 }
 
 /* Say that an ancestor holds the key. Returns ENDLESS. */
 static int
-nested(const struct wait *wait, const struct lock *lock, const struct ancestor *ancestor)
+say_nested(const struct looker *looker, const struct lock *lock, const struct seat *seat)
 {
 	char who[64] = "a descriptor that this process inherited";
 	char shown[SHOWN_SIZE];
+	const char *remedy = looker->reentrant
+	                         ? " and shared, which does not cover an exclusive lock"
+	                         : "; -r runs under its lock";
 
-	if (ancestor->pid)
-		compose(who, sizeof(who), "pid %ld, an ancestor of this process",
-		        (long)ancestor->pid);
-	if (wait->reentrant && !ancestor->proven)
-		say("%s: waiting would never end: held by %s, which -r cannot see to hold it",
-		    show(lock->key, shown), who);
-	else if (wait->reentrant)
-		say("%s: waiting would never end: held shared by %s, which does not cover an "
-		    "exclusive lock",
-		    show(lock->key, shown), who);
-	else
-		say("%s: waiting would never end: held by %s; -r runs under its lock",
-		    show(lock->key, shown), who);
-	return ENDLESS;
+	if (!seat->inherited)
+		snprintf(who, sizeof(who), "pid %ld, an ancestor of this process", (long)seat->pid);
+	if (!holds(seat))
+		remedy = ", by another program's lock";
+	return say(ENDLESS, "%s: waiting would never end: held by %s%s", show(lock->key, shown),
+	           who, remedy);
 }
 
 /*
- * Look around, as struct wait has it: at first whether an ancestor holds what we
- * are about to wait for; after a second for a cycle, and to tell a terminal.
+ * See whether ancestors hold the key, all of its slots, or with -r one of them. Returns
+ * 0, COVERED, or ENDLESS and says so. *related is whether they hold any key.
  */
 static int
-look_around(struct wait *wait, struct lock *locks, size_t count, size_t *covered)
+look_for_ancestors(const struct looker *looker, struct lock *lock, bool *related)
 {
-	bool first = wait->look_at == 0;
+	int count = lock->slots > 1 ? lock->slots : 1, held = 0, result = 0;
+	char base[NAME_SIZE], name[NAME_SIZE];
+	const struct seat *found;
 	struct lineage lineage;
-	int result = 0;
+	struct seat seat;
 
-	wait->look_at = FOREVER;
-	if (!first) {
-		if (isatty(STDERR_FILENO) && !wait->quiet && !wait->aloud)
-			say_waiting(locks);
-		return wait->holding || wait->related ? cycle_look(wait, locks) : 0;
+	lineage_find(&lineage, looker->directory);
+	name_of_key(lock->key, base);
+	for (size_t i = 0; i < lineage.seats.count; i++)
+		*related = *related || holds(&lineage.seats.list[i]);
+	for (int number = 1; number <= count && result != COVERED && lineage.seats.count;
+	     number++) {
+		slot_name(name, base, number);
+		found = lineage_holder(&lineage, name);
+		if (!found)
+			continue;
+		seat = *found;
+		result = nest(looker, &lineage, lock, number, looker->reentrant, &seat);
+		held += result == ENDLESS;
 	}
-	lineage = lineage_of(locks, count);
-	wait->related = lineage.related;
-	for (size_t i = 0; i < count && !result; i++) {
-		struct ancestor ancestor = {0};
-		int error = 0;
+	free(lineage.seats.list);
+	if (result == COVERED)
+		return COVERED;
+	return held == count ? say_nested(looker, lock, &seat) : 0;
+}
 
-		if (locks[i].fd >= 0)
-			error = nest(&locks[i], wait, &lineage, wait->reentrant, &ancestor);
-		*covered = i;
-		/* An error, as of a signal, comes up again where it is looked at. */
-		if (error == COVERED)
-			result = COVERED;
-		else if (!error && ancestor.holds)
-			result = nested(wait, &locks[i], &ancestor);
+/* Say for whom the lock waits. */
+static void
+say_waiting(const struct looker *looker, const struct wait *wait)
+{
+	struct glance glance;
+	char shown[SHOWN_SIZE], text[WHOSE_SIZE];
+
+	if (glance_at(looker->directory, wait->lock->name, &glance) == 0)
+		say(0, "%s: waiting for %s", show(wait->lock->key, shown),
+		    whose_text(looker->directory, wait->lock->name, &glance, wait, text));
+}
+
+/* ---- Cycles -------------------------------------------------------------
+ *
+ * Commands that hold keys and wait for each other's would wait for ever. Who waits for a
+ * second, and holds a key or descends from a holder, looks whether it waits for itself:
+ * all who wait for a file wait, in their line, for who holds it; and a holder goes on
+ * only when the waiters that are, or descend from, it do. So from our own wait on, those
+ * are looked for who wait for it, and who wait for them; each is gone over once. What is
+ * seen in /proc is of no one moment, so a cycle counts only when a second look shows the
+ * same: every link that is seen twice was there in between, since nobody waits twice
+ * with one ticket. Of several who see it at once one fails: they take turns at a byte of
+ * the cycle's first file, and look anew.
+ */
+
+/* That `waiter` waits for the file of `holder`, below which is the waiter of link `next`. */
+struct link {
+	const struct seat *waiter, *holder; /* the first link, our own wait, has no holder yet */
+	size_t next;
+};
+
+struct search {
+	struct seats seats;  /* in the order of names */
+	struct seats by_pid; /* the same in the order of processes */
+	struct link *links;
+	size_t count;
+	bool *seen; /* the waiter's seat of this number */
+};
+
+struct cycle {
+	char text[MESSAGE_SIZE / 2]; /* what waits for what; empty: there is none */
+	char first[NAME_SIZE];       /* the first of its files */
+	unsigned long long sum;      /* what two looks at the same cycle have alike */
+};
+
+/* Write the cycle that is closed by the last link, of our own wait once more. */
+static void
+cycle_write(struct cycle *cycle, const struct link *links, const struct link *link)
+{
+	char key[NAME_SIZE], shown[SHOWN_SIZE];
+	size_t used = 0;
+	bool hashed;
+	int slot;
+
+	for (; link->holder; link = &links[link->next]) {
+		const struct seat *holder = link->holder, *waiter = link->waiter;
+
+		if (!key_of_name(holder->name, key, &slot, &hashed))
+			strcpy(key, "?");
+		if (used < sizeof(cycle->text))
+			used += (size_t)snprintf(
+			    cycle->text + used, sizeof(cycle->text) - used, "%s%s held by pid %ld",
+			    used ? ", which waits for " : "", show(key, shown), (long)holder->pid);
+		if (!*cycle->first || strcmp(holder->name, cycle->first) < 0)
+			strcpy(cycle->first, holder->name);
+		cycle->sum = cycle->sum * 1000003 + (unsigned long long)waiter->pid;
+		cycle->sum = cycle->sum * 1000003 + (unsigned long long)waiter->ticket;
+		cycle->sum = cycle->sum * 1000003 + (unsigned long long)holder->pid;
 	}
-	seats_free(&lineage.inherited);
-	if (result)
-		return result;
-	if (wait->nonblock)
+}
+
+/*
+ * Add all who wait for a file that process `pid` holds, which the waiter of link `at` is
+ * or descends from. Returns whether we are among them: the last link is that.
+ */
+static bool
+search_add(struct search *search, size_t at, pid_t pid)
+{
+	const struct seat wanted = {.pid = pid}, *holder, *waiter;
+	size_t holders = seats_at(&search->by_pid, &wanted, by_pid, &holder);
+
+	for (; holders--; holder++) {
+		size_t here = seats_at(&search->seats, holder, by_name, &waiter);
+
+		for (; here-- && holds(holder); waiter++) {
+			size_t number = (size_t)(waiter - search->seats.list);
+
+			if (!waiter->ticket || waiter->for_slots || waiter->pid == holder->pid ||
+			    search->seen[number])
+				continue;
+			search->seen[number] = true;
+			search->links[search->count++] = (struct link){waiter, holder, at};
+			if (waiter == search->links[0].waiter)
+				return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * Find the shortest way from our own wait back to it, breadth first. cycle.text is empty
+ * where there is none, no memory, or the wait is over.
+ */
+static struct cycle
+cycle_find(const struct directory *directory, const struct wait *wait)
+{
+	struct search search = {.seats = seats_scan(directory, NULL, wait)};
+	size_t count = search.seats.count;
+	struct cycle cycle = {.sum = 0};
+	pid_t pid = 0, parent;
+	bool found = false;
+
+	search.links = calloc(count + 2, sizeof(*search.links));
+	search.seen = calloc(count + 1, sizeof(*search.seen));
+	search.by_pid.list = calloc(count + 1, sizeof(struct seat));
+	process_parent(&pid, &parent);
+	for (size_t i = 0; i < count && search.links && search.seen && search.by_pid.list; i++) {
+		const struct seat *seat = &search.seats.list[i];
+
+		search.by_pid.list[search.by_pid.count++] = *seat;
+		if (seat->pid == pid && seat->ticket == wait->lock->ticket &&
+		    strcmp(seat->name, wait->lock->name) == 0)
+			search.links[0].waiter = seat;
+	}
+	search.count = search.links && search.links[0].waiter ? 1 : 0;
+	if (search.by_pid.count)
+		qsort(search.by_pid.list, count, sizeof(struct seat), by_pid);
+	for (size_t at = 0; at < search.count && !found && wait_goes_on(wait); at++) {
+		pid_t above[64];
+		size_t height = 0;
+
+		pid = search.links[at].waiter->pid;
+		for (; pid > 0 && height < 64 && process_parent(&pid, &parent); pid = parent)
+			above[height++] = pid;
+		/* From the highest on, which is who took the lock that the others inherited. */
+		while (height-- && !found)
+			found = search_add(&search, at, above[height]);
+	}
+	if (found)
+		cycle_write(&cycle, search.links, &search.links[search.count - 1]);
+	free(search.seats.list);
+	free(search.by_pid.list);
+	free(search.links);
+	free(search.seen);
+	return cycle;
+}
+
+/* Give the turn back. */
+static void
+turn_end(struct looker *looker)
+{
+	if (looker->turn < 0)
+		return;
+	close(looker->turn);
+	looker->turn = -1;
+	lockfile_tidy(looker->directory, looker->turn_name);
+}
+
+/*
+ * Look whether our wait is part of a cycle. Returns ENDLESS, and says so, where it is and
+ * we are the one to fail; looker->turn is then kept until our places are given back, so
+ * that the next to look finds the cycle broken.
+ */
+static int
+cycle_look(struct looker *looker, struct wait *wait)
+{
+	struct cycle cycle = cycle_find(looker->directory, wait), again;
+	char shown[SHOWN_SIZE];
+
+	if (!*cycle.text)
 		return 0;
-	if (!wait->started)
-		wait->started = now();
-	if (wait->aloud)
-		say_waiting(locks);
-	if (wait->holding || wait->related || (!wait->quiet && isatty(STDERR_FILENO)))
-		wait->look_at = deadline_in(SECOND);
+	wait->look_at = time_in(SECOND); /* unless it is all over now */
+	strcpy(looker->turn_name, cycle.first);
+	looker->turn = above_standard(openat(looker->directory->fd, cycle.first, LOCKFILE_FLAGS));
+	if (looker->turn >= 0 && byte_try_again(looker->turn, F_WRLCK, CYCLE) == 0) {
+		again = cycle_find(looker->directory, wait);
+		if (*again.text && again.sum == cycle.sum && strcmp(again.text, cycle.text) == 0)
+			return say(ENDLESS,
+			           "%s: waiting would never end: %s; lock keys in one "
+			           "order, or all at once with -k",
+			           show(wait->lock->key, shown), cycle.text);
+	}
+	turn_end(looker);
 	return 0;
+}
+
+/*
+ * Look around, as struct wait has it: whether an ancestor holds what we wait for; at
+ * the look that comes after a second, tell a terminal, and look for a cycle.
+ */
+static int
+look_around(struct wait *wait)
+{
+	struct looker *looker = wait->looker;
+	bool at_once = wait->look_at == 0, related = false;
+	bool tell =
+	    at_once ? looker->aloud : !looker->aloud && !looker->quiet && isatty(STDERR_FILENO);
+	int result;
+
+	if (wait->nonblock && !looker->reentrant)
+		return 0;
+	/* With -r again and again: an ancestor that ended in between may have spoilt a look. */
+	wait->look_at = at_once || looker->reentrant ? time_in(SECOND) : FOREVER;
+	result = look_for_ancestors(looker, wait->lock, &related);
+	if (result || wait->nonblock)
+		return result;
+	if (tell)
+		say_waiting(looker, wait);
+	/* Who looks at once for it holds other keys, or may descend from who does. */
+	return !at_once && (related || wait->early) ? cycle_look(looker, wait) : 0;
 }
 
 /* ---- Running the command ------------------------------------------------
@@ -3931,12 +3050,15 @@ look_around(struct wait *wait, struct lock *locks, size_t count, size_t *covered
  */
 
 struct command {
-	char **argv;              /* argv[-1] can be written to */
+	char **argv;
+	char **environment;       /* KEYLOCK_KEY last */
 	const struct lock *locks; /* whose descriptors it inherits */
 	size_t count;
-	int claims;           /* the directory's, likewise, where it is claimed; or -1 */
-	char *key_line;       /* KEYLOCK_KEY=…, or NULL */
-	char *abandoned_line; /* KEYLOCK_ABANDONED=…, or NULL */
+	mode_t came_umask;
+	struct sigaction child_came; /* what was done with SIGCHLD */
+	/* The child's word where it did not become the command; it runs in our memory. */
+	volatile int status, error;
+	char file[PATH_MAX]; /* that it tried last */
 };
 
 /* How a command ended, or that it was not run. */
@@ -3948,50 +3070,40 @@ struct ending {
 };
 
 /*
- * Execute `file` with the arguments argv; where the kernel does not know its
- * format, as a script of /bin/sh, as execvp(3) of glibc does. Only returns on
- * failure, with errno set; writes argv[-1] then.
+ * Whether the command died: of a signal, or with a shell's word for one. What it left
+ * running is still its work then, and the key that of what has inherited it.
  */
-static void
-execute_file(char *file, char **argv, char **environment)
+static bool
+has_died(const struct ending *ending)
 {
-	static char shell[] = "/bin/sh";
-	char *name = argv[0];
-
-	execve(file, argv, environment);
-	if (errno != ENOEXEC)
-		return;
-	argv[-1] = shell;
-	argv[0] = file;
-	execve(shell, argv - 1, environment);
-	argv[0] = name;
+	return ending->signal || (ending->ran && ending->status > 128 && ending->status <= 192);
 }
 
 /*
- * Execute argv[0], found along PATH as execvp(3) finds it, but that a directory
+ * Execute the command, found along PATH as execvp(3) finds it, but that a directory
  * of PATH which this user may not search hides no command: what is nowhere else
- * is not found then, as a shell says too. Returns and writes as execute_file().
+ * is not found then, as a shell says too. Only returns on failure, with errno set.
  */
 static void
-execute(char **argv, char **environment)
+execute(struct command *command)
 {
-	const char *path = getenv("PATH");
+	const char *name = command->argv[0], *path = getenv("PATH");
 	bool denied = false;
 
-	if (strchr(argv[0], '/')) {
-		execute_file(argv[0], argv, environment);
+	if (strchr(name, '/')) {
+		snprintf(command->file, PATH_MAX, "%s", name);
+		execve(name, command->argv, command->environment);
 		return;
 	}
 	if (!path)
 		path = "/bin:/usr/bin";
 	for (;; path++) {
 		int length = (int)strcspn(path, ":");
-		char file[PATH_MAX];
 
-		if (*argv[0] && compose(file, sizeof(file), "%.*s%s%s", length, path,
-		                        length ? "/" : "", argv[0]) < sizeof(file)) {
-			execute_file(file, argv, environment);
-			if (errno == EACCES && access(file, F_OK) == 0)
+		if (*name && snprintf(command->file, PATH_MAX, "%.*s%s%s", length, path,
+		                      length ? "/" : "", name) < PATH_MAX) {
+			execve(command->file, command->argv, command->environment);
+			if (errno == EACCES && access(command->file, F_OK) == 0)
 				denied = true;
 			else if (errno != EACCES && errno != ENOENT && errno != ENOTDIR)
 				return;
@@ -4003,103 +3115,73 @@ execute(char **argv, char **environment)
 	errno = denied ? EACCES : ENOENT;
 }
 
-static bool
-is_own_variable(const char *entry)
-{
-	return strncmp(entry, "KEYLOCK_KEY=", strlen("KEYLOCK_KEY=")) == 0 ||
-	       strncmp(entry, "KEYLOCK_ABANDONED=", strlen("KEYLOCK_ABANDONED=")) == 0;
-}
-
 /*
- * Become the command: give back mask and dispositions, keep the lock's
+ * Become the command: give back umask, dispositions and mask, keep the lock's
  * descriptor over the exec, and execute. Only returns on failure: the exit
  * status for it, with errno set.
  */
 static int
-become(const struct command *command, const struct sigaction *child_came)
+become(struct command *command)
 {
-	size_t count = 0, kept = 0;
-
-	while (environ[count])
-		count++;
-	char *environment[count + 3];
-
-	for (size_t i = 0; i < count; i++)
-		if (!is_own_variable(environ[i]))
-			environment[kept++] = environ[i];
-	if (command->abandoned_line)
-		environment[kept++] = command->abandoned_line;
-	environment[kept] = command->key_line;
-	environment[kept + 1] = NULL;
-
 	for (size_t i = 0; i < command->count; i++)
-		if (fcntl(command->locks[i].fd, F_DUPFD, FIRST_COMMAND_FD) < 0)
+		if (fcntl(command->locks[i].file.fd, F_DUPFD, FIRST_COMMAND_FD) < 0)
 			return REFUSED;
-	if (command->claims >= 0 && fcntl(command->claims, F_DUPFD, FIRST_COMMAND_FD) < 0)
-		return REFUSED;
-	if (child_came->sa_handler == SIG_IGN)
-		sigaction(SIGCHLD, child_came, NULL);
-	mask_change(SIG_SETMASK, &signals.came_mask, NULL);
-	execute(command->argv, environment);
-	if (errno == E2BIG) {
-		environment[kept] = NULL; /* it may be the key that is too long */
-		execute(command->argv, environment);
-	}
+	umask(command->came_umask);
+	if (command->child_came.sa_handler == SIG_IGN)
+		sigaction(SIGCHLD, &command->child_came, NULL);
+	if (signals.waker_came.sa_handler == SIG_IGN)
+		sigaction(WAKER, &signals.waker_came, NULL);
+	mask_set(&signals.came_mask, NULL);
+	execute(command);
 	return errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE;
 }
 
-/* Whether keylock has to pass the signal on to the command. */
-static bool
-is_for_command(const siginfo_t *info, pid_t child)
+/*
+ * In the child, that runs in our memory while we wait for its exec: it does not stop
+ * before that, or keylock could not stop with it. See on_signal().
+ */
+static int
+child_run(void *argument)
 {
-	bool by_kernel = info->si_code == SI_KERNEL;
+	struct command *command = argument;
 
-	switch (info->si_signo) {
-	case SIGINT:
-	case SIGQUIT:
-	case SIGTSTP:
-	case SIGTTIN:
-	case SIGTTOU:
-	case SIGWINCH:
-		/* From the terminal: its whole foreground group got it. */
-		if (by_kernel)
-			return false;
-		break;
-	case SIGHUP:
-	case SIGCONT:
-		/* A hangup goes to the session's leader alone, and to groups that
-		 * it leaves orphaned (credentials(7), setpgid(2)). */
-		if (by_kernel)
-			return getsid(0) == getpid();
-		break;
-	default:
-		break;
+	if (!signals.self) {
+		signal_handle(SIGTSTP);
+		signal_handle(SIGTTIN);
+		signal_handle(SIGTTOU);
 	}
-	/* What the command sent to its own group it has got already. */
-	return info->si_code > 0 || info->si_pid != child;
+	command->status = become(command);
+	command->error = errno;
+	return command->status;
 }
 
 /*
- * Stop, as the command has by `signo`, until keylock is continued; but not when
- * the command has been continued meanwhile, by a SIGCONT to both that came a
- * moment too early for keylock. And not by SIGSTOP: in an orphaned process
- * group, where no shell would continue keylock, the kernel ignores the others,
- * and the key would stay taken when somebody continues the command alone.
+ * Pass a signal on to the command. The terminal sends its signals to the group that is
+ * in front: where the command has made one of its own by now, as timeout(1) does, it
+ * gets them as the terminal would have sent them, to the whole group; and SIGCONT, so
+ * that all that were stopped this way go on. Not what the command's group has got from
+ * the terminal itself, nor what the command has sent to its own group, nor our own.
  */
 static void
-stop_with(pid_t child, int signo)
+forward(const siginfo_t *info, pid_t child)
 {
-	siginfo_t info = {.si_pid = 0};
-	bool stop;
+	int signo = info->si_signo;
+	bool by_terminal = info->si_code == SI_KERNEL;
+	pid_t group = getpgid(child);
+	bool apart = group > 0 && group != getpgrp();
 
-	if (signo == SIGSTOP)
-		signo = SIGTSTP;
-	stop = stop_begin(signo);
-	if (waitid(P_PID, (id_t)child, &info, WCONTINUED | WNOHANG) == 0 && info.si_pid == child)
-		stop = false;
-	stop_end(signo, stop);
-	if (continued)
-		kill(child, SIGCONT);
+	if (info->si_code == SI_TIMER ||
+	    (info->si_code <= 0 && (info->si_pid == getpid() || info->si_pid == child)))
+		return;
+	if (by_terminal && (signo == SIGINT || signo == SIGQUIT || signo == SIGTSTP) && !apart)
+		return;
+	if (by_terminal && (signo == SIGTTIN || signo == SIGTTOU || signo == SIGWINCH))
+		return;
+	/* A hangup goes to the session's leader alone, and to groups that it leaves
+	 * orphaned (credentials(7), setpgid(2)). */
+	if (by_terminal && (signo == SIGHUP || signo == SIGCONT) && getsid(0) != getpid())
+		return;
+	kill(group == child && apart && (by_terminal || signo == SIGCONT) ? -group : child, signo);
 }
 
 /*
@@ -4109,19 +3191,17 @@ stop_with(pid_t child, int signo)
 static struct ending
 command_wait(pid_t child)
 {
-	struct ending ending = {0};
-	sigset_t all = mask_all();
+	struct ending ending = {.ran = true};
+	siginfo_t info;
+	sigset_t all = all_signals();
+	int status;
+	pid_t pid;
 
 	for (;;) {
-		siginfo_t info;
-		int status;
-		pid_t pid;
-
 		if (sigwaitinfo(&all, &info) < 0)
 			continue;
 		if (info.si_signo != SIGCHLD) {
-			if (is_for_command(&info, child))
-				kill(child, info.si_signo);
+			forward(&info, child);
 			continue;
 		}
 		while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED)) != 0) {
@@ -4130,18 +3210,130 @@ command_wait(pid_t child)
 				    .status = REFUSED, .ran = true, .error = ECHILD};
 			if (pid != child) /* also after an error: no second signal comes */
 				continue;
-			if (WIFSTOPPED(status)) {
-				stop_with(child, WSTOPSIG(status));
+			/* Not with SIGSTOP, which somebody sent to the command alone. */
+			if (WIFSTOPPED(status) && is_stop_signal(WSTOPSIG(status)))
+				stop_by(WSTOPSIG(status));
+			if (WIFSTOPPED(status))
 				continue;
-			}
 			if (WIFSIGNALED(status))
 				ending.signal = WTERMSIG(status);
 			else
 				ending.status = WEXITSTATUS(status);
-			ending.ran = true;
 			return ending;
 		}
 	}
+}
+
+/*
+ * Make the command a script of /bin/sh, since the kernel does not know its format, as
+ * execvp(3) of glibc does and musl's does not. Returns whether there was memory.
+ */
+static bool
+command_by_shell(struct command *command)
+{
+	static char shell[] = "/bin/sh";
+	size_t count = 0;
+	char **argv;
+
+	while (command->argv[count])
+		count++;
+	argv = calloc(count + 2, sizeof(*argv));
+	if (!argv || command->argv[0] == shell)
+		return false;
+	argv[0] = shell;
+	argv[1] = strdup(command->file);
+	memcpy(argv + 2, command->argv + 1, (count - 1) * sizeof(*argv));
+	command->argv = argv;
+	return argv[1] != NULL;
+}
+
+/*
+ * Become the command, with `in_place`, or start it. Until the exec the child runs in this
+ * process's memory, so nothing is copied for it, and this process goes on after that:
+ * clone(2) and not vfork(2), which is a fork(2) in musl on some machines, as on aarch64.
+ * Returns its pid, 0 in place, or -1 and errno; where it did not become the command
+ * command->status is not 0.
+ */
+static pid_t
+command_start(struct command *command, bool in_place)
+{
+	_Alignas(16) char stack[8 * PATH_MAX];
+	pid_t child = 0;
+	sigset_t waker;
+	char **last;
+
+	command->status = 0;
+	if (in_place) {
+		/* Neither our handlers nor our timer are the command's. */
+		signals.self = 0;
+		if (signals.armed != FOREVER)
+			timer_arm(FOREVER);
+		sigemptyset(&waker);
+		sigaddset(&waker, WAKER);
+		sigtimedwait(&waker, NULL, &(struct timespec){.tv_sec = 0});
+		command->status = become(command);
+		command->error = errno;
+		signals_keep_out();
+	} else {
+		child = clone(child_run, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD,
+		              command);
+		if (child > 0 && command->status)
+			waitpid(child, NULL, 0);
+	}
+	if (!command->status)
+		return child;
+	last = command->environment;
+	while (*last && last[1])
+		last++;
+	if (command->error == E2BIG && *last && strncmp(*last, "KEYLOCK_KEY=", 12) == 0) {
+		*last = NULL; /* it may be the key that is too long */
+		return command_start(command, in_place);
+	}
+	if (command->error == ENOEXEC && command_by_shell(command))
+		return command_start(command, in_place);
+	return child;
+}
+
+/*
+ * Run the command as a child and wait for its end, or run it in this process
+ * with `in_place`.
+ */
+static struct ending
+command_run(struct command *command, bool in_place)
+{
+	pid_t child;
+	int signo;
+	sigset_t stops;
+
+	while (!in_place && signal_came()) { /* before there was a command to give it to */
+		signo = signals.caught;
+		if (!is_stop_signal(signo))
+			return (struct ending){.signal = signo};
+		signals.caught = 0;
+		stop_by(signo);
+	}
+	/* Were SIGCHLD ignored, the kernel would not keep the child's status. */
+	sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL}, &command->child_came);
+	child = command_start(command, in_place);
+	if (child < 0)
+		return (struct ending){.status = REFUSED, .error = errno};
+	if (command->status)
+		return (struct ending){.status = command->status, .error = command->error};
+	timer_arm(FOREVER);
+	/* What stops came while it could not yet stop. */
+	sigemptyset(&stops);
+	sigaddset(&stops, SIGTSTP);
+	sigaddset(&stops, SIGTTIN);
+	sigaddset(&stops, SIGTTOU);
+	while ((signo = sigtimedwait(&stops, NULL, &(struct timespec){.tv_sec = 0})) > 0)
+		kill(child, signo);
+	/* As without keylock, the command alone decides when its input's writer
+	 * and its output's reader see it closed; their numbers stay taken. */
+	if (dup2(STDERR_FILENO, STDIN_FILENO) < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
+		close(STDIN_FILENO);
+		close(STDOUT_FILENO);
+	}
+	return command_wait(child);
 }
 
 /*
@@ -4162,136 +3354,7 @@ say_not_run(const char *name, const struct ending *ending)
 		why = "the interpreter that its first line names is not found";
 	else if (ending->status == NOT_FOUND)
 		why = "command not found";
-	say("%s: %s", show(name, shown), why);
-}
-
-/* Does nothing: execve(2) gives its signal the default action back. */
-static void
-on_early_stop(int signo)
-{
-	(void)signo;
-}
-
-/*
- * In the child of vfork(2): do not stop before the exec, or keylock, which waits
- * for that, could not stop with us. What comes until then, keylock has got, too,
- * and sends again.
- */
-static void
-stop_later(void)
-{
-	static const int signos[] = {SIGTSTP, SIGTTIN, SIGTTOU};
-	const struct sigaction handler = {.sa_handler = on_early_stop};
-
-	for (size_t i = 0; i < sizeof(signos) / sizeof(*signos); i++) {
-		struct sigaction came;
-
-		if (sigaction(signos[i], &handler, &came) == 0 && came.sa_handler == SIG_IGN)
-			sigaction(signos[i], &came, NULL);
-	}
-}
-
-/*
- * Give the new command what the terminal sent to our group before it was part of
- * it, or while it could not yet stop.
- */
-static void
-forward_early(pid_t child)
-{
-	static const int signos[] = {SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU};
-	sigset_t early = {0};
-	int signo;
-
-	for (size_t i = 0; i < sizeof(signos) / sizeof(*signos); i++)
-		mask_add(&early, signos[i]);
-	while ((signo = signal_take(&early)) != 0)
-		kill(child, signo);
-}
-
-/* What the child of keylock is told, and what it says where it is not the command. */
-struct start {
-	const struct command *command;
-	const struct sigaction *child_came;
-	volatile int status, error;
-};
-
-static int
-child_run(void *argument)
-{
-	struct start *start = argument;
-
-	stop_later();
-	start->status = become(start->command, start->child_came);
-	start->error = errno;
-	_exit(start->status);
-}
-
-/*
- * Start the child: until the exec it runs in this process's memory, so nothing is
- * copied for it, and it leaves word of a failure there; this process goes on after
- * that. musl's vfork(2) is a fork(2) on some machines, as on aarch64: clone(2) is not.
- */
-static pid_t
-child_start(struct start *start)
-{
-#ifdef __GLIBC__
-	pid_t child = vfork();
-
-	if (child == 0)
-		child_run(start);
-	return child;
-#else
-	size_t count = 0;
-
-	while (environ[count])
-		count++;
-	/* Beside what become() makes of the environment. */
-	enum { CHILD_STACK = 8 * PATH_MAX };
-	char stack[CHILD_STACK + (count + 3) * sizeof(char *)];
-	char *top = stack + sizeof(stack);
-
-	return clone(child_run, top - (uintptr_t)top % 16, CLONE_VM | CLONE_VFORK | SIGCHLD, start);
-#endif
-}
-
-/*
- * Run the command as a child and wait for its end, or run it in this process
- * with `in_place`.
- */
-static struct ending
-command_run(const struct command *command, bool in_place)
-{
-	static const struct sigaction by_default = {.sa_handler = SIG_DFL};
-	struct sigaction child_came;
-	struct start start = {.command = command, .child_came = &child_came};
-	pid_t child;
-
-	sigaction(SIGCHLD, NULL, &child_came);
-	if (in_place) {
-		start.status = become(command, &child_came);
-		start.error = errno;
-		signals_block();
-		return (struct ending){.status = start.status, .error = start.error};
-	}
-	/* Were SIGCHLD ignored, the kernel would not keep the child's status. */
-	if (child_came.sa_handler == SIG_IGN)
-		sigaction(SIGCHLD, &by_default, NULL);
-	child = child_start(&start);
-	if (child < 0)
-		return (struct ending){.status = REFUSED, .error = errno};
-	if (start.status) {
-		waitpid(child, NULL, 0);
-		return (struct ending){.status = start.status, .error = start.error};
-	}
-	forward_early(child);
-	slots_unwatch();
-	/* As without keylock, the command alone decides when its input's writer
-	 * and its output's reader see it closed; their numbers stay taken. */
-	if (dup2(STDERR_FILENO, STDIN_FILENO) < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
-		close(STDIN_FILENO);
-		close(STDOUT_FILENO);
-	}
-	return command_wait(child);
+	say(0, "%s: %s", show(name, shown), why);
 }
 
 /* ---- Hold ---------------------------------------------------------------
@@ -4301,174 +3364,167 @@ command_run(const struct command *command, bool in_place)
  * or dies, which closes it too.
  */
 
-/* Write all of `text` to standard output. Returns 0, or REFUSED and says why. */
-static int
-print(const char *text, size_t length)
+/* Whether standard input stays open until the caller closes it. */
+static bool
+hold_is_possible(void)
 {
-	while (length) {
-		ssize_t written = write(STDOUT_FILENO, text, length);
+	struct stat input;
 
-		if (written <= 0) {
-			say("standard output: %s", strerror(errno));
-			return REFUSED;
-		}
-		text += written;
-		length -= (size_t)written;
-	}
-	return 0;
+	return fstat(STDIN_FILENO, &input) == 0 && !S_ISREG(input.st_mode) &&
+	       !(S_ISCHR(input.st_mode) && input.st_rdev == makedev(1, 3)); /* null(4) */
 }
 
+/* What has come of the caller's input. */
+struct input {
+	char line[8]; /* the beginning of the line that is being read */
+	size_t used;
+	bool done; /* the last line was `done` */
+};
+
 /*
- * Read standard input. Returns 1 where it goes on, 0 at its end, -1 where it cannot
- * be read; *done is whether the last line that came was `done`. `line` keeps the
- * beginning of a line between calls.
+ * Read standard input, with signals let in: in the background of a terminal keylock
+ * stops here, as any reader does, the key kept. Returns 1 where the input goes on, 0 at
+ * its end, -1 where it fails.
  */
 static int
-hold_read(char line[8], size_t *used, bool *done)
+hold_read(struct input *input)
 {
 	char bytes[512];
-	ssize_t count = read(STDIN_FILENO, bytes, sizeof(bytes));
+	ssize_t count;
 
-	if (count < 0 && errno == EBADF) /* it came in closed */
-		return 0;
+	signals_let_in();
+	count = read(STDIN_FILENO, bytes, sizeof(bytes));
+	signals_keep_out();
 	if (count < 0)
 		return errno == EINTR || errno == EAGAIN ? 1 : -1;
 	for (ssize_t i = 0; i < count; i++) {
 		if (bytes[i] == '\n') {
-			*done = *used == 4 && memcmp(line, "done", 4) == 0;
-			*used = 0;
-		} else if (*used < 8) {
-			line[(*used)++] = bytes[i];
+			input->done = input->used == 4 && memcmp(input->line, "done", 4) == 0;
+			input->used = 0;
+		} else if (input->used < sizeof(input->line)) {
+			input->line[input->used++] = bytes[i];
 		}
 	}
 	return count > 0;
 }
 
 /*
- * Say `locked` and wait until standard input ends, standard output has no
- * reader, or a signal ends it. ran says that the key was held; cause, unless the
- * line `done` came last, why the caller counts as one that died.
+ * Say `locked`, when standard output takes it, and wait until standard input ends, or
+ * standard output has had no reader for a second, in which the input may end as well:
+ * whichever the caller closes first, what it has written counts. Returns 0, or an errno
+ * with *failed the stream.
+ */
+static int
+hold_until_end(struct input *input, const char **failed)
+{
+	static const char locked[] = "locked\n";
+	struct pollfd ends[] = {{.fd = STDIN_FILENO, .events = POLLIN},
+	                        {.fd = STDOUT_FILENO, .events = POLLOUT}};
+	nanoseconds until = FOREVER;
+	int more = 1;
+
+	while (more > 0 && !signals.caught && (until == FOREVER || now() < until)) {
+		nanoseconds left = until - now();
+		struct timespec timeout = to_timespec(left > 0 ? left : 0);
+		ssize_t written = 0;
+
+		*failed = "standard input";
+		if (ppoll(ends, 2, until == FOREVER ? NULL : &timeout, &signals.wait_mask) < 0) {
+			if (errno != EINTR)
+				return errno;
+			continue;
+		}
+		if (ends[1].revents && ends[1].events) {
+			signals_let_in();
+			written = write(STDOUT_FILENO, locked, strlen(locked));
+			signals_keep_out();
+			*failed = "standard output";
+			if (written < 0 && errno != EINTR && errno != EAGAIN)
+				return errno;
+			ends[1].events = written > 0 ? 0 : POLLOUT;
+		} else if (ends[1].revents) {
+			until = time_in(SECOND);
+			ends[1].fd = -1;
+		}
+		if (ends[0].revents)
+			more = hold_read(input);
+	}
+	return more < 0 ? errno : 0;
+}
+
+/*
+ * Hold the key. `ran` of what is returned says that it was held; *cause, unless the line
+ * `done` came last, why the caller counts as one that died.
  */
 static struct ending
 hold(const char **cause)
 {
+	struct input input = {.used = 0};
 	struct ending ending = {.ran = true};
-	char line[8];
-	size_t used = 0;
-	bool done = false;
+	const char *failed = "timer";
 	int error = waiting_begin();
 
-	*cause = "input-ended";
-	if (error) {
-		say("timer: %s", strerror(error));
-		return (struct ending){.status = REFUSED};
-	}
-	ending.status = print("locked\n", strlen("locked\n"));
-	if (ending.status)
-		ending.ran = false;
-	slots_unwatch();
-	while (!ending.status) {
-		struct pollfd ends[] = {{.fd = STDIN_FILENO, .events = POLLIN},
-		                        {.fd = STDOUT_FILENO}};
-		int ready = 0;
-
-		if (!signals.caught)
-			ready = ppoll(ends, 2, NULL, &signals.wait_mask);
-		if (is_stop_signal(signals.caught)) {
-			stop_caught();
-			waiting_begin();
-			continue;
-		}
-		if (signals.caught) {
-			*cause = "killed";
-			ending.signal = signals.caught;
-			break;
-		}
-		int more = ready >= 0 || errno == EINTR ? 1 : -1;
-
-		if (ready > 0 && ends[0].revents)
-			more = hold_read(line, &used, &done);
-		if (more < 0) {
-			say("standard input: %s", strerror(errno));
-			ending.status = REFUSED;
-		}
-		if (!more || (ready > 0 && ends[1].revents & (POLLERR | POLLHUP | POLLNVAL)))
-			break;
-	}
-	waiting_end();
-	if (done && !ending.signal)
-		*cause = NULL;
+	/* A stop is by its default action, the key kept. */
+	signal(SIGTSTP, SIG_DFL);
+	signal(SIGTTIN, SIG_DFL);
+	signal(SIGTTOU, SIG_DFL);
+	if (!error)
+		error = hold_until_end(&input, &failed);
+	if (error)
+		ending.status = say(REFUSED, "%s: %s", failed, strerror(error));
+	ending.ran = !error || strcmp(failed, "standard input") == 0;
+	ending.signal = signals.caught;
+	*cause = input.done ? NULL : "input-ended";
 	return ending;
 }
-
 /* ---- Looking ------------------------------------------------------------
  *
- * What --list, --who and --path show. No lock is taken for it.
+ * What --list, --who, --path, --pin and --forget do. No lock is taken for looking.
  */
 
-/* Print the text and free it. Returns as print() does. */
-static int
-text_print(struct text *text)
-{
-	int status = REFUSED;
-
-	if (text->failed)
-		say("output: %s", strerror(ENOMEM));
-	else
-		status = print(text->bytes, text->used);
-	memory_free(text->bytes, text->room);
-	return status;
-}
-
 /*
- * Add a JSON string (RFC 8259). A byte that is no UTF-8 becomes the lone
+ * Add a JSON string (RFC 8259), or null. A byte that is no UTF-8 becomes the lone
  * surrogate \udcHH, as Python's surrogateescape has it, so that nothing is lost.
  */
 static void
-text_add_json(struct text *text, const char *string)
+json_string(FILE *out, const char *string)
 {
 	const unsigned char *byte = (const unsigned char *)string;
 
-	text_add(text, "\"");
-	while (*byte) {
+	for (fputs(byte ? "\"" : "null", out); byte && *byte;) {
 		size_t length = utf8_length(byte);
 
-		if (length == 0) {
-			text_add(text, "\\udc%02x", *byte);
-			length = 1;
-		} else if (*byte == '"' || *byte == '\\') {
-			text_add(text, "\\%c", *byte);
-		} else if (*byte < 0x20 || *byte == 0x7f) {
-			text_add(text, "\\u%04x", *byte);
-		} else {
-			text_add(text, "%.*s", (int)length, (const char *)byte);
-		}
-		byte += length;
+		if (length == 0)
+			fprintf(out, "\\udc%02x", *byte);
+		else if (*byte == '"' || *byte == '\\')
+			fprintf(out, "\\%c", *byte);
+		else if (*byte < 0x20 || *byte == 0x7f)
+			fprintf(out, "\\u%04x", *byte);
+		else
+			fprintf(out, "%.*s", (int)length, (const char *)byte);
+		byte += length ? length : 1;
 	}
-	text_add(text, "\"");
+	fputs(byte ? "\"" : "", out);
 }
 
-/* One lockfile as it is listed. */
+/* One lockfile as it is listed. What is NULL is not known, or there is none. */
 struct row {
 	char name[NAME_SIZE];
-	char key[NAME_SIZE];
-	const char *whole_key; /* as it was asked for, or NULL */
-	bool hashed;           /* key is no key but the name */
+	const char *key; /* as it was asked for, or as the name tells it */
 	int slot;
 	struct glance glance;
-	size_t first, count;      /* its holders among those of all rows */
-	size_t command;           /* where that of the first of them is; 0: not known */
-	char record[RECORD_SIZE]; /* of a key left in doubt, else empty */
+	const char *state; /* held, abandoned or pinned */
+	struct holder *holders;
+	size_t count;
+	const struct seat *waiters; /* in the order of the line */
+	size_t waiter_count;
+	const char *mode, *since, *cause, *command;
+	char text[NAME_SIZE], date[32], word[32], line[4096]; /* what they point to */
 };
 
 struct rows {
-	struct row *list;
+	struct row **list;
 	size_t count;
-	size_t room;
-	struct holder *holders; /* of all rows */
-	size_t holder_count;
-	size_t holder_room;
-	struct text commands; /* each with its NUL; at first an empty one */
 };
 
 /*
@@ -4478,28 +3534,28 @@ struct rows {
 static int
 rows_add(struct rows *rows, const struct directory *directory, const char *name, char **keys)
 {
-	struct row row = {.slot = 1}, *list;
-	int error;
+	struct row *row = calloc(1, sizeof(*row)), **list;
+	char base[NAME_SIZE], wanted[NAME_SIZE];
+	bool hashed;
+	int error = row ? ENOENT : ENOMEM;
 
-	if (!key_of_name(name, row.key, &row.slot, &row.hashed))
-		return 0;
-	compose(row.name, sizeof(row.name), "%s", name);
-	for (char **key = keys; *key; key++) {
-		char base[NAME_SIZE], wanted[NAME_SIZE];
-
-		name_of_key(*key, base);
-		slot_name(wanted, base, row.slot);
-		if (strcmp(wanted, name) == 0)
-			row.whole_key = *key;
+	if (row && key_of_name(name, row->text, &row->slot, &hashed)) {
+		row->key = hashed || *keys ? NULL : row->text;
+		for (char **key = keys; *key; key++) {
+			name_of_key(*key, base);
+			slot_name(wanted, base, row->slot);
+			if (strcmp(wanted, name) == 0)
+				row->key = *key;
+		}
+		if (row->key || !*keys)
+			error = glance_at(directory, name, &row->glance);
 	}
-	if (*keys && !row.whole_key)
-		return 0;
-	error = glance_at_name(directory, name, &row.glance);
-	if (error)
-		return error == ENOENT ? 0 : error;
-	list = list_grow(rows->list, sizeof(*list), rows->count + 1, &rows->room);
-	if (!list)
-		return ENOMEM;
+	list = error ? NULL : list_grow(rows->list, sizeof(*list), rows->count);
+	if (!list) {
+		free(row);
+		return error == ENOENT ? 0 : error ? error : ENOMEM;
+	}
+	strcpy(row->name, name);
 	rows->list = list;
 	rows->list[rows->count++] = row;
 	return 0;
@@ -4508,220 +3564,130 @@ rows_add(struct rows *rows, const struct directory *directory, const char *name,
 static int
 rows_compare(const void *one, const void *other)
 {
-	return strcmp(((const struct row *)one)->name, ((const struct row *)other)->name);
+	return strcmp((*(struct row *const *)one)->name, (*(struct row *const *)other)->name);
 }
 
 /*
- * Take down the command line of process `pid`, its arguments with blanks between.
- * Returns where it is among the commands; 0 where it cannot be told, as of a zombie.
+ * Read the command line of process `pid` to row->line, its arguments with blanks between.
+ * Returns whether it can be told; it cannot be that of a zombie.
  */
-static size_t
-rows_add_command(struct rows *rows, pid_t pid)
+static bool
+row_command_line(struct row *row, pid_t pid)
 {
-	char path[64], text[4096];
-	ssize_t length;
-	size_t place;
+	char path[64];
+	size_t length = 0;
+	FILE *file;
 
-	compose(path, sizeof(path), "/proc/%ld/cmdline", (long)pid);
-	length = read_text(path, text, sizeof(text));
-	if (length <= 0)
-		return 0;
-	for (ssize_t i = 0; i < length - 1; i++)
-		if (!text[i])
-			text[i] = ' ';
-	if (!rows->commands.used)
-		text_add(&rows->commands, "%c", '\0');
-	place = rows->commands.used;
-	text_add(&rows->commands, "%s%c", text, '\0');
-	return rows->commands.failed ? 0 : place;
+	snprintf(path, sizeof(path), "/proc/%ld/cmdline", (long)pid);
+	file = fopen(path, "re");
+	if (file) {
+		length = fread(row->line, 1, sizeof(row->line) - 1, file);
+		fclose(file);
+	}
+	row->line[length] = '\0';
+	for (size_t i = 0; i + 1 < length; i++)
+		if (!row->line[i])
+			row->line[i] = ' ';
+	row->command = length ? row->line : NULL;
+	return length > 0;
 }
 
-/* The command line of the first holder of a row, or NULL. */
-static const char *
-row_command(const struct rows *rows, const struct row *row)
-{
-	return row->command ? rows->commands.bytes + row->command : NULL;
-}
-
-/*
- * The value of field `name` ("pid=") in the text of a record, to `value`; NULL
- * where it is not known.
- */
-static const char *
-record_field(const char *record, const char *name, char value[RECORD_SIZE])
-{
-	const char *start = find(record, name);
-
-	if (!start)
-		return NULL;
-	compose(value, RECORD_SIZE, "%s", start + strlen(name));
-	if (strcmp(name, "command=") != 0)
-		value[strcspn(value, " ")] = '\0';
-	return strcmp(value, "?") == 0 ? NULL : value;
-}
-
-/* Read the record of a lockfile that nobody holds. */
+/* Take what is told of a key that nobody holds from the record in its lockfile. */
 static void
-row_read_record(const struct directory *directory, struct row *row)
+row_read_record(struct row *row, const struct directory *directory)
 {
-	char bytes[RECORD_SIZE + 1];
+	char bytes[RECORD_SIZE + 1], text[RECORD_SIZE];
 	int flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
 	int fd = openat(directory->fd, row->name, flags);
 	ssize_t length = fd < 0 ? 0 : pread(fd, bytes, sizeof(bytes), 0);
 
 	if (fd >= 0)
 		close(fd);
-	record_text(bytes, length > 0 ? (size_t)length : 0, row->record);
+	record_text(bytes, length > 0 ? (size_t)length : 0, text);
+	sscanf(text, "pid=%*s since=%31s cause=%31s command=%191[^\n]", row->date, row->word,
+	       row->line);
+	row->state = "abandoned";
+	row->since = strcmp(row->date, "?") == 0 ? NULL : row->date;
+	row->cause = row->word;
+	row->command = strcmp(row->date, "?") == 0 ? NULL : row->line;
 }
 
-/* Whether somebody holds the lockfile of a row, be it another program. */
-static bool
-row_held(const struct row *row)
-{
-	return row->glance.held || row->count > 0;
-}
-
-/* Find out who holds the lockfile of a row and with which command. */
+/* Find out who holds the lockfile of a row and with which command, and who waits. */
 static void
-row_look(const struct directory *directory, struct rows *rows, struct row *row,
-         const struct seats *seats)
+row_look(struct row *row, const struct directory *directory, const struct seats *seats)
 {
-	const struct row *before = row > rows->list ? row - 1 : NULL;
-	struct holder *holders;
-	pid_t of = 0;
+	struct seat wanted = {.pid = 0};
 
-	row->first = rows->holder_count;
-	row->count = holders_of(&row->glance, seats, NULL, 0);
-	holders = list_grow(rows->holders, sizeof(*holders), row->first + row->count + 1,
-	                    &rows->holder_room);
-	if (holders)
-		rows->holders = holders;
-	else
-		row->count = 0;
-	holders_of(&row->glance, seats, rows->holders + row->first, row->count);
-	rows->holder_count += row->count;
-	if (row->count)
-		of = rows->holders[row->first].command;
-	if (of && before && before->count && rows->holders[before->first].command == of)
-		row->command = before->command; /* one process holds several keys */
-	else if (of)
-		row->command = rows_add_command(rows, of);
-	if (of && !row->command)
-		row->command = rows_add_command(rows, rows->holders[row->first].pid);
-	if (!row_held(row) && row->glance.size)
-		row_read_record(directory, row);
+	strcpy(wanted.name, row->name);
+	row->waiter_count = seats_at(seats, &wanted, by_name, &row->waiters);
+	for (; row->waiter_count && !row->waiters->ticket; row->waiter_count--)
+		row->waiters++;
+	row->count = holders_of(row->name, &row->glance, seats, &row->holders);
+	if (row->glance.held || row->count)
+		row->state = "held";
+	else if (row->glance.file.st_size)
+		row_read_record(row, directory);
+	else if (row->glance.file.st_mode & PINNED)
+		row->state = "pinned";
+	if (row->glance.held)
+		row->since = date_text(row->glance.file.st_mtim.tv_sec, row->date);
+	if (!row->count)
+		return;
+	row->mode = row->holders->shared ? "shared" : "exclusive";
+	if (!row_command_line(row, row->holders->command))
+		row_command_line(row, row->holders->pid);
 }
 
-/* "held", "abandoned", "pinned", or NULL for what is on the point of going. */
-static const char *
-row_state(const struct row *row)
-{
-	if (row_held(row))
-		return "held";
-	if (*row->record)
-		return "abandoned";
-	return (row->glance.mode & PINNED) ? "pinned" : NULL;
-}
-
-static const char *
-row_mode(const struct rows *rows, const struct row *row)
-{
-	if (!row_held(row))
-		return NULL;
-	if (row->count)
-		return rows->holders[row->first].shared ? "shared" : "exclusive";
-	if (row->glance.count)
-		return mark_is_shared(row->glance.marks[0]) ? "shared" : "exclusive";
-	return NULL;
-}
-
-/* Collect the lockfiles of the directory, those of `keys` where there are any. */
+/*
+ * Collect the lockfiles of the directory, those of `keys` where there are any, and what
+ * can be seen of them, in the order of names. All of it lasts to the end.
+ */
 static int
-rows_collect(const struct directory *directory, char **keys, struct rows *rows)
+rows_collect(struct rows *rows, const struct directory *directory, char **keys)
 {
-	struct entries entries;
-	bool listed = entries_begin(&entries, directory->fd, ".");
-	char shown[SHOWN_SIZE];
-	int error = entries.error;
-
+	int fd = openat(directory->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *entries = fd >= 0 ? fdopendir(fd) : NULL;
 	/* Where names can be opened but not listed, those asked for are tried. */
-	if (error == EACCES && *keys)
-		error = 0;
-	if (listed) {
-		for (const struct dirent *entry; (entry = entries_next(&entries));)
-			error = error ? error : rows_add(rows, directory, entry->d_name, keys);
-		error = error ? error : entries.error;
-	}
-	for (char **key = keys; !listed && *key && !error; key++) {
-		char base[NAME_SIZE], name[NAME_SIZE];
+	bool blind = fd < 0 && errno == EACCES && *keys;
+	int error = entries || blind ? 0 : errno;
+	char base[NAME_SIZE], name[NAME_SIZE], shown[SHOWN_SIZE];
+	struct dirent *entry;
+	struct seats seats;
+	size_t kept = 0;
 
+	while (entries && !error && (errno = 0, entry = readdir(entries)))
+		error = rows_add(rows, directory, entry->d_name, keys);
+	if (entries && !error)
+		error = errno;
+	for (char **key = keys; blind && *key; key++) {
 		name_of_key(*key, base);
 		for (int slot = 1; slot <= SLOTS_MAX && !error; slot++) {
 			slot_name(name, base, slot);
 			error = rows_add(rows, directory, name, keys);
 		}
 	}
-	if (error) {
-		say("%s: cannot be read: %s", show(directory->path, shown), strerror(error));
-		return status_of(error);
-	}
+	if (error)
+		return say(status_of(error), "%s: cannot be read: %s", show(directory->path, shown),
+		           strerror(error));
 	if (!rows->count)
 		return 0;
-
-	struct seats seats = seats_scan(rows->list[0].glance.device);
-
+	seats = seats_scan(directory, NULL, NULL);
 	qsort(rows->list, rows->count, sizeof(*rows->list), rows_compare);
-	for (size_t i = 0; i < rows->count; i++)
-		row_look(directory, rows, &rows->list[i], &seats);
-	seats_free(&seats);
+	for (size_t i = 0; i < rows->count; i++) {
+		row_look(rows->list[i], directory, &seats);
+		if (rows->list[i]->state) /* else it is on the point of going */
+			rows->list[kept++] = rows->list[i];
+	}
+	rows->count = kept;
 	return 0;
 }
 
-enum { COLUMNS = 7, CELL_SIZE = 4 * SHOWN_SIZE };
-
-/* Write one cell of the list: KEY, STATE, MODE, PID, SINCE, WAITING, COMMAND. */
-static const char *
-row_cell(const struct rows *rows, const struct row *row, int column, char cell[CELL_SIZE])
+/* Add a row's pids, of who holds. */
+static void
+row_pids(const struct row *row, const char *between, FILE *out)
 {
-	char value[RECORD_SIZE];
-	const char *key = row->whole_key ? row->whole_key : row->key;
-	const char *mode = row_mode(rows, row);
-	size_t used = 0;
-
-	compose(cell, CELL_SIZE, "-");
-	switch (column) {
-	case 0:
-		return show(key, cell);
-	case 1:
-		compose(cell, CELL_SIZE, "%s", row_state(row));
-		if (*row->record && record_field(row->record, "cause=", value))
-			compose(cell, CELL_SIZE, "abandoned (%s)", value);
-		break;
-	case 2:
-		if (mode)
-			compose(cell, CELL_SIZE, "%s", mode);
-		break;
-	case 3:
-		for (size_t i = 0; i < row->count && used < CELL_SIZE - 32; i++)
-			used += compose(cell + used, CELL_SIZE - used, "%s%ld", i ? "," : "",
-			                (long)rows->holders[row->first + i].pid);
-		break;
-	case 4:
-		if (*row->record && record_field(row->record, "since=", value))
-			compose(cell, CELL_SIZE, "%s", value);
-		else if (row->glance.held)
-			date_text(row->glance.since.tv_sec, cell);
-		break;
-	case 5:
-		compose(cell, CELL_SIZE, "%zu", row->glance.waiting);
-		break;
-	default:
-		if (*row->record && record_field(row->record, "command=", value))
-			return show(value, cell);
-		if (row->command)
-			return show(row_command(rows, row), cell);
-	}
-	return cell;
+	for (size_t i = 0; i < row->count; i++)
+		fprintf(out, "%s%ld", i ? between : "", (long)row->holders[i].pid);
 }
 
 /* How wide a text is on a terminal, as one column for each UTF-8 character. */
@@ -4731,164 +3697,140 @@ width_of(const char *text)
 	int width = 0;
 
 	for (; *text; text++)
-		if (((unsigned char)*text & 0xc0) != 0x80)
-			width++;
+		width += ((unsigned char)*text & 0xc0) != 0x80;
 	return width;
 }
 
-/* Add the rows as a table for people to read. */
+enum { COLUMNS = 7 };
+
+/*
+ * Add a row, or for NULL the titles, in columns of these widths, which are made as wide
+ * as the row needs. Where there is no memory for the pids they are left out.
+ */
 static void
-rows_table(const struct rows *rows, struct text *text)
+row_table(const struct row *row, int widths[COLUMNS], FILE *out)
 {
-	static const char *const titles[COLUMNS] = {"KEY",   "STATE",   "MODE",   "PID",
-	                                            "SINCE", "WAITING", "COMMAND"};
-	int widths[COLUMNS] = {0};
-	char cell[CELL_SIZE];
-	bool any = false;
+	char key[SHOWN_SIZE], command[SHOWN_SIZE], state[64], waiting[24], *pids = NULL;
+	const char *cells[COLUMNS] = {"KEY", "STATE", "MODE", "PID", "SINCE", "WAITING", "COMMAND"};
+	size_t length;
+	FILE *list = row ? open_memstream(&pids, &length) : NULL;
 
-	for (size_t i = 0; i < rows->count; i++)
-		for (int column = 0; column < COLUMNS && row_state(&rows->list[i]); column++) {
-			int width = width_of(row_cell(rows, &rows->list[i], column, cell));
-
-			widths[column] = width > widths[column] ? width : widths[column];
-			any = true;
-		}
-	for (int column = 0; column < COLUMNS && any; column++) {
-		int width = width_of(titles[column]);
-
-		widths[column] = width > widths[column] ? width : widths[column];
-		text_add(text, "%s%*s", titles[column],
-		         column < COLUMNS - 1 ? widths[column] - width + 2 : 0, "");
+	if (row) {
+		if (list)
+			row_pids(row, ",", list);
+		if (list)
+			fclose(list);
+		snprintf(state, sizeof(state), row->cause ? "%s (%s)" : "%s", row->state,
+		         row->cause);
+		snprintf(waiting, sizeof(waiting), "%zu", row->glance.waiting);
+		cells[0] = show(row->key ? row->key : row->name, key);
+		cells[1] = state;
+		cells[2] = row->mode ? row->mode : "-";
+		cells[3] = row->count && pids ? pids : "-";
+		cells[4] = row->since ? row->since : "-";
+		cells[5] = waiting;
+		cells[6] = row->command ? show(row->command, command) : "-";
 	}
-	if (any)
-		text_add(text, "\n");
-	for (size_t i = 0; i < rows->count; i++) {
-		if (!row_state(&rows->list[i]))
-			continue;
-		for (int column = 0; column < COLUMNS; column++) {
-			row_cell(rows, &rows->list[i], column, cell);
-			text_add(text, "%s%*s", cell,
-			         column < COLUMNS - 1 ? widths[column] - width_of(cell) + 2 : 0,
-			         "");
-		}
-		text_add(text, "\n");
+	for (int i = 0; i < COLUMNS; i++) {
+		int width = width_of(cells[i]);
+
+		widths[i] = width > widths[i] ? width : widths[i];
+		fprintf(out, "%s%*s", cells[i], i < COLUMNS - 1 ? widths[i] - width + 2 : 0, "");
 	}
+	fputc('\n', out);
+	free(pids);
 }
 
+/* --list --json: add a row as one line with an object. */
 static void
-text_add_json_or_null(struct text *text, const char *string)
+row_json(const struct row *row, const struct directory *directory, FILE *out)
 {
-	if (string)
-		text_add_json(text, string);
-	else
-		text_add(text, "null");
-}
-
-/* Add a row as one line with a JSON object. */
-static void
-row_json(const struct directory *directory, const struct rows *rows, const struct row *row,
-         struct text *text)
-{
-	const char *key = row->whole_key ? row->whole_key : row->hashed ? NULL : row->key;
-	char value[RECORD_SIZE], date[sizeof("2026-11-24T23:26:16Z")];
-	bool in_doubt = *row->record != '\0';
-
-	text_add(text, "{\"key\":");
-	text_add_json_or_null(text, key);
-	text_add(text, ",\"state\":\"%s\",\"mode\":", row_state(row));
-	text_add_json_or_null(text, row_mode(rows, row));
-	text_add(text, ",\"slot\":%d,\"pids\":[", row->slot);
-	for (size_t i = 0; i < row->count; i++)
-		text_add(text, "%s%ld", i ? "," : "", (long)rows->holders[row->first + i].pid);
-	text_add(text, "],\"since\":");
-	if (in_doubt)
-		text_add_json_or_null(text, record_field(row->record, "since=", value));
-	else
-		text_add_json_or_null(
-		    text, row->glance.held ? date_text(row->glance.since.tv_sec, date) : NULL);
-	text_add(text, ",\"waiting\":%zu,\"command\":", row->glance.waiting);
-	text_add_json_or_null(text, in_doubt ? record_field(row->record, "command=", value)
-	                                     : row_command(rows, row));
-	text_add(text, ",\"path\":");
-
+	bool seen = row->waiter_count == row->glance.waiting;
 	char path[PATH_MAX + NAME_SIZE];
 
-	compose(path, sizeof(path), "%s/%s", directory->path, row->name);
-	text_add_json(text, path);
-	if (in_doubt) {
-		text_add(text, ",\"cause\":");
-		text_add_json_or_null(text, record_field(row->record, "cause=", value));
-	}
-	text_add(text, "}\n");
+	fputs("{\"key\":", out);
+	json_string(out, row->key);
+	fprintf(out, ",\"state\":\"%s\",\"mode\":", row->state);
+	json_string(out, row->mode);
+	fprintf(out, ",\"slot\":%d,\"pids\":[", row->slot);
+	row_pids(row, ",", out);
+	fputs("],\"since\":", out);
+	json_string(out, row->since);
+	fprintf(out, ",\"waiting\":%zu,\"waiters\":%s", row->glance.waiting, seen ? "[" : "null");
+	for (size_t i = 0; i < row->waiter_count && seen; i++)
+		fprintf(out, "%s%ld", i ? "," : "", (long)row->waiters[i].pid);
+	fprintf(out, "%s,\"command\":", seen ? "]" : "");
+	json_string(out, row->command);
+	snprintf(path, sizeof(path), "%s/%s", directory->path, row->name);
+	fputs(",\"path\":", out);
+	json_string(out, path);
+	fputs(row->cause ? ",\"cause\":" : "", out);
+	if (row->cause)
+		json_string(out, row->cause);
+	fputs("}\n", out);
 }
 
-/* --list: print the keys that are held, in doubt or pinned. */
+/* Bring to standard output what was printed, whole: no memory is needed. Returns 0, or REFUSED and
+ * says why. */
 static int
-list_keys(struct directory *directory, char **keys, bool json)
+printed(void)
 {
-	struct rows rows = {0};
-	struct text text = {0};
-	int status;
-
-	directory->look_only = true;
-	status = directory_open(directory);
-	if (status || directory->fd < 0)
-		return status;
-	status = rows_collect(directory, keys, &rows);
-	if (status)
-		return status;
-	if (json) {
-		for (size_t i = 0; i < rows.count; i++)
-			if (row_state(&rows.list[i]))
-				row_json(directory, &rows, &rows.list[i], &text);
-	} else {
-		rows_table(&rows, &text);
-	}
-	return text_print(&text);
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return 0;
+	return say(REFUSED, "standard output: %s", strerror(errno));
 }
 
-/* --who: print the pids of who holds the key, a line each; 1 when nobody does. */
+/*
+ * --list: print the keys that are held, in doubt or pinned, as a table for people or with
+ * `json` for programs. --who: print the pids of who holds the key `who`, a line each.
+ * Returns an exit status.
+ */
 static int
-list_holders(struct directory *directory, char **keys)
+look(struct directory *directory, char **keys, bool json, const char *who)
 {
+	char *unused = NULL, shown[SHOWN_SIZE];
+	size_t unused_length = 0, seen = 0;
+	FILE *out = stdout, *measure = open_memstream(&unused, &unused_length);
+	int widths[COLUMNS] = {0}, status = directory_open(directory);
 	struct rows rows = {0};
-	struct text text = {0};
-	char shown[SHOWN_SIZE];
 	bool held = false;
-	int status;
 
-	directory->look_only = true;
-	status = directory_open(directory);
-	if (status)
-		return status;
-	if (directory->fd < 0)
-		return NOBODY;
-	status = rows_collect(directory, keys, &rows);
-	if (status)
-		return status;
+	if (!status && directory->fd >= 0)
+		status = rows_collect(&rows, directory, keys);
+	if (status || !measure)
+		return status ? status : say(REFUSED, "output: %s", strerror(ENOMEM));
+	for (size_t i = 0; i <= rows.count && rows.count && !json && !who; i++)
+		row_table(i ? rows.list[i - 1] : NULL, widths, measure);
+	if (rows.count && !json && !who)
+		row_table(NULL, widths, out);
 	for (size_t i = 0; i < rows.count; i++) {
-		const struct row *row = &rows.list[i];
+		const struct row *row = rows.list[i];
 
-		held = held || row_held(row);
-		for (size_t j = 0; j < row->count; j++)
-			text_add(&text, "%ld\n", (long)rows.holders[row->first + j].pid);
+		held = held || strcmp(row->state, "held") == 0;
+		seen += row->count;
+		if (who && row->count) {
+			row_pids(row, "\n", out);
+			fputc('\n', out);
+		} else if (json) {
+			row_json(row, directory, out);
+		} else if (!who) {
+			row_table(row, widths, out);
+		}
 	}
-	if (held && !text.used && !text.failed)
-		say("%s: held, but by whom cannot be seen", show(*keys, shown));
-	status = text_print(&text);
-	return status ? status : held ? 0 : NOBODY;
+	if (who && held && !seen)
+		say(0, "%s: held, but by whom cannot be seen", show(who, shown));
+	status = printed();
+	return status || !who || held ? status : NOBODY;
 }
 
 /* --path: print the path of the key's lockfile and make nothing. */
 static int
 print_path(const struct directory *directory, const char *key)
 {
-	struct text text = {0};
-	char name[NAME_SIZE];
+	char name[NAME_SIZE], path[PATH_MAX + NAME_SIZE];
 
 	name_of_key(key, name);
-	text_add(&text, "%s/%s\n", directory->path, name);
-	return text_print(&text);
+	return print(path, (size_t)snprintf(path, sizeof(path), "%s/%s\n", directory->path, name));
 }
 
 /*
@@ -4898,141 +3840,137 @@ print_path(const struct directory *directory, const char *key)
 static int
 pin(struct directory *directory, const char *key)
 {
-	struct lock lock = {.key = key, .slots = 1, .fd = -1};
+	struct lock lock = {.key = key};
 	struct wait wait = {.deadline = FOREVER, .look_at = FOREVER};
-	int status = directory_open(directory), renamed;
+	int status = directory_open(directory), error = ESTALE;
+	struct stat file;
 
-	if (status)
-		return status;
 	name_of_key(key, lock.name);
-	do {
-		struct stat file;
-		int error;
-
-		status = lockfile_open(directory, &lock);
-
+	while (!status && error == ESTALE) {
+		status = lockfile_open(directory, lock.name, &lock.file);
 		if (status)
-			return status;
-		error = gate_enter(&lock, &wait);
-		if (error == EINTR && signals.caught) {
-			waiting_end();
-			lockfile_close(&lock);
-			return die_by(signals.caught);
-		}
+			break;
+		error = byte_have(lock.file.fd, F_WRLCK, GATE, &wait);
 		if (error)
-			return lock_refused(&lock, "cannot be locked", error);
-		if (fstat(lock.fd, &file) < 0 ||
-		    (!(file.st_mode & PINNED) &&
-		     fchmod(lock.fd, (file.st_mode & 07777) | S_ISVTX | PINNED) < 0))
-			return lockfile_failure(directory, &lock, NO_FILE, strerror(errno));
-		renamed = lockfile_recheck(directory, &lock);
-		lockfile_close(&lock);
-		if (renamed < 0)
-			return -renamed;
-	} while (renamed);
-	return print_path(directory, key);
+			return error == EINTR ? die_by(signals.caught) : lock_refused(&lock, error);
+		status = record_check(directory, &lock, &file);
+		if (!status &&
+		    fchmod(lock.file.fd, (file.st_mode & 07777) | S_ISVTX | PINNED) < 0 &&
+		    !(file.st_mode & PINNED)) /* by its owner */
+			status = lockfile_failure(directory, lock.name, NO_FILE, strerror(errno));
+		error = lockfile_recheck(directory, lock.name, &lock.file);
+		lockfile_close(&lock.file);
+	}
+	return status ? status : error ? -error : print_path(directory, key);
 }
 
 /* --forget: remove the record and the pin of a key that is held by us. */
 static int
 forget(const struct directory *directory, const struct lock *lock)
 {
-	struct record record = {0};
+	int fd = lock->file.fd, status;
 	struct stat file;
-	int status = record_read(directory, lock, &record);
 
-	if (status)
-		return status;
-	if ((record.found && (ftruncate(lock->fd, 0) < 0 || fdatasync(lock->fd) < 0)) ||
-	    fstat(lock->fd, &file) < 0 ||
-	    ((file.st_mode & PINNED) &&
-	     fchmod(lock->fd, file.st_mode & (07777 & ~(mode_t)PINNED)) < 0))
-		return lockfile_failure(directory, lock, NO_FILE, strerror(errno));
-	return 0;
+	status = record_check(directory, lock, &file);
+	if (!status &&
+	    ((file.st_size && (ftruncate(fd, 0) < 0 || fdatasync(fd) < 0)) ||
+	     ((file.st_mode & PINNED) && fchmod(fd, file.st_mode & (07777 & ~(mode_t)PINNED)) < 0)))
+		status = lockfile_failure(directory, lock->name, NO_FILE, strerror(errno));
+	return status;
 }
 
-/* ---- Options ------------------------------------------------------------ */
+/* ---- Options ------------------------------------------------------------
+ *
+ * One table says which options there are, for getopt_long(3) and for --help.
+ */
 
 enum action {
 	RUN,
-	HOLD,
+	HOLD = 256, /* the number of its option, as with those below */
 	LIST,
 	WHO,
 	SHOW_PATH,
 	PIN,
 	FORGET,
-	SHOW_HELP,
-	SHOW_VERSION,
+	JSON, /* an option, and no action */
+	SHOW_HELP = 'h',
+	SHOW_VERSION = 'V',
 };
 
 struct options {
 	enum action action;
-	bool shared;
-	bool close_lock;
-	bool in_place;
-	bool linger;
+	bool shared, close_lock, in_place, linger, reentrant, refuse_abandoned, recover, json;
 	bool automatic; /* the command is the key */
-	bool reentrant;
-	bool refuse_abandoned;
-	bool recover;
-	bool json;
-	bool verbose;
-	bool quiet;
+	bool verbose, quiet;
 	nanoseconds wait; /* 0: give up at once */
 	nanoseconds warn_held;
 	int conflict_status;
-	int slots;
-	const char *directory; /* NULL: the environment's or the default */
+	int slots;             /* 0: -j was not given */
+	const char *directory; /* NULL: the default */
 	char **keys;           /* KEY, then those of -k; or those of --list */
 	size_t key_count;
-	char **command;  /* as struct command has it */
-	char *script[5]; /* the command where -c gives one */
-	char problem[MESSAGE_SIZE / 2];
+	char **command;
 };
 
-static const char help[] =
+#define AT(member) offsetof(struct options, member)
+
+static const struct {
+	int letter; /* or its action */
+	const char *name;
+	const char *value; /* what it takes, or NULL */
+	size_t flag;       /* what it sets, or 0 */
+	const char *help;  /* NULL for another name of the option before it */
+} table[] = {
+    {'x', "exclusive", NULL, 0, "hold KEY alone (default; also -e)"},
+    {'s', "shared", NULL, AT(shared), "hold KEY together with others that use -s"},
+    {'n', "nonblock", NULL, 0, "give up at once when KEY is taken (also --nb,\n--nonblocking)"},
+    {'n', "nb", NULL, 0, NULL},
+    {'n', "nonblocking", NULL, 0, NULL},
+    {'w', "wait", "TIME", 0,
+     "give up after TIME (also --timeout): seconds, or\n500ms, 10s, 5m, 2h, 1d; 0 is -n"},
+    {'w', "timeout", "TIME", 0, NULL},
+    {'E', "conflict-exit-code", "N", 0, "exit status when giving up (default 75)"},
+    {'k', "key", "KEY", 0, "hold this key as well (may be repeated): all or none"},
+    {'a', "auto", NULL, AT(automatic), "the key is COMMAND with its arguments"},
+    {'j', "slots", "N", 0, "let up to N hold KEY at once (1 to 1000)"},
+    {'r', "reentrant", NULL, AT(reentrant), "run at once where an ancestor already holds KEY"},
+    {'F', "no-fork", NULL, AT(in_place), "replace keylock by COMMAND: no process in between"},
+    {'o', "close", NULL, AT(close_lock), "do not hand the lock's descriptor to COMMAND"},
+    {'l', "linger", NULL, AT(linger),
+     "hold KEY until the last process that inherited the\nlock has ended, not only COMMAND"},
+    {'A', "refuse-abandoned", NULL, AT(refuse_abandoned),
+     "do not run when the last holder died in the middle"},
+    {'R', "recover", NULL, AT(recover), "run then, and tell COMMAND by KEYLOCK_ABANDONED"},
+    {'W', "warn-held", "TIME", 0, "when giving up on a KEY held longer than TIME, say so"},
+    {'c', "command", "SCRIPT", 0, "after KEY: run SCRIPT with /bin/sh -c"},
+    {'d', "dir", "DIR", 0,
+     "directory of the lockfiles (default: $KEYLOCK_DIR,\nelse one of the effective user's own)"},
+    {'v', "verbose", NULL, AT(verbose), "say on standard error what is waited for, and why not"},
+    {'q', "quiet", NULL, AT(quiet), "say nothing but errors of usage and of the system"},
+    {HOLD, "hold", NULL, 0, "hold KEY, print `locked', until standard input ends"},
+    {LIST, "list", NULL, 0, "list the keys that are held, in doubt or pinned"},
+    {JSON, "json", NULL, AT(json), "with --list: one JSON object a line"},
+    {WHO, "who", NULL, 0, "print the pids of who holds KEY"},
+    {SHOW_PATH, "path", NULL, 0, "print the path of KEY's lockfile and make nothing"},
+    {PIN, "pin", NULL, 0, "make KEY's lockfile, never remove it, print its path"},
+    {FORGET, "forget", NULL, 0, "remove what is left of KEY: its record and its pin"},
+    {'h', "help", NULL, 0, "print this help"},
+    {'V', "version", NULL, 0, "print the version"},
+};
+
+enum { TABLE_SIZE = sizeof(table) / sizeof(*table) };
+
+static const char usage_text[] =
     "Usage: keylock [option]... KEY [--] COMMAND [ARGUMENT]...\n"
     "       keylock [option]... KEY -c SCRIPT\n"
     "       keylock [option]... --auto [--] COMMAND [ARGUMENT]...\n"
     "       keylock [option]... --hold KEY\n"
     "       keylock --list [--json] [KEY]...\n"
     "       keylock --who KEY | --path KEY | --pin KEY | --forget KEY\n"
-    "Run COMMAND while it alone holds the lock named KEY.\n"
-    "\n"
-    "  -x, -e, --exclusive     hold KEY alone (default)\n"
-    "  -s, --shared            hold KEY together with others that use -s\n"
-    "  -n, --nonblock          give up at once when KEY is taken (also --nb,\n"
-    "                          --nonblocking)\n"
-    "  -w, --wait TIME         give up after TIME (also --timeout): seconds, or\n"
-    "                          500ms, 10s, 5m, 2h, 1d; 0 is -n\n"
-    "  -E, --conflict-exit-code N   exit status when giving up (default 75)\n"
-    "  -k, --key KEY           hold this key as well (may be repeated): all or none\n"
-    "  -a, --auto              the key is COMMAND with its arguments\n"
-    "  -j, --slots N           let up to N hold KEY at once (1 to 1000)\n"
-    "  -r, --reentrant         run at once where an ancestor already holds KEY\n"
-    "  -F, --no-fork           replace keylock by COMMAND: no process in between\n"
-    "  -o, --close             do not hand the lock's descriptor to COMMAND\n"
-    "  -l, --linger            hold KEY until the last process that inherited the\n"
-    "                          lock has ended, not only COMMAND\n"
-    "  -A, --refuse-abandoned  do not run when the last holder died in the middle\n"
-    "  -R, --recover           run then, and tell COMMAND by KEYLOCK_ABANDONED\n"
-    "  -W, --warn-held TIME    when giving up on a KEY held longer than TIME, say so\n"
-    "  -c, --command SCRIPT    after KEY: run SCRIPT with /bin/sh -c\n"
-    "  -d, --dir DIR           directory of the lockfiles (default: $KEYLOCK_DIR,\n"
-    "                          else one of the effective user's own)\n"
-    "  -v, --verbose           say on standard error what is waited for, and why not\n"
-    "  -q, --quiet             say nothing but errors of usage and of the system\n"
-    "      --hold              hold KEY, print `locked', until standard input ends\n"
-    "      --list              list the keys that are held, in doubt or pinned\n"
-    "      --json              with --list: one JSON object a line\n"
-    "      --who               print the pids of who holds KEY\n"
-    "      --path              print the path of KEY's lockfile and make nothing\n"
-    "      --pin               make KEY's lockfile, never remove it, print its path\n"
-    "      --forget            remove what is left of KEY: its record and its pin\n"
-    "  -h, --help              print this help\n"
-    "  -V, --version           print the version\n"
-    "\n"
-    "Exit status: that of COMMAND (a death by signal is passed on as one), or\n"
+    "Run COMMAND while it alone holds the lock named KEY.\n\n";
+
+static const char status_text[] =
+    "\nExit status: that of COMMAND (a death by signal is passed on as one), or\n"
     "    1  --who: nobody holds KEY\n"
     "   64  usage error\n"
     "   71  the system refused something\n"
@@ -5044,288 +3982,169 @@ static const char help[] =
     "  126  COMMAND cannot be executed\n"
     "  127  COMMAND is not found\n";
 
-/* Take down what is wrong with the command line; returns USAGE. */
-__attribute__((format(printf, 2, 3))) static int
-usage(struct options *options, const char *format, ...)
-{
-	va_list arguments;
-
-	va_start(arguments, format);
-	vcompose(options->problem, sizeof(options->problem), format, arguments);
-	va_end(arguments);
-	return USAGE;
-}
-
-enum {
-	LONG_ONLY = 256,
-	OPTION_HOLD,
-	OPTION_LIST,
-	OPTION_JSON,
-	OPTION_WHO,
-	OPTION_PATH,
-	OPTION_PIN,
-	OPTION_FORGET,
-};
-
-struct option {
-	const char *name;
-	int letter; /* or, where it has none, a number of the above */
-	bool takes_value;
-};
-
-static const struct option known_options[] = {
-    {"exclusive", 'x', false},
-    {"shared", 's', false},
-    {"nonblock", 'n', false},
-    {"nonblocking", 'n', false},
-    {"nb", 'n', false},
-    {"wait", 'w', true},
-    {"timeout", 'w', true},
-    {"conflict-exit-code", 'E', true},
-    {"key", 'k', true},
-    {"auto", 'a', false},
-    {"slots", 'j', true},
-    {"reentrant", 'r', false},
-    {"no-fork", 'F', false},
-    {"close", 'o', false},
-    {"linger", 'l', false},
-    {"refuse-abandoned", 'A', false},
-    {"recover", 'R', false},
-    {"warn-held", 'W', true},
-    {"dir", 'd', true},
-    {"verbose", 'v', false},
-    {"quiet", 'q', false},
-    {"hold", OPTION_HOLD, false},
-    {"list", OPTION_LIST, false},
-    {"json", OPTION_JSON, false},
-    {"who", OPTION_WHO, false},
-    {"path", OPTION_PATH, false},
-    {"pin", OPTION_PIN, false},
-    {"forget", OPTION_FORGET, false},
-    {"help", 'h', false},
-    {"version", 'V', false},
-    {NULL, 0, false},
-};
-
-/*
- * The option that `name`, of `length` bytes, names or, like getopt_long(3), begins;
- * NULL where none is, or several are.
- */
-static const struct option *
-option_named(const char *name, size_t length)
-{
-	const struct option *found = NULL;
-	bool several = false;
-
-	for (const struct option *known = known_options; known->name; known++) {
-		if (strncmp(known->name, name, length) != 0)
-			continue;
-		if (!known->name[length])
-			return known;
-		several = several || (found && found->letter != known->letter);
-		found = known;
-	}
-	return several ? NULL : found;
-}
-
-static const struct option *
-option_lettered(char letter)
-{
-	const struct option *known = known_options;
-
-	if (letter == 'e')
-		letter = 'x';
-	while (known->name && known->letter != letter)
-		known++;
-	return known->name ? known : NULL;
-}
-
-/* Take what to do. --help and --version win; of the others there is only one. */
+/* --help. Returns an exit status. */
 static int
-parse_action(struct options *options, enum action action)
+print_help(void)
 {
-	if (options->action == SHOW_HELP || options->action == SHOW_VERSION)
-		return 0;
-	if (options->action != RUN && action < SHOW_HELP && options->action != action)
-		return usage(options, "only one of --hold, --list, --who, --path, --pin, --forget");
-	options->action = action;
-	return 0;
+	fputs(usage_text, stdout);
+	for (size_t i = 0; i < TABLE_SIZE; i++) {
+		const char *help = table[i].help,
+			   letter[] = {'-', (char)table[i].letter, ',', '\0'};
+		size_t part = help ? strcspn(help, "\n") : 0;
+		int used;
+
+		if (!help)
+			continue;
+		used = fprintf(stdout, "  %-3s --%s %s", table[i].letter < HOLD ? letter : "",
+		               table[i].name, table[i].value ? table[i].value : "");
+		fprintf(stdout, "%*s%.*s\n", used < 26 ? 26 - used : 2, "", (int)part, help);
+		if (help[part])
+			fprintf(stdout, "%26s%s\n", "", help + part + 1);
+	}
+	fputs(status_text, stdout);
+	return printed();
 }
 
-/* Add a key of -k, and KEY as the first. Returns 0 or USAGE. */
+/* Take a key, as that of this place. Returns 0 or USAGE. */
 static int
 parse_key(struct options *options, size_t place, char *key)
 {
-	if (!*key)
-		return usage(options, "KEY is empty");
-	if (strlen(key) > KEY_MAX_BYTES)
-		return usage(options, "KEY is longer than %d bytes", KEY_MAX_BYTES);
 	options->keys[place] = key;
-	return 0;
+	if (!*key)
+		return say(USAGE, "KEY is empty");
+	return strlen(key) <= KEY_MAX_BYTES
+	           ? 0
+	           : say(USAGE, "KEY is longer than %d bytes", KEY_MAX_BYTES);
 }
 
-/* Take one option, with its value where it takes one. Returns 0 or USAGE. */
+/* Take an option with a value. Returns 0 or USAGE. */
 static int
-parse_option(struct options *options, int option, char *value)
+parse_value(struct options *options, int option, char *value)
 {
 	char shown[SHOWN_SIZE];
 
 	switch (option) {
-	case 'x':
-		options->shared = false;
-		break;
-	case 's':
-		options->shared = true;
-		break;
-	case 'n':
-		options->wait = 0;
-		break;
 	case 'w':
-		if (!parse_time(value, &options->wait))
-			return usage(options,
-			             "-w '%s': not a time (seconds, or 500ms, 10s, 5m, 2h, 1d)",
-			             show(value, shown));
-		break;
+	case 'W':
+		if (parse_time(value, option == 'w' ? &options->wait : &options->warn_held))
+			return 0;
+		return say(USAGE, "-%c '%s': not a time (seconds, or 500ms, 10s, 5m, 2h, 1d)",
+		           option, show(value, shown));
 	case 'E':
-		if (!parse_number(value, 0, 255, &options->conflict_status))
-			return usage(options, "-E '%s': not an exit status (0 to 255)",
-			             show(value, shown));
-		break;
+		if (parse_number(value, 0, 255, &options->conflict_status))
+			return 0;
+		return say(USAGE, "-E '%s': not an exit status (0 to 255)", show(value, shown));
+	case 'j':
+		if (parse_number(value, 1, SLOTS_MAX, &options->slots))
+			return 0;
+		return say(USAGE, "-j '%s': not a number of slots (1 to %d)", show(value, shown),
+		           SLOTS_MAX);
 	case 'k':
 		return parse_key(options, options->key_count++, value);
-	case 'a':
-		options->automatic = true;
-		break;
-	case 'j':
-		if (!parse_number(value, 1, SLOTS_MAX, &options->slots))
-			return usage(options, "-j '%s': not a number of slots (1 to %d)",
-			             show(value, shown), SLOTS_MAX);
-		break;
-	case 'r':
-		options->reentrant = true;
-		break;
-	case 'A':
-		options->refuse_abandoned = true;
-		break;
-	case 'R':
-		options->recover = true;
-		break;
-	case 'W':
-		if (!parse_time(value, &options->warn_held))
-			return usage(options,
-			             "-W '%s': not a time (seconds, or 500ms, 10s, 5m, 2h, 1d)",
-			             show(value, shown));
-		break;
-	case 'F':
-		options->in_place = true;
-		break;
-	case 'o':
-		options->close_lock = true;
-		break;
-	case 'l':
-		options->linger = true;
-		break;
-	case 'd':
-		options->directory = value;
-		break;
-	case 'v':
-		options->verbose = true;
-		options->quiet = false;
-		break;
-	case 'q':
-		options->quiet = true;
-		options->verbose = false;
-		break;
-	case OPTION_JSON:
-		options->json = true;
-		break;
-	case 'h':
-		return parse_action(options, SHOW_HELP);
-	case 'V':
-		return parse_action(options, SHOW_VERSION);
-	case OPTION_HOLD:
-		return parse_action(options, HOLD);
-	case OPTION_LIST:
-		return parse_action(options, LIST);
-	case OPTION_WHO:
-		return parse_action(options, WHO);
-	case OPTION_PATH:
-		return parse_action(options, SHOW_PATH);
-	case OPTION_PIN:
-		return parse_action(options, PIN);
+	case 'c':
+		return say(USAGE, "-c: stands behind KEY; see keylock --help");
 	default:
-		return parse_action(options, FORGET);
+		options->directory = value;
+		return 0;
 	}
+}
+
+/* Take an option without a value, the last one given of several winning. Returns 0 or
+ * USAGE: of actions there is only one, but that --help and --version win. */
+static int
+parse_flag(struct options *options, int option, size_t flag)
+{
+	bool help = option == SHOW_HELP || option == SHOW_VERSION;
+
+	if (option == 'n')
+		options->wait = 0;
+	else if (option == 'x' || option == 'e')
+		options->shared = false;
+	else if (flag)
+		*((bool *)options + flag) = true;
+	else if (!help && options->action != RUN && options->action != (enum action)option)
+		return say(USAGE, "only one of --hold, --list, --who, --path, --pin, --forget");
+	else
+		options->action = (enum action)option;
+	if (option == 'v')
+		options->quiet = false;
+	if (option == 'q')
+		options->verbose = false;
 	return 0;
 }
 
-/*
- * Take the options in the first of the words, `-abc` or `--name[=VALUE]`; *used is
- * how many words that were, 2 where the value is the second. Returns 0 or USAGE.
- */
+/* Say what getopt_long(3) does not take, in the word `word`. Returns USAGE. */
 static int
-parse_word(struct options *options, char **words, size_t *used)
+parse_unknown(bool value_missing, const char *word)
 {
-	static char none[] = "";
-	char *next = *words + 1; /* what of the word is to be read */
+	const char letter[] = {'-', (char)optopt, '\0'};
 	char shown[SHOWN_SIZE];
-	int status = 0;
 
-	*used = 1;
-	do {
-		const bool is_long = *next == '-' && next == *words + 1;
-		size_t length = is_long ? strcspn(*words, "=") - 2 : 1;
-		const char letter[] = {'-', *next, '\0'};
-		const struct option *option =
-		    is_long ? option_named(next + 1, length) : option_lettered(*next);
-		char *value = none;
+	if (value_missing)
+		return say(USAGE, "-%c: needs a value; see keylock --help", optopt);
+	for (size_t i = 0; i < TABLE_SIZE; i++)
+		if (table[i].letter == optopt)
+			return say(USAGE, "--%s: takes no value", table[i].name);
+	return say(USAGE, "%s: no such option; see keylock --help",
+	           show(optopt > 0 && optopt < 0x80 ? letter : word, shown));
+}
 
-		if (!option)
-			return usage(
-			    options, "%s: no such option; see keylock --help",
-			    show(is_long || (unsigned char)*next >= 0x80 ? *words : letter, shown));
-		next += is_long ? length + 1 : 1;
-		if (is_long && *next && !option->takes_value)
-			return usage(options, "--%s: takes no value", option->name);
-		if (option->takes_value) {
-			value = *next ? next + is_long : words[(*used)++];
-			next = none;
-		}
-		if (!value)
-			return usage(options, "-%c: needs a value; see keylock --help",
-			             option->letter);
-		status = parse_option(options, option->letter, value);
-	} while (!status && *next);
+/* Take the options before KEY. Returns 0, or USAGE and says why. */
+static int
+parse_options(struct options *options, int argc, char **argv)
+{
+	struct option known[TABLE_SIZE + 1] = {{0}};
+	char letters[4 + 2 * TABLE_SIZE] = "+:e", *end = letters + strlen("+:e");
+	int option, status = 0;
+	size_t i;
+
+	for (i = 0; i < TABLE_SIZE; i++) {
+		known[i].name = table[i].name;
+		known[i].has_arg = table[i].value != NULL;
+		known[i].val = table[i].letter;
+		if (table[i].letter < HOLD && table[i].help)
+			*end++ = (char)table[i].letter;
+		if (table[i].letter < HOLD && table[i].help && table[i].value)
+			*end++ = ':';
+	}
+	opterr = 0;
+	while (!status && (option = getopt_long(argc, argv, letters, known, NULL)) != -1) {
+		for (i = 0; i < TABLE_SIZE - 1 && table[i].letter != option; i++)
+			;
+		if (option == '?' || option == ':')
+			status = parse_unknown(option == ':', argv[optind - 1]);
+		else if (options->action == SHOW_HELP || options->action == SHOW_VERSION)
+			break;
+		else if (table[i].value)
+			status = parse_value(options, option, optarg);
+		else
+			status = parse_flag(options, option, table[i].flag);
+	}
 	return status;
 }
 
-/* Take the command after KEY: `[--] COMMAND…` or `-c SCRIPT`. */
+/* Take the command after KEY: `[--] COMMAND…` or `-c SCRIPT`. Returns 0 or USAGE. */
 static int
 parse_command(struct options *options, char **argv)
 {
 	static char shell[] = "/bin/sh", dash_c[] = "-c";
+	static char *script[] = {shell, dash_c, NULL, NULL};
+	bool dashes = *argv && strcmp(*argv, "--") == 0;
 	char shown[SHOWN_SIZE];
 
-	if (!*argv)
-		return usage(options, "%s: no COMMAND; see keylock --help",
-		             show(options->keys[0], shown));
-	if (strcmp(*argv, "--") == 0) {
-		if (!*++argv)
-			return usage(options, "%s: no COMMAND after --; see keylock --help",
-			             show(options->keys[0], shown));
-	} else if (strcmp(*argv, "-c") == 0 || strcmp(*argv, "--command") == 0) {
-		if (!argv[1] || argv[2])
-			return usage(options, "%s: takes exactly one SCRIPT", *argv);
-		options->script[1] = shell;
-		options->script[2] = dash_c;
-		options->script[3] = argv[1];
-		argv = options->script + 1;
-	} else if (**argv == '-') {
-		return usage(options,
-		             "%s: options stand before KEY; a command of that name after --",
-		             show(*argv, shown));
-	}
-	options->command = argv;
+	options->command = argv + dashes;
+	if (!argv[dashes])
+		return say(USAGE, "%s: no COMMAND%s; see keylock --help",
+		           show(options->keys[0], shown), dashes ? " after --" : "");
+	if (dashes || **argv != '-')
+		return 0;
+	if (strcmp(*argv, "-c") != 0 && strcmp(*argv, "--command") != 0)
+		return say(USAGE, "%s: options stand before KEY; a command of that name after --",
+		           show(*argv, shown));
+	if (!argv[1] || argv[2])
+		return say(USAGE, "%s: takes exactly one SCRIPT", *argv);
+	script[2] = argv[1];
+	options->command = script;
 	return 0;
 }
 
@@ -5337,112 +4156,110 @@ parse_command(struct options *options, char **argv)
 static char *
 key_of_command(char *const *argv)
 {
-	size_t size = 1;
+	size_t size = 0;
 	char *key, *end;
 
 	for (size_t i = 0; argv[i]; i++)
 		size += 2 * strlen(argv[i]) + 1;
-	key = end = memory_resize(NULL, 0, size);
+	key = end = malloc(size);
 	for (size_t i = 0; key && argv[i]; i++) {
-		if (i)
-			*end++ = ' ';
-		for (const char *byte = argv[i]; *byte; byte++) {
+		for (const char *byte = argv[i]; *byte; *end++ = *byte++)
 			if (*byte == ' ' || *byte == '\\')
 				*end++ = '\\';
-			*end++ = *byte;
-		}
+		*end++ = argv[i + 1] ? ' ' : '\0';
 	}
 	return key;
 }
 
 /* Refuse what does not go together. Returns 0 or USAGE. */
 static int
-parse_check(struct options *options)
+parse_check(const struct options *options)
 {
-	const char *problem = NULL;
 	bool records = options->refuse_abandoned || options->recover;
-	bool holds = options->action == RUN || options->action == HOLD;
+	bool hold = options->action == HOLD, run = options->action == RUN;
+	bool nested = options->reentrant || options->shared || options->slots;
+	const struct {
+		bool wrong;
+		const char *problem;
+	} rules[] = {
+	    {options->json && options->action != LIST, "--json goes with --list"},
+	    {hold && (options->in_place || options->close_lock),
+	     "--hold has no COMMAND for -F or -o"},
+	    {options->action == FORGET && nested, "--forget goes with none of -r, -s, -j"},
+	    {options->automatic && !run, "--auto goes with a COMMAND"},
+	    {options->key_count > 1 && !run && !hold, "-k goes with a COMMAND or --hold"},
+	    {options->in_place && options->close_lock, "-F and -o: the key would be free at once"},
+	    {options->slots && options->shared, "-j and -s do not go together"},
+	    {options->slots && records, "-j goes with neither -A nor -R"},
+	    {options->in_place && records, "-F goes with neither -A nor -R"},
+	    {options->refuse_abandoned && options->recover, "-A and -R do not go together"},
+	};
 
-	if (options->json && options->action != LIST)
-		problem = "--json goes with --list";
-	else if (options->action == HOLD && (options->in_place || options->close_lock))
-		problem = "--hold has no COMMAND for -F or -o";
-	else if (options->automatic && options->action != RUN)
-		problem = "--auto goes with a COMMAND";
-	else if (options->key_count > 1 && !holds)
-		problem = "-k goes with a COMMAND or --hold";
-	else if (options->in_place && options->close_lock)
-		problem = "-F and -o: the key would be free at once";
-	else if (options->slots && options->shared)
-		problem = "-j and -s do not go together";
-	else if (options->slots && records)
-		problem = "-j goes with neither -A nor -R";
-	else if (options->in_place && records)
-		problem = "-F goes with neither -A nor -R";
-	else if (options->refuse_abandoned && options->recover)
-		problem = "-A and -R do not go together";
-	return problem ? usage(options, "%s", problem) : 0;
+	for (size_t i = 0; i < sizeof(rules) / sizeof(*rules); i++)
+		if (rules[i].wrong)
+			return say(USAGE, "%s", rules[i].problem);
+	return 0;
 }
 
-/*
- * Read the command line into `options`, which holds the defaults and has room
- * for as many keys as argv has words. Returns 0, or USAGE with options->problem set.
- */
+/* Take what stands behind the options. Returns 0, or a status and says why. */
 static int
-parse(struct options *options, char **argv)
+parse_rest(struct options *options, char **argv)
 {
-	char shown[SHOWN_SIZE];
-	size_t used = *argv ? 1 : 0;
-	int status;
+	char shown[SHOWN_SIZE], *key = *argv;
+	int status = 0;
 
-	options->key_count = 1; /* the first is KEY, which comes last */
-	for (argv += used; *argv && **argv == '-' && (*argv)[1]; argv += used) {
-		if (strcmp(*argv, "--") == 0) {
-			argv++;
-			break;
-		}
-		status = parse_word(options, argv, &used);
-		if (status)
-			return status;
-	}
-	if (options->action == SHOW_HELP || options->action == SHOW_VERSION)
-		return 0;
-	if (!options->directory) {
-		options->directory = getenv("KEYLOCK_DIR");
-		if (options->directory && !*options->directory)
-			options->directory = NULL;
-	}
-	if (options->directory && options->directory[0] != '/')
-		return usage(options, "directory '%s': not an absolute path",
-		             show(options->directory, shown));
-	status = parse_check(options);
-	if (status)
-		return status;
 	if (options->action == LIST) {
 		options->keys = argv;
 		for (size_t i = 0; argv[i] && !status; i++)
 			status = parse_key(options, i, argv[i]);
 		return status;
 	}
-	if (options->automatic) {
-		options->keys[0] = *argv ? key_of_command(argv) : NULL;
-		if (!*argv)
-			return usage(options, "no COMMAND; see keylock --help");
-		if (!options->keys[0])
-			return usage(options, "COMMAND is too long to be a key");
-		options->command = argv;
-		return parse_key(options, 0, options->keys[0]);
-	}
-	if (!*argv)
-		return usage(options, "no KEY; see keylock --help");
-	status = parse_key(options, 0, *argv++);
-	if (status)
+	if (!key)
+		return say(USAGE, "no %s; see keylock --help",
+		           options->automatic ? "COMMAND" : "KEY");
+	if (options->automatic)
+		key = key_of_command(argv);
+	if (!key)
+		return say(REFUSED, "memory: %s", strerror(ENOMEM));
+	options->command = argv++;
+	status = parse_key(options, 0, key);
+	if (status || options->automatic)
 		return status;
 	if (options->action == RUN)
 		return parse_command(options, argv);
+	options->command = NULL;
 	if (*argv)
-		return usage(options, "%s: one argument too many", show(*argv, shown));
+		return say(USAGE, "%s: one argument too many", show(*argv, shown));
+	if (options->action == HOLD && !hold_is_possible())
+		return say(USAGE,
+		           "--hold: standard input is closed, a file or /dev/null, and would "
+		           "end at once; give it a pipe, a fifo or a terminal");
 	return 0;
+}
+
+/*
+ * Read the command line into `options`, which holds the defaults and has room
+ * for as many keys as argv has words. Returns 0, or a status and says why.
+ */
+static int
+parse(struct options *options, int argc, char **argv)
+{
+	const char *directory = getenv("KEYLOCK_DIR");
+	char shown[SHOWN_SIZE];
+	int status;
+
+	options->directory = directory && *directory ? directory : NULL;
+	options->key_count = 1; /* the first is KEY, which comes last */
+	status = argc ? parse_options(options, argc, argv) : 0;
+	if (status || options->action == SHOW_HELP || options->action == SHOW_VERSION)
+		return status;
+	if (options->directory && options->directory[0] != '/')
+		return say(USAGE, "directory '%s': not an absolute path",
+		           show(options->directory, shown));
+	status = parse_check(options);
+	if (!status)
+		status = parse_rest(options, argv + (argc ? optind : 0));
+	return status;
 }
 
 /* ---- Main --------------------------------------------------------------- */
@@ -5451,135 +4268,154 @@ parse(struct options *options, char **argv)
 static void
 say_taken(const struct options *options, const struct directory *directory, const struct lock *lock)
 {
-	bool terminal = isatty(STDERR_FILENO) && !options->quiet;
-	bool warn = options->warn_held != FOREVER && !options->quiet;
 	char shown[SHOWN_SIZE], text[WHOSE_SIZE] = "another";
-	struct glance glance = {0};
+	struct glance glance;
 	bool seen;
 
-	if (!options->verbose && !terminal && !warn)
+	if (options->quiet ||
+	    (!options->verbose && options->warn_held == FOREVER && !isatty(STDERR_FILENO)))
 		return;
-	seen = glance_at_name(directory, lock->name, &glance) == 0;
-	if (warn && (!seen || age_of(&glance) <= options->warn_held) && !options->verbose)
+	seen = glance_at(directory, lock->name, &glance) == 0;
+	if (options->warn_held != FOREVER && !options->verbose &&
+	    (!seen || age_of(&glance) <= options->warn_held))
 		return;
 	if (seen)
-		whose_text(&glance, text);
-	say("%s: %s: %s", show(lock->key, shown), options->wait ? "not had in time" : "taken",
+		whose_text(directory, lock->name, &glance, NULL, text);
+	say(0, "%s: %s: %s", show(lock->key, shown), options->wait ? "not had in time" : "taken",
 	    text);
 }
 
 /*
- * Read the records of the keys and, for exclusive ones, write our own. Returns
- * 0, or an exit status and has said why; the caller settles what was written.
+ * Read the records of the keys and, for exclusive ones, write our own; that of a guest is
+ * the ancestor's affair. Returns 0, or an exit status and has said why; the caller
+ * settles what was written.
  */
 static int
 records_begin(const struct options *options, const struct directory *directory, struct keys *keys)
 {
-	char shown[SHOWN_SIZE], text[RECORD_SIZE];
+	char shown[SHOWN_SIZE];
 	int status = 0;
 
 	for (size_t i = 0; i < keys->count && !status; i++) {
-		const struct lock *lock = &keys->locks[i];
-
-		if (lock->nested)
-			continue; /* the ancestor decides */
-		status = record_read(directory, lock, &keys->records[i]);
-		if (!status && keys->records[i].found && options->refuse_abandoned) {
-			record_found_text(&keys->records[i], text);
-			if (!options->quiet)
-				say("%s: the last holder died in the middle: %s; see what it "
-				    "left, then keylock --forget",
-				    show(lock->key, shown), text);
-			status = IN_DOUBT;
-		}
+		if (!keys->locks[i].guest)
+			status = record_read(directory, &keys->locks[i], &keys->records[i]);
+		if (status || !*keys->records[i].found || !options->refuse_abandoned)
+			continue;
+		status = IN_DOUBT;
+		if (!options->quiet)
+			say(0,
+			    "%s: the last holder died in the middle: %s; see what it left, then "
+			    "keylock --forget",
+			    show(keys->locks[i].key, shown), keys->records[i].found);
 	}
 	for (size_t i = 0; i < keys->count && !status && !options->shared; i++)
-		if (!keys->locks[i].nested)
+		if (!keys->locks[i].guest)
 			status = record_write(directory, &keys->locks[i], &keys->records[i],
-			                      options->command ? options->command[0] : "--hold");
+			                      options->command ? *options->command : "--hold");
 	return status;
 }
 
-/* KEYLOCK_ABANDONED=, with a line for each key that was left in doubt, or NULL. */
-static char *
-abandoned_line(const struct keys *keys)
-{
-	struct text line = {0};
-
-	for (size_t i = 0; i < keys->count; i++) {
-		char text[RECORD_SIZE];
-
-		if (!keys->records[i].found)
-			continue;
-		record_found_text(&keys->records[i], text);
-		text_add(&line, "%s%s", line.used ? "\n" : "KEYLOCK_ABANDONED=", text);
-	}
-	return line.failed ? NULL : line.bytes;
-}
-
-/* Settle the records by how the command ended. */
+/* Settle the records by how the command ended, or by `cause`. */
 static void
 records_end(const struct options *options, const struct directory *directory, struct keys *keys,
             const struct ending *ending, const char *cause)
 {
-	char text[CAUSE_SIZE];
+	char text[32];
 
-	if (ending->signal) {
-		compose(text, sizeof(text), "signal-%d", ending->signal);
+	if (has_died(ending) || (ending->ran && ending->error))
 		cause = text;
-	} else if (ending->ran && ending->error) {
-		cause = "unknown"; /* how it ended */
-	} else if (ending->status > 128 && ending->status <= 192) {
-		/* A shell's word for a signal. */
-		compose(text, sizeof(text), "exit-%d", ending->status);
-		cause = text;
-	}
+	snprintf(text, sizeof(text), ending->signal ? "signal-%d" : "exit-%d",
+	         ending->signal ? ending->signal : ending->status);
+	if (ending->error)
+		strcpy(text, "unknown"); /* how it ended */
 	for (size_t i = 0; i < keys->count; i++)
 		record_settle(directory, &keys->locks[i], &keys->records[i], ending->ran, cause,
-		              options->command ? options->command[0] : "--hold");
+		              options->command ? *options->command : "--hold");
 }
 
-static const char KEY_VARIABLE[] = "KEYLOCK_KEY=";
-
-/* How long KEYLOCK_KEY is, with its name and the NUL. */
-static size_t
-key_line_size(const struct options *options)
+/*
+ * Compose "NAME=" and those of the `count` texts that are not empty, each once, a line
+ * each. Returns NULL where all are empty, or there is no memory: then *failed is set.
+ */
+static char *
+variable_compose(const char *name, const char *const *texts, size_t count, bool *failed)
 {
-	size_t size = sizeof(KEY_VARIABLE);
+	static char small[512]; /* for one key, with no need of malloc(3) */
+	char *line = NULL;
+	size_t length = 0;
+	FILE *out;
 
-	for (size_t i = 0; i < options->key_count; i++)
-		size += strlen(options->keys[i]) + 1;
-	return size;
-}
-
-/* Write KEYLOCK_KEY with the keys, a line each, KEY first. */
-static void
-key_line(const struct options *options, char *line)
-{
-	line = stpcpy(line, KEY_VARIABLE);
-	for (size_t i = 0; i < options->key_count; i++) {
-		if (i)
-			*line++ = '\n';
-		line = stpcpy(line, options->keys[i]);
+	if (count == 1 && !*texts[0])
+		return NULL;
+	if (count == 1 && strlen(name) + strlen(texts[0]) + 2 <= sizeof(small) && !*small) {
+		sprintf(small, "%s=%s", name, texts[0]);
+		return small;
 	}
+	out = open_memstream(&line, &length);
+	for (size_t i = 0; out && i < count; i++) {
+		bool again = !*texts[i];
+
+		for (size_t j = 0; j < i; j++)
+			again = again || strcmp(texts[j], texts[i]) == 0;
+		if (!again)
+			fprintf(out, "%s%s%s", ftell(out) ? "\n" : name, ftell(out) ? "" : "=",
+			        texts[i]);
+	}
+	if (!out || fclose(out) != 0)
+		*failed = true;
+	return length ? line : NULL;
+}
+
+/*
+ * Make the command's environment, KEYLOCK_KEY last, so that it can be left out. Returns
+ * NULL where there is no memory. The first use of malloc(3) costs a run more than its
+ * lock does, so that what is small is done without.
+ */
+static char **
+environment_make(const struct options *options, const struct keys *keys)
+{
+	static char *small[256];
+	const char *doubt = keys->records->found;
+	const char **doubts = keys->count > 1 ? calloc(keys->count, sizeof(*doubts)) : &doubt;
+	size_t count = 0, kept = 0;
+	char **list = small, *line;
+	bool failed = !doubts;
+
+	while (environ[count])
+		count++;
+	if (count + 3 > sizeof(small) / sizeof(*small))
+		list = calloc(count + 3, sizeof(*list));
+	for (size_t i = 0; list && i < count; i++)
+		if (strncmp(environ[i], "KEYLOCK_KEY=", 12) != 0 &&
+		    strncmp(environ[i], "KEYLOCK_ABANDONED=", 18) != 0)
+			list[kept++] = environ[i];
+	for (size_t i = 0; !failed && keys->count > 1 && i < keys->count; i++)
+		doubts[i] = keys->records[i].found;
+	line = failed ? NULL : variable_compose("KEYLOCK_ABANDONED", doubts, keys->count, &failed);
+	if (line && list)
+		list[kept++] = line;
+	line = variable_compose("KEYLOCK_KEY", (const char *const *)options->keys,
+	                        options->key_count, &failed);
+	if (list)
+		list[kept] = line;
+	return failed ? NULL : list;
 }
 
 /* Do under the keys what is to be done under them. */
 static struct ending
-run_under(const struct options *options, const struct directory *directory, struct keys *keys)
+run_under(const struct options *options, const struct directory *directory, struct keys *keys,
+          mode_t came_umask)
 {
 	bool records = options->refuse_abandoned || options->recover;
-	size_t size = key_line_size(options);
-	char small[512]; /* the stack may be, too */
-	char *line = size <= sizeof(small) ? small : memory_resize(NULL, 0, size);
+	struct command command = {
+	    .argv = options->command,
+	    .locks = keys->locks,
+	    .count = options->close_lock ? 0 : keys->count,
+	    .came_umask = came_umask,
+	};
 	struct ending ending = {0};
 	const char *cause = NULL;
 
-	if (!line) {
-		say("environment: %s", strerror(ENOMEM));
-		return (struct ending){.status = REFUSED};
-	}
-	key_line(options, line);
 	if (options->action == FORGET)
 		return (struct ending){.status = forget(directory, keys->locks)};
 	if (records)
@@ -5587,98 +4423,96 @@ run_under(const struct options *options, const struct directory *directory, stru
 	if (!ending.status && options->action == HOLD) {
 		ending = hold(&cause);
 	} else if (!ending.status) {
-		struct command command = {
-		    .argv = options->command,
-		    .locks = keys->locks,
-		    .count = options->close_lock ? 0 : keys->count,
-		    .claims = directory->claims && !options->close_lock ? directory->fd : -1,
-		    .key_line = line,
-		    .abandoned_line = records ? abandoned_line(keys) : NULL,
-		};
-
-		ending = command_run(&command, options->in_place);
+		command.environment = environment_make(options, keys);
+		if (command.environment)
+			ending = command_run(&command, options->in_place);
+		else
+			ending.status = say(REFUSED, "memory: %s", strerror(ENOMEM));
 	}
 	if (records)
 		records_end(options, directory, keys, &ending, cause);
 	return ending;
 }
 
+/* Make the list of the keys, in order. Returns false where there is no memory. */
+static bool
+keys_make(struct keys *keys, const struct options *options)
+{
+	static struct lock lock; /* most often there is one: see environment_make() */
+	static struct record record;
+	size_t count = keys->count = options->key_count;
+
+	keys->locks = count == 1 ? &lock : calloc(count, sizeof(*keys->locks));
+	keys->records = count == 1 ? &record : calloc(count, sizeof(*keys->records));
+	if (!keys->locks || !keys->records)
+		return false;
+	for (size_t i = 0; i < count; i++) {
+		keys->locks[i].key = options->keys[i];
+		keys->locks[i].shared = options->shared;
+		keys->locks[i].slots = options->slots;
+		name_of_key(options->keys[i], keys->locks[i].name);
+	}
+	keys_order(keys);
+	return true;
+}
+
 /* Acquire the keys, run under them, let them go. Returns the exit status. */
 static int
-run(const struct options *options, struct directory *directory)
+run(const struct options *options, struct directory *directory, mode_t came_umask)
 {
-	size_t count = options->key_count, failed = 0;
-	static struct lock one_lock; /* most often there is one, and no need to ask for memory */
-	static struct record one_record;
-	struct lock *locks =
-	    count == 1 ? &one_lock : memory_resize(NULL, 0, count * sizeof(*locks));
-	struct record *records =
-	    count == 1 ? &one_record : memory_resize(NULL, 0, count * sizeof(*records));
-	struct keys keys = {.locks = locks, .records = records, .count = count};
-	bool at_once =
-	    options->wait == 0 || (options->action == FORGET && options->wait == FOREVER);
-	struct wait wait = {
-	    .nonblock = at_once,
-	    .deadline = deadline_in(at_once ? GATE_PATIENCE : options->wait),
-	    .look = look_around,
+	bool at_once = !options->wait || (options->action == FORGET && options->wait == FOREVER);
+	struct looker looker = {
+	    .directory = directory,
 	    .reentrant = options->reentrant,
 	    .aloud = options->verbose,
 	    .quiet = options->quiet,
-	    .directory = directory,
 	    .turn = -1,
 	};
-	struct ending ending;
+	struct wait wait = {
+	    .nonblock = at_once,
+	    .early = options->reentrant || options->verbose || getenv("KEYLOCK_KEY"),
+	    .deadline = time_in(at_once ? GATE_PATIENCE : options->wait),
+	    .look = look_around,
+	    .looker = &looker,
+	};
+	int result = directory_open(directory);
+	nanoseconds took = now();
 	char shown[SHOWN_SIZE];
-	int result;
+	struct ending ending;
+	size_t failed = 0;
+	struct keys keys;
 
-	if (!locks || !records) {
-		say("keys: %s", strerror(ENOMEM));
-		_exit(REFUSED);
-	}
-	for (size_t i = 0; i < count; i++) {
-		locks[i] = (struct lock){
-		    .key = options->keys[i],
-		    .shared = options->shared,
-		    .slots = options->slots,
-		    .fd = -1,
-		};
-		name_of_key(locks[i].key, locks[i].name);
-	}
-	keys_order(&keys);
-	result = directory_open(directory);
 	if (result)
 		return result;
+	if (!keys_make(&keys, options))
+		return say(REFUSED, "memory: %s", strerror(ENOMEM));
+	hurried = true;
 	result = keys_acquire(directory, &keys, &wait, &failed);
+	turn_end(&looker);
 	if (result == CAUGHT)
 		return die_by(signals.caught);
-	if (result == TAKEN) {
-		say_taken(options, directory, &locks[failed]);
-		return options->conflict_status;
-	}
+	if (result == TAKEN)
+		say_taken(options, directory, &keys.locks[failed]);
 	if (result)
-		return result;
-	if (options->verbose && wait.started) {
-		nanoseconds waited = now() - wait.started;
-
-		say("%s: had after %lld.%03llds", show(options->keys[0], shown),
-		    (long long)(waited / SECOND), (long long)(waited % SECOND / MILLISECOND));
-	}
-	ending = run_under(options, directory, &keys);
-	keys_release(directory, &keys, keys.count, options->linger);
+		return result == TAKEN ? options->conflict_status : result;
+	took = (now() - took) / MILLISECOND;
+	if (options->verbose)
+		say(0, "%s: had, took %lld.%03lld s", show(*options->keys, shown),
+		    (long long)took / 1000, (long long)took % 1000);
+	ending = run_under(options, directory, &keys, came_umask);
+	keys_release(directory, &keys, keys.count, options->linger || has_died(&ending));
+	hurried = false;
+	if (ending.error) /* to standard error as any program, with signals let in */
+		mask_set(&signals.came_mask, NULL);
 	if (ending.error)
-		say_not_run(options->command[0], &ending);
-	if (is_stop_signal(signals.caught))
-		stop_caught();
-	if (signals.caught)
-		return die_by(signals.caught);
+		say_not_run(*options->command, &ending);
 	return ending.signal ? die_by(ending.signal) : ending.status;
 }
 
 int
 main(int argc, char **argv)
 {
-	static char path[64];
-	char *keys[argc + 1];
+	char *keys[argc + 2];
 	struct options options = {
 	    .wait = FOREVER,
 	    .warn_held = FOREVER,
@@ -5686,30 +4520,32 @@ main(int argc, char **argv)
 	    .keys = keys,
 	};
 	struct directory directory = {.fd = -1};
+	mode_t came_umask = umask(0);
+	int status;
 
-	signals_block();
-	if (parse(&options, argv)) {
-		say("%s", options.problem);
-		return USAGE;
-	}
-	directory.named = options.directory != NULL;
-	directory.path =
-	    directory.named ? options.directory : default_directory(path, sizeof(path));
+	signals_begin();
+	memset(keys, 0, sizeof(keys));
+	status = parse(&options, argc, argv);
+	if (!status && options.action != SHOW_HELP && options.action != SHOW_VERSION)
+		status = directory_choose(&directory, options.directory);
+	if (status)
+		return status;
+	if (options.action == RUN || options.action == HOLD || options.action == FORGET)
+		return run(&options, &directory, came_umask);
+	if (options.action == PIN)
+		return pin(&directory, *options.keys);
+	/* What only looks is ended by signals as any program is. */
+	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
+	directory.look_only = true;
 	switch (options.action) {
 	case SHOW_HELP:
-		return print(help, sizeof(help) - 1);
+		return print_help();
 	case SHOW_VERSION:
 		return print("keylock " VERSION "\n", strlen("keylock " VERSION "\n"));
 	case SHOW_PATH:
-		return print_path(&directory, keys[0]);
-	case LIST:
-		return list_keys(&directory, options.keys, options.json);
-	case WHO:
-		keys[1] = NULL;
-		return list_holders(&directory, keys);
-	case PIN:
-		return pin(&directory, keys[0]);
+		return print_path(&directory, *options.keys);
 	default:
-		return run(&options, &directory);
+		return look(&directory, options.keys, options.json,
+		            options.action == WHO ? *options.keys : NULL);
 	}
 }
