@@ -105,7 +105,7 @@ enum {
 	SLOTS_MAX = 1000,
 	KEY_MAX_BYTES = 131000,
 	NAME_MAX_BYTES = 200,
-	NAME_SIZE = NAME_MAX_BYTES + sizeof("%s1000"),
+	NAME_SIZE = NAME_MAX_BYTES + sizeof("%s-2147483648"),
 	FIRST_COMMAND_FD = 10, /* scripts use the descriptors below it */
 	SHOWN_SIZE = 256,
 	MESSAGE_SIZE = 4096,
@@ -786,9 +786,9 @@ static void
 slot_name(char name[NAME_SIZE], const char *base, int number)
 {
 	if (number == 1)
-		snprintf(name, NAME_SIZE, "%s", base);
+		snprintf(name, NAME_SIZE, "%.*s", NAME_MAX_BYTES, base);
 	else
-		snprintf(name, NAME_SIZE, "%s%%s%d", base, number);
+		snprintf(name, NAME_SIZE, "%.*s%%s%d", NAME_MAX_BYTES, base, number);
 }
 
 /*
@@ -2422,6 +2422,7 @@ seats_at(const struct seats *seats, const struct seat *wanted,
 struct glance {
 	struct stat file;         /* its modification time is when it was acquired */
 	unsigned long long inode; /* as the kernel has it in lock lines, as far as it tells */
+	int mount;                /* the number of the mount that it is on, or 0 */
 	bool held;
 	size_t waiting;
 };
@@ -2469,7 +2470,8 @@ glance_at(const struct directory *directory, const char *name, struct glance *gl
 	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
 	info = error ? NULL : fopen(path, "re");
 	while (info && fgets(line, sizeof(line), info))
-		sscanf(line, "ino: %llu", &glance->inode); /* since Linux 5.14 */
+		if (sscanf(line, "ino: %llu", &glance->inode) < 1) /* since Linux 5.14 */
+			sscanf(line, "mnt_id: %d", &glance->mount);
 	if (info)
 		fclose(info);
 	glance->held = is_held(fd, PRESENCE);
@@ -2486,6 +2488,32 @@ struct holder {
 };
 
 /*
+ * Whether the seat is on the device of the glance's file. Where stat(2) gives another
+ * than the kernel's locks have (btrfs, overlayfs), mountinfo tells the latter
+ * (proc_pid_mountinfo(5)).
+ */
+static bool
+same_device(const struct seat *seat, const struct glance *glance)
+{
+	unsigned int major_number = 0, minor_number = 0;
+	FILE *mounts;
+	char *line = NULL;
+	size_t size = 0;
+	int number = -1;
+
+	if (makedev(seat->major, seat->minor) == glance->file.st_dev)
+		return true;
+	mounts = fopen("/proc/self/mountinfo", "re");
+	while (mounts && number != glance->mount && getline(&line, &size, mounts) > 0)
+		sscanf(line, "%d %*d %u:%u", &number, &major_number, &minor_number);
+	free(line);
+	if (mounts)
+		fclose(mounts);
+	return number == glance->mount && seat->major == major_number &&
+	       seat->minor == minor_number;
+}
+
+/*
  * Whether a seat of the `here` at the file of the glance holds by itself: its process
  * took the lock, or is the highest of its family to have inherited it from one that is
  * gone. Another program's counts where no keylock holds.
@@ -2496,7 +2524,8 @@ holds_itself(const struct seat *first, size_t here, const struct seat *seat,
 {
 	bool any = !glance->held && !seat->ticket;
 
-	if (seat->inode != glance->inode || !(holds(seat) || (any && seat->flocked)))
+	if (seat->inode != glance->inode || !same_device(seat, glance) ||
+	    !(holds(seat) || (any && seat->flocked)))
 		return false;
 	for (size_t i = 0; i < here && seat->taker != seat->pid; i++)
 		if (first[i].pid != seat->pid && (holds(&first[i]) || (any && first[i].flocked)) &&
