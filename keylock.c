@@ -2782,7 +2782,7 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	struct lockfile file = NO_LOCKFILE;
 	int directory = looker->directory->fd, result = 0;
 	bool shared = seat->flocked && seat->shared;
-	struct stat found;
+	struct stat found = {0};
 
 	file.fd = above_standard(openat(directory, seat->name, LOCKFILE_FLAGS));
 	come = come && (lock->shared || !shared) && holds(seat);
@@ -4377,7 +4377,7 @@ variable_compose(const char *name, const char *const *texts, size_t count, bool 
 	if (count == 1 && !*texts[0])
 		return NULL;
 	if (count == 1 && strlen(name) + strlen(texts[0]) + 2 <= sizeof(small) && !*small) {
-		sprintf(small, "%s=%s", name, texts[0]);
+		snprintf(small, sizeof(small), "%s=%s", name, texts[0]);
 		return small;
 	}
 	out = open_memstream(&line, &length);
