@@ -1875,7 +1875,7 @@ slot_try(struct slots *slots, int place, bool gated)
 {
 	struct lockfile *file = &slots->files[place];
 	char name[NAME_SIZE];
-	int error, renamed = ESTALE;
+	int error = EAGAIN, renamed = ESTALE;
 
 	slot_name(name, slots->base, place + 1);
 	/* That of a holder who has left may be gone, and another of that name be there. */
@@ -3064,8 +3064,10 @@ look_around(struct wait *wait)
 	result = look_for_ancestors(looker, wait->lock, &related);
 	if (result || wait->nonblock)
 		return result;
-	if (tell)
+	if (tell) {
 		say_waiting(looker, wait);
+		looker->quiet = true; /* once is enough */
+	}
 	/* Who looks at once for it holds other keys, or may descend from who does. */
 	return !at_once && (related || wait->early) ? cycle_look(looker, wait) : 0;
 }
@@ -4190,7 +4192,7 @@ key_of_command(char *const *argv)
 
 	for (size_t i = 0; argv[i]; i++)
 		size += 2 * strlen(argv[i]) + 1;
-	key = end = malloc(size);
+	key = end = calloc(size, 1);
 	for (size_t i = 0; key && argv[i]; i++) {
 		for (const char *byte = argv[i]; *byte; *end++ = *byte++)
 			if (*byte == ' ' || *byte == '\\')
@@ -4205,18 +4207,18 @@ static int
 parse_check(const struct options *options)
 {
 	bool records = options->refuse_abandoned || options->recover;
-	bool hold = options->action == HOLD, run = options->action == RUN;
+	bool holding = options->action == HOLD, running = options->action == RUN;
 	bool nested = options->reentrant || options->shared || options->slots;
 	const struct {
 		bool wrong;
 		const char *problem;
 	} rules[] = {
 	    {options->json && options->action != LIST, "--json goes with --list"},
-	    {hold && (options->in_place || options->close_lock),
+	    {holding && (options->in_place || options->close_lock),
 	     "--hold has no COMMAND for -F or -o"},
 	    {options->action == FORGET && nested, "--forget goes with none of -r, -s, -j"},
-	    {options->automatic && !run, "--auto goes with a COMMAND"},
-	    {options->key_count > 1 && !run && !hold, "-k goes with a COMMAND or --hold"},
+	    {options->automatic && !running, "--auto goes with a COMMAND"},
+	    {options->key_count > 1 && !running && !holding, "-k goes with a COMMAND or --hold"},
 	    {options->in_place && options->close_lock, "-F and -o: the key would be free at once"},
 	    {options->slots && options->shared, "-j and -s do not go together"},
 	    {options->slots && records, "-j goes with neither -A nor -R"},
@@ -4377,7 +4379,7 @@ variable_compose(const char *name, const char *const *texts, size_t count, bool 
 	if (count == 1 && !*texts[0])
 		return NULL;
 	if (count == 1 && strlen(name) + strlen(texts[0]) + 2 <= sizeof(small) && !*small) {
-		snprintf(small, sizeof(small), "%s=%s", name, texts[0]);
+		stpcpy(stpcpy(stpcpy(small, name), "="), texts[0]);
 		return small;
 	}
 	out = open_memstream(&line, &length);
