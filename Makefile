@@ -51,10 +51,12 @@ check-long: keylock
 	KEYLOCK_LONG=1 KEYLOCK_TEST_LIMIT=240 bats $(TEST_JOBS) tests
 
 # The longer proofs; "make proof SIZE=long" takes hours.
+# PARTS names some of them; none: all.
 SIZE = quick
+PARTS =
 
 proof: keylock
-	tests/proof/run $(SIZE)
+	tests/proof/run $(SIZE) $(PARTS)
 
 # keylock beside the least that a lock can cost and every lock command that is
 # installed; BENCH_SIZE=quick is shorter, BENCH_OTHER=FILE another keylock beside it.

@@ -690,6 +690,8 @@ row_shown(char *key, const char *command, bool json, size_t *size)
 	char *text = NULL;
 	FILE *out = open_memstream(&text, size);
 
+	if (!out)
+		abort();
 	row.holders = holders;
 	row.command = command;
 	if (json)
