@@ -2467,6 +2467,7 @@ glance_at(const struct directory *directory, const char *name, struct glance *gl
 	else if (!S_ISREG(glance->file.st_mode))
 		error = ENOENT;
 	glance->inode = glance->file.st_ino;
+	glance->mount = 0;
 	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
 	info = error ? NULL : fopen(path, "re");
 	while (info && fgets(line, sizeof(line), info))
@@ -3297,8 +3298,7 @@ command_start(struct command *command, bool in_place)
 	if (in_place) {
 		/* Neither our handlers nor our timer are the command's. */
 		signals.self = 0;
-		if (signals.armed != FOREVER)
-			timer_arm(FOREVER);
+		timer_arm(FOREVER);
 		sigemptyset(&waker);
 		sigaddset(&waker, WAKER);
 		sigtimedwait(&waker, NULL, &(struct timespec){.tv_sec = 0});
@@ -4533,10 +4533,10 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	ending = run_under(options, directory, &keys, came_umask);
 	keys_release(directory, &keys, keys.count, options->linger || has_died(&ending));
 	hurried = false;
-	if (ending.error) /* to standard error as any program, with signals let in */
+	if (ending.error) { /* as any program does, with signals let in */
 		mask_set(&signals.came_mask, NULL);
-	if (ending.error)
 		say_not_run(*options->command, &ending);
+	}
 	return ending.signal ? die_by(ending.signal) : ending.status;
 }
 
