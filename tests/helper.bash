@@ -31,6 +31,12 @@
 #				runs. Sets holder (keylock's pid) and held (the command's pid).
 #	let_go [PID]		ends the command of that holder (default: the last one) by
 #				itself, waits for keylock, sets status to keylock's.
+#	line_up ARG…		starts keylock ARG… in the background, returns when it has its place in
+#				the line. Sets waiter.
+#	leave_daemon END ARG…	runs keylock ARG… with a shell that leaves a daemon behind and then does
+#				END. Sets daemon, its pid.
+#	taken ARG…, free ARG…	keylock -n ARG… is refused, and runs nothing ($ran); or it runs.
+#	kill_hard PID…		kills these and waits until they are dead.
 #	blocked FILE [NUMBER]	succeeds when NUMBER (default: 1) requests or more sleep in the kernel
 #				for a lock of FILE; for wait_for.
 #	files [DIR]		prints the number of entries of DIR (default: $KEYLOCK_DIR),
@@ -98,7 +104,7 @@ keylock_setup() {
 	unset KEYLOCK_KEY KEYLOCK_ABANDONED
 	export LC_ALL=C
 	export KEYLOCK_DIR=$BATS_TEST_TMPDIR/dir
-	out=$BATS_TEST_TMPDIR/out err=$BATS_TEST_TMPDIR/err
+	out=$BATS_TEST_TMPDIR/out err=$BATS_TEST_TMPDIR/err ran=$BATS_TEST_TMPDIR/ran
 	status='' output='' stderr='' holder='' held='' public=''
 	test_started=() test_folders=()
 	exec </dev/null
@@ -230,6 +236,41 @@ let_go() {
 	wait "$who" || status=$?
 }
 
+line_up() {
+	"$KEYLOCK" "$@" 3>&- 4>&- &
+	waiter=$!
+	wait_for 20 has_ticket "$waiter"
+}
+
+leave_daemon() {
+	local end=$1
+	shift
+	# The daemon has the output, too, as a careless script's.
+	# shellcheck disable=SC2016
+	run_keylock "$@" sh -c 'sleep 1000 & echo $! >"$0"; '"$end" "$BATS_TEST_TMPDIR/daemon"
+	daemon=$(cat "$BATS_TEST_TMPDIR/daemon")
+	in_state "$daemon" RSD
+}
+
+taken() {
+	run_keylock -n "$@" touch "$ran"
+	[ "$status" = 75 ] && [ ! -e "$ran" ]
+}
+
+free() {
+	run_keylock -n "$@" true
+	expect 0
+}
+
+kill_hard() {
+	local pid
+	kill -KILL "$@"
+	for pid; do
+		wait "$pid" 2>/dev/null || :
+		wait_for 20 is_dead "$pid"
+	done
+}
+
 ended_with() {
 	status=0
 	wait "$1" 2>/dev/null || status=$?
@@ -333,8 +374,7 @@ keep() {
 }
 
 stop_keeping() {
-	kill -KILL "$keeper"
-	wait "$keeper" 2>/dev/null || :
+	kill_hard "$keeper"
 }
 
 # --- a terminal ---
