@@ -29,6 +29,8 @@
 #				pipe's other end.
 #	hold [OPTION…] KEY	starts a keylock in the background, returns when its command
 #				runs. Sets holder (keylock's pid) and held (the command's pid).
+#	hold_with_daemon [OPTION…] KEY
+#				the same with a command that has started a daemon; sets daemon, its pid.
 #	let_go [PID]		ends the command of that holder (default: the last one) by
 #				itself, waits for keylock, sets status to keylock's.
 #	line_up ARG…		starts keylock ARG… in the background, returns when it has its place in
@@ -218,8 +220,8 @@ hold() {
 	mkfifo "$base.fifo"
 	# The fifo is opened for both, so that neither side ever waits in open().
 	# shellcheck disable=SC2016
-	"$KEYLOCK" "$@" sh -c \
-		'exec 8<>"$0.fifo"; echo $$ >"$0.new"; mv "$0.new" "$0.pid"; read -r _ <&8' \
+	"$KEYLOCK" "$@" sh -c "${hold_first-}"'
+		exec 8<>"$0.fifo"; echo $$ >"$0.new"; mv "$0.new" "$0.pid"; read -r _ <&8' \
 		"$base" 3>&- 4>&- &
 	holder=$!
 	started "$holder"
@@ -227,6 +229,13 @@ hold() {
 	# shellcheck disable=SC2034
 	held=$(cat "$base.pid")
 	ln -s "$base.fifo" "$BATS_TEST_TMPDIR/holder.$holder"
+}
+
+hold_with_daemon() {
+	# shellcheck disable=SC2016
+	local hold_first='sleep 1000 & echo $! >"$BATS_TEST_TMPDIR/daemon"'
+	hold "$@"
+	daemon=$(cat "$BATS_TEST_TMPDIR/daemon")
 }
 
 let_go() {

@@ -1,205 +1,170 @@
 #!/usr/bin/env bats
 # How long a lock lives: as long as the command, whoever is killed, and not longer.
 
-# The words of a case are split on purpose (SC2086); the inner shells' and the helper's variables.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154
+# Words that are split on purpose; the inner shells' and the helper's variables.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2153,SC2154
 load helper
 
-setup() {
-	keylock_setup
-	child=$BATS_TEST_TMPDIR/child
+# names OPTIONS: the keys that a run with these options and KEY "key" takes.
+names() {
+	case $1 in
+	'-k other'*) echo 'key other' ;;
+	*) echo key ;;
+	esac
 }
 
-taken() {
-	run_keylock -n key touch "$BATS_TEST_TMPDIR/ran"
-	[ "$status" = 75 ] && [ ! -e "$BATS_TEST_TMPDIR/ran" ]
+all_taken() {
+	local name
+	for name in $(names "$1"); do
+		taken "$name" || return
+	done
 }
 
-free() {
-	run_keylock -n key true
-	expect 0
+all_free() {
+	local name
+	for name in $(names "$1"); do
+		free "$name" || return
+	done
 	[ "$(files)" = 0 ]
 }
 
-# Runs keylock with these options and a command that leaves a daemon behind and ends as END says.
-# Sets daemon, its pid. Standard output is the daemon's as well, as with a careless script.
-leave_daemon() {
-	local end=$1
-	shift
-	run_keylock "$@" sh -c 'sleep 1000 & echo $! >"$0"; '"$end" "$child"
-	daemon=$(cat "$child")
-	in_state "$daemon" RSD
-}
-
-end_it() {
-	kill -KILL "$1"
-	wait_for 20 is_dead "$1"
-}
-
-@test "P2 the key is free and its file gone when the command has ended" {
+@test "P2 the keys are free and their files gone when the command has ended" {
 	local option
-	for option in -x -s -l -F --no-fork; do
-		hold "$option" key
-		# With -F the command is keylock's own process.
+	for option in -x -s '-k other' -l -F --no-fork; do
+		hold $option key
+		all_taken "$option"
+		# With -F the command is keylock's own process, and nobody tidies.
 		case $option in
 		-F | --no-fork) [ "$holder" = "$held" ] ;;
 		*) [ "$holder" != "$held" ] ;;
 		esac
-		taken
-		[ "$(files)" = 1 ]
 		let_go
 		expect 0
-		case $option in
-		-F | --no-fork) ;;
-		*) [ "$(files)" = 0 ] ;;
-		esac
-		free
+		[[ $holder == "$held" || $(files) == 0 ]]
+		all_free "$option"
 	done
-	run_keylock -l key sh -c 'exit 5'
-	expect 5
-	free
 }
 
-@test "P1 keylock is killed: the key stays taken until the command has ended, and who waits is next" {
-	local mode waiter
-	for mode in -x -s; do
-		hold "$mode" key
-		kill -KILL "$holder"
-		ended_with "$holder" 137
-		taken
+@test "P1 keylock is killed: the keys stay taken until the command has ended, and who waits is next" {
+	local option
+	for option in -x -s '-k other' '-k other -s'; do
+		hold $option key
+		kill_hard "$holder"
+		all_taken "$option"
 		in_state "$held" RSD
-		"$KEYLOCK" key touch "$BATS_TEST_TMPDIR/served" 3>&- 4>&- &
-		waiter=$!
-		wait_for 20 has_ticket "$waiter"
+		line_up $option -x key touch "$BATS_TEST_TMPDIR/served"
 		[ ! -e "$BATS_TEST_TMPDIR/served" ]
-		end_it "$held"
-		wait "$waiter"
+		kill_hard "$held"
+		ended_with "$waiter" 0
 		rm "$BATS_TEST_TMPDIR/served"
 		[ "$(files)" = 0 ]
 		# Without a waiter the first run finds the key free, and takes the dead one's file away.
-		hold "$mode" key
-		kill -KILL "$holder"
-		wait "$holder" 2>/dev/null || :
-		end_it "$held"
-		free
+		hold $option key
+		kill_hard "$holder" "$held"
+		all_free "$option"
 	done
 }
 
 @test "P1 keylock is killed, then the command: the key stays taken while a child of the command's runs" {
-	local wrapper command
-	"$KEYLOCK" key sh -c 'sleep 1000 & echo $! >"$0.new"; mv "$0.new" "$0"; wait' "$child" 3>&- 4>&- &
-	wrapper=$!
-	wait_for 20 test -e "$child"
-	child=$(cat "$child")
-	command=$(parent "$child")
-	kill -KILL "$wrapper"
-	end_it "$command"
-	taken
-	end_it "$child"
-	free
+	hold_with_daemon key
+	kill_hard "$holder" "$held"
+	taken key
+	kill_hard "$daemon"
+	all_free key
 }
 
 @test "P2 a command that ended by itself leaves a daemon, and no key, behind" {
-	local end mode
+	local end option
 	for end in 0 5 128 193 255; do
-		for mode in -x -s -j2 '-k other'; do
-			leave_daemon "exit $end" $mode key
+		for option in -x -s -j2 '-k other'; do
+			leave_daemon "exit $end" $option key
 			expect "$end"
-			in_state "$daemon" RSD
-			free
-			end_it "$daemon"
+			[ "$(files)" = 0 ]
+			all_free "$option"
+			kill_hard "$daemon"
 		done
 	done
-}
-
-@test "P2 a command that died leaves the key to what it left running" {
-	local end mode
-	# Of a signal, or as a shell says it.
-	for end in 'kill -KILL $$' 'kill -TERM $$' 'exit 129' 'exit 192'; do
-		for mode in -x -s '-k other' -A; do
-			leave_daemon "$end" $mode key
-			[ "$status" -ge 129 ]
-			taken
-			[ "$mode" != '-k other' ] || ! "$KEYLOCK" -n other true
-			end_it "$daemon"
-			[ "$mode" != -A ] || "$KEYLOCK" --forget key
-			"$KEYLOCK" -n other true
-			free
-		done
-		# Who waits is told for whom.
-		leave_daemon "$end" key
-		run_keylock -v -n key true
-		expect_message 75 "pid $daemon (sleep)"
-		end_it "$daemon"
-		# Denied the key, it holds nothing up.
-		leave_daemon "$end" -o key
-		free
-		end_it "$daemon"
-		leave_daemon "$end" -j 1 key
-		run_keylock -n -j 1 key true
-		expect 75
-		end_it "$daemon"
-		free
-	done
-}
-
-@test "P2 a daemon left behind does not hold up who waits" {
-	local first second
-	"$KEYLOCK" key sh -c 'sleep 1000 & echo $! >"$0.new"; mv "$0.new" "$0"
-		until [ -e "$0.go" ]; do sleep 0.01; done' "$child" 3>&- 4>&- &
-	first=$!
-	wait_for 20 test -e "$child"
-	"$KEYLOCK" key true 3>&- 4>&- &
-	second=$!
-	wait_for 20 has_ticket "$second"
-	touch "$child.go"
-	wait "$first"
-	wait "$second"
-	in_state "$(cat "$child")" RSD
+	# Nor does it hold up who waits.
+	hold_with_daemon key
+	line_up key true
+	let_go
+	ended_with "$waiter" 0
+	in_state "$daemon" RSD
 	[ "$(files)" = 0 ]
 }
 
-@test "-l, -F: the key is taken until the last process that inherited it has ended" {
-	local option
-	for option in -l --linger -F; do
-		leave_daemon 'exit 5' "$option" key
-		expect 5
-		taken
-		in_state "$daemon" RSD
-		end_it "$daemon"
-		free
+@test "P2 a command that died leaves the keys to what it left running" {
+	local end option said=$BATS_TEST_TMPDIR/said
+	# Of a signal, or as a shell says it, or because keylock was told to end.
+	for end in 'kill -KILL $$' 'kill -TERM $$' 'kill $PPID; wait' 'exit 129' 'exit 192'; do
+		for option in -x -s '-k other' '-j 1' -A; do
+			leave_daemon "$end" $option key
+			[ "$status" -ge 129 ]
+			all_taken "$option"
+			run_keylock --who key
+			[ "$output" = "$daemon" ]
+			# Who waits is told for whom, and comes when that has ended.
+			line_up -v $option -x key touch "$BATS_TEST_TMPDIR/served" 2>"$said"
+			wait_for 20 grep -q "key: waiting for pid $daemon (sleep)" "$said"
+			[ ! -e "$BATS_TEST_TMPDIR/served" ]
+			kill_hard "$daemon"
+			case $option in
+			-A)
+				ended_with "$waiter" 76
+				run_keylock --forget key
+				;;
+			*)
+				ended_with "$waiter" 0
+				rm "$BATS_TEST_TMPDIR/served"
+				;;
+			esac
+			all_free "$option"
+		done
+		# Denied the key, it holds nothing up; of slots it has its own alone.
+		leave_daemon "$end" -o key
+		all_free key
+		kill_hard "$daemon"
+		leave_daemon "$end" -j 2 key
+		run_keylock -n -j 2 key "$KEYLOCK" -n -j 2 key true
+		expect 75
+		free -j 2 key
+		kill_hard "$daemon"
 	done
 }
 
-@test "-l, -F: who closes the descriptors that it does not know has not inherited" {
+@test "-l, -F: the keys are taken until the last process that inherited them has ended" {
 	local option
-	for option in -l -F; do
-		run_keylock "$option" key bash -c 'for fd in /proc/$$/fd/*; do
-				fd=${fd##*/}; [ "$fd" -lt 3 ] || eval "exec $fd>&-"
+	for option in -l --linger -F '-k other -l' '-k other -F'; do
+		leave_daemon 'exit 5' $option key
+		expect 5
+		all_taken "$option"
+		in_state "$daemon" RSD
+		kill_hard "$daemon"
+		all_free "$option"
+		# Who closes the descriptors that it does not know has not inherited.
+		run_keylock $option key bash -c 'for fd in /proc/$$/fd/*; do
+				fd=${fd##*/}
+				[ "$fd" -lt 3 ] || eval "exec $fd>&-"
 			done
-			sleep 1000 & echo $! >"$0"' "$child"
+			sleep 1000 & echo $! >"$0"' "$BATS_TEST_TMPDIR/daemon"
 		expect 0
-		in_state "$(cat "$child")" RSD
-		free
-		end_it "$(cat "$child")"
+		all_free "$option"
+		kill_hard "$(cat "$BATS_TEST_TMPDIR/daemon")"
 	done
 }
 
 @test "-o: the command does not have the lock, keylock alone holds it" {
 	hold -o key
-	taken
+	taken key
 	# The limit that the manual states: without the descriptor nothing holds the key any more.
-	kill -KILL "$holder"
-	wait "$holder" 2>/dev/null || :
-	free
+	kill_hard "$holder"
+	all_free key
 	in_state "$held" RSD
-	end_it "$held"
-	free
 }
 
 @test "P1 a script that uses the descriptors 3 to 9 does not give the key away" {
-	local shell wrapper command
-	cat >"$BATS_TEST_TMPDIR/script" <<-'END'
+	local shell script=$BATS_TEST_TMPDIR/script
+	cat >"$script" <<-'END'
 		exec 3>/dev/null 4>/dev/null 5>/dev/null 6>/dev/null 7>/dev/null 8>/dev/null
 		exec 9<"$0"
 		exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9<&-
@@ -209,43 +174,37 @@ end_it() {
 		exec sleep 1000
 	END
 	for shell in sh bash; do
-		rm -f "$BATS_TEST_TMPDIR/script.pid"
-		"$KEYLOCK" key "$shell" "$BATS_TEST_TMPDIR/script" 3>&- 4>&- &
-		wrapper=$!
-		wait_for 20 test -e "$BATS_TEST_TMPDIR/script.pid"
-		command=$(cat "$BATS_TEST_TMPDIR/script.pid")
-		kill -KILL "$wrapper"
-		wait "$wrapper" 2>/dev/null || :
-		taken
-		in_state "$command" RSD
-		end_it "$command"
-		free
+		rm -f "$script.pid"
+		"$KEYLOCK" key "$shell" "$script" 3>&- 4>&- &
+		wait_for 20 test -e "$script.pid"
+		kill_hard $!
+		taken key
+		kill_hard "$(cat "$script.pid")"
+		all_free key
 	done
 }
 
 @test "P9 a process stopped inside the gate delays the end by a moment only, and the next not at all" {
-	local begin took waiter
+	local begin passed
 	hold key
 	keep gate
 	begin=$(milliseconds)
 	let_go
-	took=$(($(milliseconds) - begin))
+	passed=$(($(milliseconds) - begin))
 	expect 0
-	echo "keylock ended after $took ms"
-	[ "$took" -lt 2000 ]
+	echo "keylock ended after $passed ms"
+	[ "$passed" -lt 2000 ]
 	stop_keeping
-	free
+	all_free key
 
 	hold key
-	"$KEYLOCK" key touch "$BATS_TEST_TMPDIR/served" 3>&- 4>&- &
-	waiter=$!
-	wait_for 20 has_ticket "$waiter"
+	line_up key touch "$BATS_TEST_TMPDIR/served"
 	keep gate
 	let_go
 	wait_for 20 test -e "$BATS_TEST_TMPDIR/served"
 	stop_keeping
-	wait "$waiter"
-	free
+	ended_with "$waiter" 0
+	all_free key
 }
 
 @test "P1 nobody ever runs beside another, whoever is killed" {
@@ -256,12 +215,10 @@ end_it() {
 	while :; do
 		run_it "$alone" "$BATS_TEST_TMPDIR/witness" "$seconds" 8 "$KEYLOCK" key
 		expect 0
-		[[ $output =~ ^runs=([0-9]+)\ kills=([0-9]+)\ overlaps=([0-9]+)\ stuck=([0-9]+)$ ]]
-		[ "${BASH_REMATCH[3]}" = 0 ]
-		[ "${BASH_REMATCH[4]}" = 0 ]
+		[[ $output =~ ^runs=([0-9]+)\ kills=([0-9]+)\ overlaps=0\ stuck=0$ ]]
 		[ "${BASH_REMATCH[1]}" -lt 50 ] || [ "${BASH_REMATCH[2]}" -lt 20 ] || break
 		seconds=$((2 * seconds))
 		[ "$seconds" -le 40 ]
 	done
-	free
+	all_free key
 }
