@@ -45,7 +45,7 @@ all_free() {
 	done
 }
 
-@test "P1 keylock is killed: the keys stay taken until the command has ended, and who waits is next" {
+@test "P1 keylock is killed: its command has the keys until it has ended, then who waits" {
 	local option
 	for option in -x -s '-k other' '-k other -s'; do
 		hold $option key
@@ -58,14 +58,14 @@ all_free() {
 		ended_with "$waiter" 0
 		rm "$BATS_TEST_TMPDIR/served"
 		[ "$(files)" = 0 ]
-		# Without a waiter the first run finds the key free, and takes the dead one's file away.
+		# Without a waiter the first run takes the dead one's file away.
 		hold $option key
 		kill_hard "$holder" "$held"
 		all_free "$option"
 	done
 }
 
-@test "P1 keylock is killed, then the command: the key stays taken while a child of the command's runs" {
+@test "P1 keylock is killed, then the command: a child of the command's has the key" {
 	hold_with_daemon key
 	kill_hard "$holder" "$held"
 	taken key
@@ -96,7 +96,7 @@ all_free() {
 @test "P2 a command that died leaves the keys to what it left running" {
 	local end option said=$BATS_TEST_TMPDIR/said
 	# Of a signal, or as a shell says it, or because keylock was told to end.
-	for end in 'kill -KILL $$' 'kill -TERM $$' 'kill $PPID; wait' 'exit 129' 'exit 192'; do
+	for end in 'kill -KILL $$' 'kill -TERM $$' '(kill $PPID); wait' 'exit 129' 'exit 192'; do
 		for option in -x -s '-k other' '-j 1' -A; do
 			leave_daemon "$end" $option key
 			[ "$status" -ge 129 ]
@@ -184,7 +184,7 @@ all_free() {
 	done
 }
 
-@test "P9 a process stopped inside the gate delays the end by a moment only, and the next not at all" {
+@test "P9 one stopped inside the gate delays the end by a moment, the next not at all" {
 	local begin passed
 	hold key
 	keep gate
