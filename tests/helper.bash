@@ -53,6 +53,8 @@
 #				descriptors and memory of their own.
 #	public_folder		sets public to a new empty folder that every user may enter, for
 #				tests of several users; removed by teardown.
+#	public_keylock		there is also a copy of keylock in it, and the directory, for all to use;
+#				needs root, for as_user.
 #	private_root COMMAND…	runs COMMAND as root of an own mount namespace, an ordinary user
 #				as root of an own user namespace; skips where neither may be.
 #	as_user UID[:GID[,GID…]] COMMAND…
@@ -474,6 +476,15 @@ public_folder() {
 	public=$(mktemp -d /tmp/keylock-test.XXXXXX)
 	test_folders+=("$public")
 	chmod 755 "$public"
+}
+
+public_keylock() {
+	need_root
+	need setpriv
+	public_folder
+	cp "$KEYLOCK" "$public/keylock"
+	mkdir -m 1777 "$public/dir"
+	export KEYLOCK_DIR=$public/dir
 }
 
 as_user() {

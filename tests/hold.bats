@@ -1,30 +1,31 @@
 #!/usr/bin/env bats
-# Keys for other programs: --hold for a section of code in another language, --pin and --forget for
-# programs with an flock(2) of their own, and --auto, where the command is the key.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154 # inner shells' and the helper's variables
+# Keys for other programs: --hold for a section of code in another language, --pin for programs with
+# an flock(2) of their own, and --auto, where the command is the key.
 
+# Inner shells' own variables; words that are split on purpose; the helper's variables.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2153,SC2154
 load helper
 
-# hold_it [OPTION]...: a keylock --hold as a child with an input and an output that are ours. Returns
-# when it said "locked". Sets holder; its input is descriptor 5, its output is read from 6.
+setup() {
+	keylock_setup
+	in=$BATS_TEST_TMPDIR/hold.in said=$BATS_TEST_TMPDIR/hold.out
+}
+
+# start_hold [OPTION]...: a keylock --hold as a child. Its input is our descriptor 5, its output is
+# read from 6. Sets holder.
+start_hold() {
+	rm -f "$in" "$said"
+	mkfifo "$in" "$said"
+	"$KEYLOCK" "$@" --hold key <"$in" >"$said" 2>"$in.err" 3>&- 4>&- &
+	holder=$!
+	exec 5>"$in" 6<"$said"
+}
+
+# hold_it [OPTION]...: the same; returns when it said "locked".
 hold_it() {
 	start_hold "$@"
 	read -rt 20 word <&6
 	[ "$word" = locked ]
-}
-
-start_hold() {
-	rm -f "$BATS_TEST_TMPDIR"/hold.in "$BATS_TEST_TMPDIR"/hold.out
-	mkfifo "$BATS_TEST_TMPDIR"/hold.in "$BATS_TEST_TMPDIR"/hold.out
-	"$KEYLOCK" "$@" --hold key <"$BATS_TEST_TMPDIR/hold.in" >"$BATS_TEST_TMPDIR/hold.out" \
-		2>"$BATS_TEST_TMPDIR/hold.err" 3>&- 4>&- &
-	holder=$!
-	exec 5>"$BATS_TEST_TMPDIR/hold.in" 6<"$BATS_TEST_TMPDIR/hold.out"
-}
-
-taken() {
-	run_keylock -q -n key touch "$BATS_TEST_TMPDIR/ran"
-	[ "$status" = 75 ] && [ ! -e "$BATS_TEST_TMPDIR/ran" ]
 }
 
 # The input ends and all is over: the holder has ended with STATUS and said nothing more, the key is
@@ -32,7 +33,7 @@ taken() {
 is_over() {
 	exec 5>&-
 	ended_with "$holder" "$1"
-	[ ! -s "$BATS_TEST_TMPDIR/hold.err" ]
+	[ ! -s "$in.err" ]
 	run_keylock -n -A key true
 	expect 0
 	[ "$(files)" = 0 ]
@@ -40,33 +41,32 @@ is_over() {
 
 @test "--hold: prints locked, holds until its input ends, exits 0" {
 	hold_it
-	taken
+	taken key
 	[ "$("$KEYLOCK" --who key)" = "$holder" ]
 	# What it reads does not matter.
 	head -c 100000 /dev/zero >&5
 	printf 'done\nsomething else\n' >&5
-	taken
 	# Stopped and continued it still holds.
 	kill -TSTP "$holder"
 	wait_for 20 in_state "$holder" T
-	taken
+	taken key
 	kill -CONT "$holder"
 	wait_for 20 in_state "$holder" S
-	taken
+	taken key
 	exec 5>&-
 	wait_for 20 is_dead "$holder"
 	[ -z "$(timeout 20 cat <&6)" ]
 	is_over 0
 }
 
-@test "--hold: an input that cannot stay open is no hold, nor is an output that is closed" {
-	local input
-	echo >"$BATS_TEST_TMPDIR/regular"
-	for input in '</dev/null' '<&-' "<'$BATS_TEST_TMPDIR/regular'" "<>'$BATS_TEST_TMPDIR/regular'"; do
-		run_it sh -c "exec \"\$KEYLOCK\" --hold key $input"
-		expect_message 64 input
-		run_it sh -c "exec \"\$KEYLOCK\" -A -k other --hold key $input"
-		expect_message 64 input
+@test "--hold: an input that cannot stay open is no hold: 64; nor is an output that is closed" {
+	local input output options
+	echo >"$in"
+	for input in '</dev/null' '<&-' "<'$in'" "<>'$in'"; do
+		for options in '' '-A -k other'; do
+			run_it sh -c "exec \"\$KEYLOCK\" $options --hold key $input"
+			expect_message 64 input
+		done
 	done
 	# As every script's background job has it.
 	run_it sh -c '"$KEYLOCK" --hold key & wait $!'
@@ -79,27 +79,34 @@ is_over() {
 	[ "$(files)" = 0 ]
 }
 
-@test "--hold: a signal ends it, and it dies of that signal" {
+@test "--hold: what does not go with it: 64" {
+	local options
+	for options in '-F --hold key' '-o --hold key' '-a --hold key' --hold '--hold key true'; do
+		run_it sh -c 'exec "$KEYLOCK" "$@" </dev/zero' - $options
+		expect_message 64
+	done
+	[ ! -e "$KEYLOCK_DIR" ]
+}
+
+@test "P9 --hold: a signal ends it, and it dies of that signal" {
 	local signal
+	mkfifo "$in"
 	for signal in INT TERM HUP; do
 		# A shell's background jobs ignore INT.
-		mkfifo "$BATS_TEST_TMPDIR/$signal"
-		env --default-signal=INT "$(probe ended)" "$BATS_TEST_TMPDIR/end.$signal" "$KEYLOCK" --hold key \
-			<>"$BATS_TEST_TMPDIR/$signal" >"$out" 3>&- 4>&- &
+		env --default-signal=INT "$(probe ended)" "$said" "$KEYLOCK" --hold key \
+			<>"$in" >"$out" 3>&- 4>&- &
 		holder=$!
 		wait_for 20 grep -q locked "$out"
-		taken
 		kill -"$signal" "$("$KEYLOCK" --who key)"
 		wait "$holder" || :
-		[ "$(cat "$BATS_TEST_TMPDIR/end.$signal")" = "signal $(kill -l "$signal")" ]
+		[ "$(cat "$said")" = "signal $(kill -l "$signal")" ]
 		[ "$(files)" = 0 ]
 	done
 }
 
-@test "P9 --hold: whose output nobody reads any more lets go; a full one keeps it from nothing" {
+@test "P9 --hold: an output that has no reader ends it; a full one keeps it from nothing" {
 	local end full=$BATS_TEST_TMPDIR/full
 	hold_it
-	taken
 	exec 6<&-
 	wait_for 20 is_dead "$holder"
 	is_over 0
@@ -108,45 +115,45 @@ is_over() {
 	exec 7<>"$full"
 	dd if=/dev/zero of="$full" oflag=nonblock bs=4096 2>/dev/null || :
 	for end in signal input; do
-		"$KEYLOCK" --hold key <"$BATS_TEST_TMPDIR/hold.in" >"$full" 3>&- 4>&- &
+		"$KEYLOCK" --hold key <"$in" >"$full" 3>&- 4>&- &
 		holder=$!
-		exec 5>"$BATS_TEST_TMPDIR/hold.in"
-		wait_for 20 taken
-		case $end in
-		signal) kill -TERM "$holder" ;;
-		input) exec 5>&- ;;
-		esac
+		exec 5>"$in"
+		wait_for 20 taken key
+		[ "$end" = input ] || kill -TERM "$holder"
+		[ "$end" = signal ] || exec 5>&-
 		wait_for 20 is_dead "$holder"
 		exec 5>&-
 		[ "$(files)" = 0 ]
 	done
 }
 
-@test "P2 --hold: a program that is killed lets go" {
-	local program lock
-	mkfifo "$BATS_TEST_TMPDIR/never"
-	cat >"$BATS_TEST_TMPDIR/program" <<-'SCRIPT'
-		coproc lock { exec "$KEYLOCK" --hold key; }
+@test "P2 --hold: a program that is killed lets go, and with -A leaves the key in doubt" {
+	local option caller lock program=$BATS_TEST_TMPDIR/program
+	mkfifo "$in"
+	cat >"$program" <<-'SCRIPT'
+		coproc lock { exec "$KEYLOCK" "$3" --hold key; }
 		read -r word <&"${lock[0]}"
 		echo "$word $lock_PID" >"$1.new"
 		mv "$1.new" "$1"
 		read -r _ <>"$2"
 	SCRIPT
-	bash "$BATS_TEST_TMPDIR/program" "$BATS_TEST_TMPDIR/said" "$BATS_TEST_TMPDIR/never" 3>&- 4>&- &
-	program=$!
-	wait_for 20 test -e "$BATS_TEST_TMPDIR/said"
-	read -r _ lock <"$BATS_TEST_TMPDIR/said"
-	[ "$("$KEYLOCK" --who key)" = "$lock" ]
-	taken
-	kill -KILL "$program"
-	wait "$program" 2>/dev/null || :
-	wait_for 20 is_dead "$lock"
-	run_keylock -n key true
-	expect 0
-	[ "$(files)" = 0 ]
+	for option in -x -A; do
+		rm -f "$said"
+		bash "$program" "$said" "$in" "$option" 3>&- 4>&- &
+		caller=$!
+		wait_for 20 test -e "$said"
+		read -r _ lock <"$said"
+		[ "$("$KEYLOCK" --who key)" = "$lock" ]
+		taken key
+		kill_hard "$caller"
+		wait_for 20 is_dead "$lock"
+		[ "$option" = -A ] || [ "$(files)" = 0 ]
+	done
+	run_keylock -A key true
+	expect_message 76 "pid=$lock" cause=input-ended
 }
 
-@test "P4 --hold: waits in line, and says locked only then; -n, -w and -E tell a taken key by the status" {
+@test "P4 --hold: waits in line, and says locked only then; -n, -w and -E go with it" {
 	local first words
 	hold key
 	first=$holder
@@ -160,110 +167,87 @@ is_over() {
 	let_go "$first"
 	read -rt 20 word <&6
 	[ "$word" = locked ]
-	taken
+	taken key
 	is_over 0
 }
 
 @test "--hold: shared, several keys, slots" {
 	hold_it -s
-	run_keylock -n -s key true
-	expect 0
-	taken
+	free -s key
+	taken key
 	is_over 0
 
 	hold_it -k one -k two
-	run_keylock -n two true
-	expect 75
-	run_keylock -n one true
-	expect 75
-	taken
+	taken one
+	taken two
+	taken key
 	is_over 0
 
 	hold_it -j 2
-	run_keylock -n -j 2 key true
-	expect 0
-	hold -j 2 key
-	run_keylock -n -j 2 key true
-	expect 75
-	let_go
-	holder=$("$KEYLOCK" --who key)
-	exec 5>&-
-	wait_for 20 is_dead "$holder"
-	[ "$(files)" = 0 ]
+	free -j 2 key
+	taken key
+	is_over 0
 }
 
-@test "P8 --hold -A: input that ends without the line done leaves the key in doubt" {
-	local i
+@test "P8 --hold with -A or -R: without the line done the key is left in doubt" {
+	local input option i
+	for option in -A -R; do
+		for input in 'done\n' 'what\never\ndone\n'; do
+			run_it sh -c 'printf "$1" | "$KEYLOCK" "$0" --hold key' "$option" "$input"
+			expect 0
+			[[ $output == locked && $(files) == 0 ]]
+		done
+		for input in '' don 'done?\n' ' done\n' 'DONE\n' 'done\nnot done\ndone' \
+			'donedone\n' 'undone\n'; do
+			run_it sh -c 'printf "$1" | "$KEYLOCK" "$0" --hold key' "$option" "$input"
+			[ "$output" = locked ]
+			run_it sh -c 'exec "$KEYLOCK" -A --hold key </dev/zero'
+			expect_message 76 'key: the last holder died in the middle: ' input-ended
+			run_keylock --forget key
+		done
+	done
+	# Word by word, as programs with buffers write it.
 	hold_it -A
-	# Not as a part of a line, and not as the last but one.
-	printf 'done\nnot done\ndone' >&5
-	exec 5>&-
-	wait "$holder"
-	run_it sh -c 'exec "$KEYLOCK" -A --hold key </dev/zero'
-	expect_message 76 'key: the last holder died in the middle: ' cause=input-ended
-	run_keylock --forget key
-	expect 0
-
-	hold_it -A
-	echo "done" >&5
+	printf 'do' >&5
+	sleep 0.1
+	echo ne >&5
 	is_over 0
-
+	# A signal is no good end either.
+	hold_it -A
+	kill -TERM "$holder"
+	ended_with "$holder" 143
+	run_keylock -A key true
+	expect_message 76 cause=signal-15
+	run_keylock --forget key
 	# Whichever of the caller's two pipes closes first, even before the word.
 	for i in {1..60}; do
 		hold_it -A
-		case $((i % 3)) in
-		0)
-			echo "done" >&5
-			exec 6<&-
-			;;
-		1)
-			exec 6<&-
-			echo "done" >&5 || :
-			;;
-		2)
-			kill -STOP "$holder"
-			echo "done" >&5
-			exec 6<&-
-			kill -CONT "$holder"
-			;;
-		esac 2>/dev/null
+		[ $((i % 3)) != 0 ] || exec 6<&-
+		[ $((i % 3)) != 1 ] || kill -STOP "$holder"
+		echo "done" >&5 || :
+		exec 6<&-
+		kill -CONT "$holder" || :
 		exec 5>&-
 		ended_with "$holder" 0
 		[ "$(files)" = 0 ]
-	done
+	done 2>/dev/null
 }
 
-@test "--hold with what does not go with it" {
-	local option
-	for option in -F -o -a; do
-		run_it sh -c 'exec "$KEYLOCK" "$0" --hold key </dev/zero' "$option"
-		expect_message 64
-	done
-	run_keylock --hold
-	expect_message 64 'no KEY'
-	run_keylock --hold key true
-	expect_message 64 true
-	[ ! -e "$KEYLOCK_DIR" ]
-}
-
-# --- pin and forget ---
+# --- pin; --forget is in record.bats ---
 
 @test "--pin: makes the file, prints its path, and the file stays" {
-	local path inode
+	local inode words
 	run_keylock --pin key
 	expect 0
-	path=$output
-	[ "$path" = "$("$KEYLOCK" --path key)" ]
-	[ ! -s "$path" ]
-	inode=$(stat -c %i "$path")
-	run_keylock key true
-	run_keylock -A key true
-	run_keylock -n -s key true
+	[[ $output == "$("$KEYLOCK" --path key)" && ! -s $output ]]
+	inode=$(stat -c %i "$output")
+	for words in -x -A '-n -s'; do
+		run_keylock $words key true
+		expect 0
+	done
 	run_keylock --pin key
-	expect 0
-	[ "$output" = "$path" ]
-	[[ $(files) == 1 && $(stat -c %i "$path") == "$inode" ]]
-	# A key that is held can be pinned, and one that is waited for.
+	[[ $output == "$KEYLOCK_DIR/key" && $(stat -c %i "$output") == "$inode" ]]
+	# A key that is held can be pinned.
 	hold other
 	run_keylock --pin other
 	expect 0
@@ -274,40 +258,34 @@ is_over() {
 @test "P9 --pin waits while another is in the gate; a signal ends that" {
 	local pinning
 	keep gate
-	"$(probe inherit)" -d "$KEYLOCK" --pin key >"$out" 3>&- 4>&- &
+	"$(probe inherit)" -d "$KEYLOCK" --pin key >"$said" 3>&- 4>&- &
 	pinning=$!
 	wait_for 20 blocked "$KEYLOCK_DIR/key"
 	kill -TERM "$pinning"
 	ended_with "$pinning" 143
-	[[ ! -s $out && ! -x $KEYLOCK_DIR/key ]]
-	"$KEYLOCK" --pin key >"$out" 3>&- 4>&- &
+	[[ ! -s $said && ! -x $KEYLOCK_DIR/key ]]
+	"$KEYLOCK" --pin key >"$said" 3>&- 4>&- &
 	pinning=$!
 	wait_for 20 blocked "$KEYLOCK_DIR/key"
-	[ ! -s "$out" ]
+	[ ! -s "$said" ]
 	stop_keeping
-	wait "$pinning"
-	[ "$(cat "$out")" = "$KEYLOCK_DIR/key" ]
+	ended_with "$pinning" 0
+	[ "$(cat "$said")" = "$KEYLOCK_DIR/key" ]
 	run_keylock --list key
 	[[ $output == *pinned* ]]
 }
 
 @test "a stranger's file is neither pinned nor forgotten" {
-	local path
-	need_root
-	need setpriv
-	public_folder
-	cp "$KEYLOCK" "$public/keylock"
-	mkdir -m 1777 "$public/dir"
-	export KEYLOCK_DIR=$public/dir
+	public_keylock
 	hold key
 	run_it as_user 65534 "$public/keylock" --pin key
 	expect_message 73 "$KEYLOCK_DIR/key"
 	let_go
 	[ "$(files)" = 0 ]
-	path=$("$KEYLOCK" --pin key)
+	"$KEYLOCK" --pin key
 	run_it as_user 65534 "$public/keylock" --forget key
-	expect_message 73 "$path"
-	[ -x "$path" ]
+	expect_message 73 "$KEYLOCK_DIR/key"
+	[ -x "$KEYLOCK_DIR/key" ]
 	# One's own is.
 	run_it as_user 65534 "$public/keylock" --pin own
 	expect 0
@@ -316,117 +294,68 @@ is_over() {
 	[ "$(files)" = 1 ]
 }
 
-@test "--forget: takes the pin away and the file with it, when nobody holds the key; -w waits for that" {
-	local path forgetting
-	path=$("$KEYLOCK" --pin key)
-	hold key
-	run_keylock --forget key
-	expect_taken 75
-	run_keylock -w 0.05 --forget key
-	expect_taken 75
-	"$KEYLOCK" -w 50 --forget key 3>&- 4>&- &
-	forgetting=$!
-	wait_for 20 has_ticket "$forgetting"
-	[ -e "$path" ]
-	let_go
-	wait "$forgetting"
-	[ "$(files)" = 0 ]
-	"$KEYLOCK" --pin key
-	run_keylock --forget key
-	expect_taken 0
-	[ "$(files)" = 0 ]
-	# There is nothing to forget, and nothing is made.
-	run_keylock --forget key
-	expect_taken 0
-	[ "$(files)" = 0 ]
-}
-
-@test "P1 a pinned key is shared with flock(1)'s descriptor form in a shell script" {
+@test "P1 other programs' flock(2) and keylock exclude each other, the file pinned or not" {
+	local mode other path words script=$BATS_TEST_TMPDIR/script
 	need flock
-	local mode script=$BATS_TEST_TMPDIR/script fifo=$BATS_TEST_TMPDIR/fifo
-	cat >"$script" <<-'SCRIPT'
-		exec 9<>"$("$KEYLOCK" --pin key)" || exit
-		flock -n 9 || exit 5
-		echo has
-		[ ! -p "$1" ] || read -r _ <>"$1"
-	SCRIPT
-	run_it bash "$script" none
-	expect 0
+	path=$("$KEYLOCK" --path key)
 	for mode in -x -s; do
 		hold "$mode" key
-		run_it bash "$script" none
-		expect 5
+		for other in -x -s; do
+			run_it flock -n "$other" "$path" true
+			[ "$mode$other" = -s-s ] || expect 1
+			[ "$mode$other" != -s-s ] || expect 0
+		done
 		let_go
 	done
-
-	mkfifo "$fifo"
-	bash "$script" "$fifo" >"$out" 3>&- 4>&- &
-	holder=$!
-	wait_for 20 grep -q has "$out"
-	# What the script holds, keylock finds taken, and waits for.
-	run_keylock -n -s key true
-	expect 75
-	"$KEYLOCK" key touch "$BATS_TEST_TMPDIR/served" 3>&- 4>&- &
-	waiter=$!
-	# Its ticket: in a container /proc/locks shows nothing behind a flock(1) that has ended.
-	wait_for 20 has_ticket "$waiter"
-	[ ! -e "$BATS_TEST_TMPDIR/served" ]
-	kill -KILL "$holder"
-	wait "$waiter"
-	[ -e "$BATS_TEST_TMPDIR/served" ]
-	[ "$(files)" = 1 ]
-}
-
-@test "P1 a pinned key is shared with Python's fcntl.flock" {
-	need python3
-	local mode script=$BATS_TEST_TMPDIR/script
-	cat >"$script" <<-'SCRIPT'
-		import fcntl, os, subprocess, sys
-		keylock = os.environ["KEYLOCK"]
-		path = subprocess.check_output([keylock, "--pin", "key"]).decode()[:-1]
-		with open(path, "a") as file:
-		    try:
-		        fcntl.flock(file, getattr(fcntl, sys.argv[1]) | fcntl.LOCK_NB)
-		    except BlockingIOError:
-		        sys.exit(5)
-		    print(*[subprocess.call([keylock, "-n", wish, "key", "true"]) for wish in ("-x", "-s")])
-	SCRIPT
-	run_it python3 "$script" LOCK_EX
-	[ "$output" = '75 75' ]
-	run_it python3 "$script" LOCK_SH
-	[ "$output" = '75 0' ]
-	hold key
-	run_it python3 "$script" LOCK_SH
-	expect 5
-	let_go
-	hold -s key
-	run_it python3 "$script" LOCK_EX
-	expect 5
-	run_it python3 "$script" LOCK_SH
-	[ "$output" = '75 0' ]
-	let_go
-	run_keylock --forget key
-	expect 0
 	[ "$(files)" = 0 ]
+	cat >"$script" <<-'SCRIPT'
+		[ "$1" = any ] || "$KEYLOCK" --pin key || exit
+		exec 9<>"$3" || exit
+		flock "$2" 9 && echo has
+		exec sleep 1000
+	SCRIPT
+	for words in 'any -x' 'any -s' 'pinned -x' 'pinned -s'; do
+		# What a script holds in its own way, keylock finds taken, and leaves there.
+		: >>"$path"
+		bash "$script" $words "$path" >"$said" 3>&- 4>&- &
+		holder=$!
+		wait_for 20 grep -q has "$said"
+		taken key
+		run_keylock -w 0.1 key touch "$ran"
+		expect_taken 75
+		case $words in
+		*-x) taken -s key ;;
+		*-s) free -s key ;;
+		esac
+		line_up key touch "$ran.served"
+		[ ! -e "$ran.served" ]
+		[ "$path" -ef "/proc/$holder/fd/9" ]
+		kill_hard "$holder"
+		ended_with "$waiter" 0
+		rm "$ran.served"
+		case $words in
+		any*) [ "$(files)" = 0 ] ;;
+		pinned*) [ -x "$path" ] ;;
+		esac
+	done
 }
 
 # --- auto ---
 
 @test "--auto: the same command is taken, another one is not" {
-	local script='echo >"$0.runs"; read -r _ <>"$0"'
-	mkfifo "$BATS_TEST_TMPDIR/fifo"
-	"$KEYLOCK" --auto sh -c "$script" "$BATS_TEST_TMPDIR/fifo" 3>&- 4>&- &
-	holder=$!
-	wait_for 20 test -e "$BATS_TEST_TMPDIR/fifo.runs"
-	run_keylock -n -a sh -c "$script" "$BATS_TEST_TMPDIR/fifo"
-	expect 75
-	run_keylock -n -a -- sh -c "$script" "$BATS_TEST_TMPDIR/fifo"
-	expect 75
+	local script='echo >"$0.runs"; read -r _ <>"$0"' option
+	mkfifo "$in"
+	"$KEYLOCK" --auto sh -c "$script" "$in" 3>&- 4>&- &
+	wait_for 20 test -e "$in.runs"
+	for option in -a '-a --'; do
+		run_keylock -n $option sh -c "$script" "$in"
+		expect 75
+	done
 	run_keylock -n -a sh -c 'echo ran'
 	expect 0
 	[ "$output" = ran ]
-	echo >"$BATS_TEST_TMPDIR/fifo"
-	wait "$holder"
+	echo >"$in"
+	ended_with $! 0
 	[ "$(files)" = 0 ]
 }
 
@@ -436,18 +365,11 @@ is_over() {
 	run_it python3 -c 'import itertools, os, subprocess
 show = ["sh", "-c", "printf %s \"$KEYLOCK_KEY\""]
 words = ["", "a", " ", "\\", "a b", "\\ ", " \\", "\n"]
-vectors = [list(vector) for length in range(4) for vector in itertools.product(words[:8 if length < 3 else 4], repeat=length)]
-keys = {subprocess.check_output([os.environ["KEYLOCK"], "-a", *show, *vector]) for vector in vectors}
-print(len(vectors), len(keys))'
+vectors = [list(vector) for length in range(4)
+    for vector in itertools.product(words[:8 if length < 3 else 4], repeat=length)]
+keylock = [os.environ["KEYLOCK"], "-a", *show]
+print(len(vectors), len({subprocess.check_output([*keylock, *vector]) for vector in vectors}))'
 	expect 0
 	[ "${output% *}" = "${output#* }" ]
 	[ "${output% *}" -gt 100 ]
-	# The pair that is easy to get wrong.
-	"$KEYLOCK" -a sh -c 'sleep 1000' 3>&- 4>&- &
-	wait_for 20 eval '"$KEYLOCK" --list | grep -q held'
-	run_keylock -n -a sh '-c sleep' 1000
-	[ "$status" != 75 ]
-	run_keylock -n -a sh -c 'sleep 1000'
-	expect 75
-	[ "$(files)" = 1 ]
 }
