@@ -3,13 +3,13 @@
 # and the key free afterwards. By the real thing where there is one (old kernels and sandboxes by
 # seccomp, limits, full and read-only file systems, no /proc, no /run), else by one fault of
 # strace(1). All faults of all calls, and what they leave behind, are in proof/faults.sh.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2154 # inner shells' own variables; the helper's variables
 
+# Inner shells' own variables; words that are split on purpose; the helper's variables.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154
 load helper
 
 setup() {
 	keylock_setup
-	ran=$BATS_TEST_TMPDIR/ran
 	lockfile=$KEYLOCK_DIR/key
 }
 
@@ -19,6 +19,13 @@ refusing() {
 	refuse=$(probe refuse)
 	"$refuse" "$1" true 2>/dev/null || skip 'no seccomp here'
 	run_it "$refuse" "$@"
+}
+
+# limited LIMIT WORDS…: keylock WORDS… under this limit of the shell's ulimit.
+limited() {
+	local limit=$1
+	shift
+	run_it bash -c "ulimit $limit"' && exec "$KEYLOCK" "$@"' - "$@"
 }
 
 # fault CALL[,CALL]:HOW [PATH...] -- ARGUMENT...: keylock with these system calls, at these paths if
@@ -45,34 +52,42 @@ refused() {
 
 # The key is free, and as if nothing had happened.
 unharmed() {
-	run_keylock -n key true
-	expect 0
+	free key
 	[ "$(files)" = "${1:-0}" ]
+}
+
+# in_doubt: the record of the key is still there.
+in_doubt() {
+	run_keylock -A key true
+	expect_message 76 "$@"
 }
 
 # --- 71: the system refused something ---
 
 @test "a kernel before 3.15: 71, which kernel it needs, and nothing is run" {
-	local options before_3_15='fcntl:36-38=22'
-	for options in '' -n -s '-w 1' -F -A -R -l '-j 2' '-k other'; do
-		# shellcheck disable=SC2086
-		refusing "$before_3_15" "$KEYLOCK" $options key touch "$ran"
-		refused 71 'Linux 3.15'
-	done
-	for options in --pin --forget; do
-		refusing "$before_3_15" "$KEYLOCK" "$options" key
+	local words
+	for words in key '-n key' '-s key' '-w 1 key' '-F key' '-A key' '-l key' '-j 2 key' \
+		'-k other key' '--pin key' '--forget key'; do
+		[[ $words == --* ]] || words+=" touch $ran"
+		refusing fcntl:36-38=22 "$KEYLOCK" $words
 		refused 71 'Linux 3.15'
 	done
 	# Later, under a newer kernel, nothing of that is in the way.
-	run_keylock -n -j 2 key true
-	expect 0
-	run_keylock -n -k other key true
-	expect 0
+	free -j 2 key
+	free -k other key
 	[ "$(files)" = 0 ]
 }
 
-@test "71: the command cannot get the lock's descriptor, or no process can be made" {
-	local error
+@test "71: no descriptor, no process for the command" {
+	local error limit
+	need_plain
+	# With 10 or fewer the lock cannot get a descriptor of 10 or above.
+	for limit in {3..10}; do
+		limited "-n $limit" key touch "$ran"
+		refused 71
+	done
+	limited '-n 24' key true
+	expect 0
 	# F_DUPFD of fcntl(2), in the child; for -F in keylock itself.
 	for error in 9 16 22 24; do
 		refusing "fcntl:0=$error" "$KEYLOCK" key touch "$ran"
@@ -86,55 +101,69 @@ unharmed() {
 	done
 	[ "$(files)" = 0 ]
 	# Without a process in between none is needed.
-	refusing 'fork=11' "$KEYLOCK" -F key touch "$ran"
+	refusing 'fork=11' "$KEYLOCK" -F key true
 	expect 0
-	[ -e "$ran" ]
+	# Somebody who may have no second process.
+	public_keylock
+	run_it as_user 61111 bash -c 'ulimit -u 1; exec "$0" key touch "$KEYLOCK_DIR/ran"' \
+		"$public/keylock"
+	expect_message 71
+	[ "$(files)" = 0 ]
 }
 
-@test "71: no locks are left" {
-	local when file
+@test "71: no descriptor for looking, and not that nobody holds the key" {
+	local limit
+	need_plain
+	hold key
+	# The standard streams, the directory, and its entries or a lockfile.
+	for limit in 3 4 5; do
+		limited "-n $limit" --who key
+		expect_message 71
+		limited "-n $limit" --list
+		expect_message 71
+	done
+	limited '-n 20' --who key
+	expect 0
+	[ "$output" = "$holder" ]
+}
+
+@test "71: no locks are left, or sleeping fails" {
+	local how
 	# The gate, the presence, and the lock; at slots, and at the second one.
-	for when in 1 3; do
-		fault "fcntl:error=ENOLCK:when=$when" "$lockfile" -- key touch "$ran"
+	for how in fcntl:error=ENOLCK:when=1 fcntl:error=ENOLCK:when=3 flock:error=ENOLCK:when=1; do
+		fault "$how" "$lockfile" -- key touch "$ran"
 		refused 71 'key: cannot be locked: No lock'
 	done
-	fault flock:error=ENOLCK:when=1 "$lockfile" -- key touch "$ran"
+	fault flock:error=ENOLCK:when=1 "$lockfile" -- -j 2 key touch "$ran"
 	refused 71 'key: cannot be locked: No lock'
-	for file in "$lockfile" "$lockfile%s2"; do
-		fault flock:error=ENOLCK:when=1 "$file" -- -j 2 key touch "$ran"
-		refused 71 'key: cannot be locked: No lock'
-		[ "$file" != "$lockfile" ] || hold -j 2 key
-	done
-	let_go
-	unharmed
-}
-
-@test "71: sleeping fails" {
 	hold -j 2 key
+	fault flock:error=ENOLCK:when=1 "$lockfile%s2" -- -j 2 key touch "$ran"
+	refused 71 'key: cannot be locked: No lock'
 	hold -j 2 key
 	fault ppoll:error=ENOMEM:when=1 -- -w 9 -j 2 key touch "$ran"
 	refused 71 'key: cannot be locked: '
 	# One that holds lets go.
 	fault ppoll,poll:error=ENOMEM -- --hold other < <(sleep 1)
 	expect 71
-	run_keylock -n other true
-	expect 0
+	free other
 }
 
 @test "71: no timer to be had, or to be set, for who must wait; a free key is had" {
-	local how
-	refusing 'timer_create=38' "$KEYLOCK" -w 5 key true
+	local how none=timer_create=38
+	refusing "$none" "$KEYLOCK" -w 5 key true
+	expect 0
+	# A timer counts as a signal that waits to be delivered.
+	limited '-i 0' -w 5 key true
 	expect 0
 	hold key
-	# By the real thing, as a sandbox does it, and by a limit of the user's.
-	refusing 'timer_create=38' "$KEYLOCK" -w 5 key touch "$ran"
+	refusing "$none" "$KEYLOCK" -w 5 key touch "$ran"
 	refused 71 key
-	refusing 'timer_create=38' "$KEYLOCK" -n key touch "$ran"
+	refusing "$none" "$KEYLOCK" -n key touch "$ran"
 	expect_taken 75
-	run_it bash -c 'ulimit -i 0 && exec "$KEYLOCK" -w 5 key touch "$0"' "$ran"
-	refused 71 key
+	limited '-i 0' -w 5 key touch "$ran"
+	refused 71 key 'ulimit -i'
 	[[ $stderr != *memory* ]]
-	run_it bash -c 'ulimit -i 0 && exec "$KEYLOCK" -n key touch "$0"' "$ran"
+	limited '-i 0' -n key touch "$ran"
 	expect_taken 75
 	for how in timer_create:error=EAGAIN timer_settime:error=EINVAL; do
 		fault "$how" -- -w 9 key touch "$ran"
@@ -144,14 +173,11 @@ unharmed() {
 	fault timer_create:error=EAGAIN -- --hold key < <(:)
 	refused 71 timer
 	[[ $stderr != *'No error'* ]]
-	run_it bash -c 'ulimit -i 0 && exec "$KEYLOCK" -w 5 key touch "$0"' "$ran"
-	expect 0
-	[ -e "$ran" ]
 	[ "$(files)" = 0 ]
 }
 
-@test "71: no memory, for whatever it may be, and never a part of what is asked for" {
-	local when what long keys=() i
+@test "71: no memory, for good or for a moment, and never a part of the output" {
+	local when what long keys=() i whole
 	need_plain
 	printf -v long '%0600d' 0
 	for i in {1..200}; do
@@ -160,10 +186,10 @@ unharmed() {
 	hold -s looked
 	hold -s looked
 	"$KEYLOCK" -q -A doubt sh -c 'kill -9 $$' || :
-	for what in 'key true' '-k other key true' '"${keys[@]}" key true' '-j 1000 key true' '--auto true' \
-		'--list' '--list --json' '--who looked' '--path key' '-R doubt sh -c exit\ 150' \
+	for what in 'key true' '-k other key true' '"${keys[@]}" key true' '-j 1000 key true' \
+		'--auto true' --list '--list --json' '--who looked' '--path key' '-R doubt sh -c exit\ 150' \
 		'-n -v looked true' "$long true"; do
-		for when in 1 2 3 4 5 6 7 8; do
+		for when in {1..8}; do
 			eval "fault mmap,mremap,brk:error=ENOMEM:when=$when+ -- $what"
 			case $status in
 			0 | 75 | 150) ;;
@@ -173,16 +199,10 @@ unharmed() {
 			64) [[ $what == --auto* ]] ;;
 			*) false ;;
 			esac
-			# What is printed is printed in full.
 			[ "$status" = 0 ] || [ -z "$output" ]
 		done
 	done
 	unharmed 2
-}
-
-@test "a moment without memory: 71, or the whole key of --auto and the whole list, never a part" {
-	local when long what whole
-	need_plain
 	printf -v long '%020000d' 7
 	for what in '-a sh -c "ls \"\$KEYLOCK_DIR\"" "$long"' --help; do
 		eval "run_keylock $what"
@@ -195,23 +215,6 @@ unharmed() {
 	done
 }
 
-@test "71: no descriptor for looking, and not that nobody holds the key" {
-	local limit
-	need_plain
-	hold key
-	# The standard streams, the directory, and its entries or a lockfile.
-	for limit in 3 4 5; do
-		run_it bash -c "ulimit -n $limit && exec \"\$KEYLOCK\" --who key"
-		expect_message 71
-		run_it bash -c "ulimit -n $limit && exec \"\$KEYLOCK\" --list"
-		expect_message 71
-	done
-	run_it bash -c 'ulimit -n 20 && exec "$KEYLOCK" --who key'
-	expect 0
-	[ "$output" = "$holder" ]
-	let_go
-}
-
 @test "71: the command's status was taken by another; with -A that is a doubt" {
 	fault wait4:error=ECHILD -- key touch "$ran"
 	expect_message 71 touch 'status'
@@ -219,32 +222,22 @@ unharmed() {
 	unharmed
 	fault wait4:error=ECHILD -- -A key true
 	expect_message 71 true 'status'
-	run_keylock -A key true
-	expect_message 76 cause=unknown
-}
-
-@test "a long key on a small stack: it runs, or one line says why not" {
-	local key size
-	for size in 20000 60000 100000; do
-		printf -v key '%0*d' "$size" 0
-		run_it bash -c 'ulimit -c 0; ulimit -s 160 && exec env -i KEYLOCK_DIR="$KEYLOCK_DIR" "$@"' - \
-			"$KEYLOCK" "$key" touch "$ran"
-		case $status in
-		0) rm "$ran" ;;
-		71 | 126) [ "$(wc -l <"$err")" = 1 ] ;;
-		*) false ;;
-		esac
-		[ ! -e "$ran" ]
-		[ "$(files)" = 0 ]
-	done
+	in_doubt cause=unknown
 }
 
 # --- 73: directory and lockfile ---
 
-@test "73: no space for the directory" {
-	run_it private_root sh -c 'mount -t tmpfs -o nr_inodes=1 none /mnt &&
-		exec "$KEYLOCK" -d /mnt/dir key touch "$0"' "$ran"
-	refused 73 /mnt/dir 'No space left'
+@test "73: the directory or the lockfile cannot be made" {
+	run_keylock -d "$KEYLOCK_DIR/dir" key touch "$ran"
+	refused 73 "$KEYLOCK_DIR/dir"
+	# /proc is a directory that nobody can make a file in, root included.
+	run_keylock -d /proc key touch "$ran"
+	refused 73 /proc
+	for dir in /mnt /mnt/dir; do
+		run_it private_root sh -c 'mount -t tmpfs -o nr_inodes=1 none /mnt &&
+			exec "$KEYLOCK" -d "$1" key touch "$0"' "$ran" "$dir"
+		refused 73 "$dir" 'No space left'
+	done
 }
 
 @test "73: a read-only directory, for who would lock; looking goes on" {
@@ -253,13 +246,11 @@ unharmed() {
 	run_it private_root bash -c '
 		mount --bind "$KEYLOCK_DIR" /mnt && mount -o remount,bind,ro /mnt || exit 200
 		export KEYLOCK_DIR=/mnt
-		for options in "new" "held" "-n held" "-s held" "-A new" "-j 2 new" "--pin new" "--forget held"; do
-			case $options in
-			--*) command=() ;;
-			*) command=(touch "$0") ;;
-			esac
-			"$KEYLOCK" $options "${command[@]}"
-			echo "$options: $?"
+		for words in new held "-n held" "-s held" "-A new" "-j 2 new" "--pin new" \
+			"--forget held"; do
+			[ "${words#--}" != "$words" ] || words="$words touch $0"
+			"$KEYLOCK" $words
+			echo "$words: $?"
 		done
 		"$KEYLOCK" --list | cut -d " " -f 1
 	' "$ran"
@@ -269,109 +260,78 @@ unharmed() {
 	[ "$(grep -c '^keylock: /mnt.*: Read-only file system' "$err")" = 8 ]
 	[ "$(wc -l <"$err")" = 8 ]
 	[ "$(tail -n 2 "$out")" = $'KEY\nheld' ]
-	let_go
-	[ "$(files)" = 0 ]
 }
 
 @test "73: neither /run nor /tmp nor /proc; and with --dir it runs" {
 	run_it private_root bash -c '
 		mount -t tmpfs none /mnt && cp "$KEYLOCK" /mnt/keylock || exit 200
 		chroot /mnt /keylock --version || exit 201
-		env -i "$(command -v chroot)" /mnt /keylock key /keylock --version; echo "default: $?"
-		env -i "$(command -v chroot)" /mnt /keylock -d /dir key /keylock --version; echo "named: $?"
+		chroot=$(command -v chroot)
+		env -i "$chroot" /mnt /keylock key /keylock --version; echo "default: $?"
+		env -i "$chroot" /mnt /keylock -d /dir key /keylock --version
 		ls -A /mnt/dir'
 	[ "$status" != 200 ] || skip 'may not mount here'
 	[ "$status" != 201 ] || skip 'this build is no static one'
-	[[ $output == 'keylock '*$'\ndefault: 73\nkeylock '*$'\nnamed: 0' ]]
+	[[ $output == 'keylock '*$'\ndefault: 73\nkeylock '* && $output != *$'\nkey' ]]
 	[[ $stderr == 'keylock: /'*': cannot be made: No such file or directory'*'-d DIR'* ]]
 }
 
 @test "73: directory or lockfile cannot be seen, opened, made, or brought to disk" {
-	local how at options open=openat,open
-	# fault, at which paths, and options, a line each
-	while IFS='|' read -r how at options; do
-		# shellcheck disable=SC2086
-		eval "fault \"$how\" $at -- $options key touch \"\$ran\""
-		expect_message 73 "$KEYLOCK_DIR" || return
-		[ ! -e "$ran" ]
+	local how at words open=openat,open stat=fstat,newfstatat
+	while IFS='|' read -r how at words; do
+		fault "$how" $at -- $words key touch "$ran"
+		refused 73 "$KEYLOCK_DIR"
 		unharmed
 	done <<-END
-		fstat,newfstatat:error=EIO:when=1|"\$lockfile"|
-		fstat,newfstatat:error=EIO:when=1|"\$KEYLOCK_DIR"|
-		$open:error=ENOENT:when=2+|"\$KEYLOCK_DIR" "\$lockfile" key|
+		$stat:error=EIO:when=1|$lockfile|
+		$stat:error=EIO:when=1|$KEYLOCK_DIR|
+		$open:error=ENOENT:when=2+|$KEYLOCK_DIR $lockfile key|
 		$open:error=EIO:when=2+|key|
 		newfstatat:error=EIO|key|
 		newfstatat:error=EIO|key|-j 2
 		newfstatat:error=EIO|key|-n
-		fdatasync:error=EIO|"\$lockfile"|-A
+		fdatasync:error=EIO|$lockfile|-A
 		fsync:error=EIO||-A
-		openat:error=EIO:when=3|"\$KEYLOCK_DIR"|-A
-		pwrite64:error=EIO|"\$lockfile"|-A
-		pwrite64:retval=9|"\$lockfile"|-A
-		fstat,newfstatat:error=EIO:when=2|"\$lockfile"|-A
+		openat:error=EIO:when=3|$KEYLOCK_DIR|-A
+		pwrite64:error=EIO|$lockfile|-A
+		pwrite64:retval=9|$lockfile|-A
+		$stat:error=EIO:when=2|$lockfile|-A
 	END
 	fault newfstatat:error=EIO key -- --pin key
 	expect_message 73 "$lockfile: "
 	hold key
-	fault fstat,newfstatat:error=EIO:when=1 "$lockfile" -- --list key
+	fault $stat:error=EIO:when=1 "$lockfile" -- --list key
 	expect_message 73 "$KEYLOCK_DIR"
-	let_go
 }
 
-@test "73: a record that cannot be read or written over; the key stays in doubt" {
-	local how
-	"$KEYLOCK" -A key sh -c 'kill -9 $$' || :
-	for how in '-A pread64:error=EIO:when=1' '-R pwrite64:error=EIO:when=1' \
-		'-R pwrite64,ftruncate:error=EIO'; do
-		fault "${how#* }" "$lockfile" -- "${how%% *}" key touch "$ran"
-		refused 73 "$lockfile: " error
-		run_keylock -A key true
-		expect_message 76
-	done
-}
-
-@test "a record that cannot be ended is told, and the status is the command's" {
+@test "P8 a record that cannot be read, written over or ended: told, and the key stays in doubt" {
 	local how
 	# The record's end, and the lock that is asked for before it.
 	for how in ftruncate:error=EIO:when=2 flock:error=EIO:when=2; do
 		fault "$how" "$lockfile" -- -A key sh -c 'exit 3'
 		expect 3
 		[[ $stderr == "keylock: $lockfile: "*error ]]
-		run_keylock -A key true
-		expect_message 76
+		in_doubt
 		run_keylock --forget key
 		expect 0
 	done
 	fault flock:error=EIO:when=2 "$lockfile" -- key sh -c 'exit 7'
 	expect 7
 	unharmed
+	"$KEYLOCK" -A key sh -c 'kill -9 $$' || :
+	for how in '-A pread64:error=EIO:when=1' '-R pwrite64:error=EIO:when=1' \
+		'-R pwrite64,ftruncate:error=EIO'; do
+		fault "${how#* }" "$lockfile" -- "${how%% *}" key touch "$ran"
+		refused 73 "$lockfile: " error
+		in_doubt
+	done
 }
 
 # --- it goes on all the same ---
 
-@test "without inotify, and without what sets times, slots are waited for and had" {
-	local holders=() i
-	for i in 1 2; do
-		hold -j 2 key
-		holders+=("$holder")
-	done
-	refusing 'inotify_init1=38,utimensat=38' "$KEYLOCK" -j 2 -w 0.2 key touch "$ran"
-	expect_taken 75
-	"$(probe refuse)" 'inotify_init1=38,utimensat=38' "$KEYLOCK" -j 2 key mkdir "$ran" 3>&- 4>&- &
-	i=$!
-	started "$i"
-	let_go "${holders[1]}"
-	wait_for 20 test -e "$ran"
-	wait "$i"
-	let_go "${holders[0]}"
-	[ "$(files)" = 0 ]
-}
-
 @test "no /proc: slots are waited for, and a nested run ends by its time-out" {
-	local first
 	need_plain
 	hold -j 2 key
-	first=$holder
 	hold -j 2 key
 	run_it private_root bash -c 'mount -t tmpfs none /proc || exit 200
 		"$KEYLOCK" -j 2 -w 0.3 key touch "$0"; echo "busy: $?"
@@ -381,43 +341,35 @@ unharmed() {
 	[ ! -e "$ran" ]
 	[[ $output == $'busy: 75\nnested: '7[58]$'\nown: 3' ]]
 	[ -z "$stderr" ] || [[ $stderr == 'keylock: nest: '* ]]
-	let_go "$first"
-	let_go
-	[ "$(files)" = 0 ]
 }
 
-@test "waiting for the command, or for input that has nothing to give yet, goes on" {
-	fault rt_sigtimedwait,rt_sigtimedwait_time64:error=EINTR:when=1..3 -- key sh -c 'exit 7'
-	expect 7
-	fault wait4:error=EINTR:when=1 -- key sh -c 'exit 7'
-	expect 7
+@test "what is interrupted, has nothing to give yet, or is needed only for looking stops nothing" {
+	local how
+	for how in rt_sigtimedwait,rt_sigtimedwait_time64:error=EINTR:when=1..3 \
+		wait4:error=EINTR:when=1 fstatfs,statfs:error=ENOSYS; do
+		fault "$how" -- key sh -c 'exit 7'
+		expect 7
+	done
 	fault read:error=EAGAIN:when=1 -- --hold key < <(:)
 	expect 0
 	unharmed
-}
-
-@test "75: the lockfile loses its name again and again; once is nothing" {
-	fault newfstatat:error=ENOENT key -- -w 0.1 key touch "$ran"
-	expect_taken 75
-	fault newfstatat:error=ENOENT key -- -w 0.1 -j 2 key touch "$ran"
-	expect_taken 75
-	fault newfstatat:error=ENOENT:when=2 key -- -j 2 key true
-	expect 0
-	hold -j 2 key
-	fault newfstatat:error=ENOENT key%s2 -- -w 0.1 -j 2 key touch "$ran"
-	expect_taken 75
-	[ ! -e "$ran" ]
-	let_go
-	unharmed
-}
-
-@test "what only looking needs cannot be seen: the key is taken, or free, all the same" {
 	hold key
 	fault openat,open:error=EACCES /proc -- -n -v key true
 	expect_message 75 'taken: '
+}
+
+@test "75: the lockfile loses its name again and again; once is nothing" {
+	local lost=newfstatat:error=ENOENT
+	fault $lost key -- -w 0.1 key touch "$ran"
+	expect_taken 75
+	fault $lost key -- -w 0.1 -j 2 key touch "$ran"
+	expect_taken 75
+	fault $lost:when=2 key -- -j 2 key true
+	expect 0
+	hold -j 2 key
+	fault $lost key%s2 -- -w 0.1 -j 2 key touch "$ran"
+	expect_taken 75
+	[ ! -e "$ran" ]
 	let_go
-	# On which file system the directory is.
-	fault fstatfs,statfs:error=ENOSYS -- key sh -c 'exit 7'
-	expect 7
 	unharmed
 }
