@@ -187,8 +187,8 @@ in_doubt() {
 	hold -s looked
 	"$KEYLOCK" -q -A doubt sh -c 'kill -9 $$' || :
 	for what in 'key true' '-k other key true' '"${keys[@]}" key true' '-j 1000 key true' \
-		'--auto true' --list '--list --json' '--who looked' '--path key' '-R doubt sh -c exit\ 150' \
-		'-n -v looked true' "$long true"; do
+		'--auto true' --list '--list --json' '--who looked' '--path key' \
+		'-R doubt sh -c exit\ 150' '-n -v looked true' "$long true"; do
 		for when in {1..8}; do
 			eval "fault mmap,mremap,brk:error=ENOMEM:when=$when+ -- $what"
 			case $status in
