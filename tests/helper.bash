@@ -1,86 +1,74 @@
 # shellcheck shell=bash
-# What all tests of keylock share. A test file begins with
+# What all tests of keylock share. A test file begins with "load helper" and has from then on:
 #
-#	load helper
+# The binary under test, $KEYLOCK (default: the keylock beside tests/), an empty $KEYLOCK_DIR of the
+# test's own (not made yet), umask 022, standard input /dev/null, and $ran, the name of a file that
+# commands make which must not run.
 #
-# and has from then on:
-#
-# The binary under test, $KEYLOCK (default: the keylock beside tests/), an empty
-# $KEYLOCK_DIR of the test's own (not made yet), umask 022, standard input /dev/null.
-#
-#	run_keylock ARG…	runs "$KEYLOCK" ARG…; run_it COMMAND… runs anything. Sets
-#				status, output and stderr (without trailing newlines), leaves
-#				the bytes in $out and $err, prints all of it, so that a failed
-#				test can be read. Returns 0. Does not wait for daemons.
+#	run_keylock ARG…	runs "$KEYLOCK" ARG…; run_it COMMAND… runs anything. Sets status,
+#				output and stderr (without trailing newlines), leaves the bytes in
+#				$out and $err, prints all of it, so that a failed test can be read.
+#				Returns 0. Does not wait for daemons.
 #	expect STATUS		fails unless the last run had STATUS.
 #	expect_message STATUS [TEXT…]
-#				and unless it wrote nothing on standard output and exactly one
-#				line, "keylock: …", that contains each TEXT, on standard error.
-#	expect_taken STATUS	and unless it wrote nothing at all: a taken key is told by the status
-#				alone, as a job that cron starts each minute needs it.
+#				and unless it wrote exactly one line, "keylock: …", that contains
+#				each TEXT, on standard error.
+#	expect_taken STATUS	and unless it wrote nothing at all, as it does for a taken key.
+#	gives STATUS ARG…	runs keylock ARG…, and fails unless it has STATUS;
+#	prints OUTPUT ARG…	unless it has status 0 and that output;
+#	fails STATUS TEXT ARG…	as expect_message, and when there is $ran.
+#	taken ARG…, free ARG…	whether keylock -n ARG… is refused in silence, or runs.
 #	wait_for SECONDS COMMAND…
 #				runs COMMAND each 10 ms until it succeeds; fails after SECONDS.
-#	started PID…		teardown ends these and their descendants. Needed only for what
-#				has another environment (env -i) or is a subshell of the test;
-#				whatever else the test started, daemons included, teardown finds
-#				by $BATS_TEST_TMPDIR in its environment, and ends it by its pid.
-#	left_over		prints the pids of what the test started and what still runs; to
-#				be used as pids=$(left_over), since in a pipe it would see the
-#				pipe's other end.
-#	hold [OPTION…] KEY	starts a keylock in the background, returns when its command
-#				runs. Sets holder (keylock's pid) and held (the command's pid).
+#	started PID…		teardown ends these and their descendants. Needed only for what has
+#				another environment (env -i): whatever else the test started,
+#				daemons included, teardown finds by $BATS_TEST_TMPDIR in it.
+#	left_over		prints the pids of what the test started and what still runs; not in
+#				a pipe, whose other end it would see.
+#	hold [OPTION…] KEY	starts a keylock in the background, returns when its command runs.
+#				Sets holder (keylock's pid) and held (the command's pid).
 #	hold_with_daemon [OPTION…] KEY
-#				the same with a command that has started a daemon; sets daemon, its pid.
-#	let_go [PID]		ends the command of that holder (default: the last one) by
-#				itself, waits for keylock, sets status to keylock's.
-#	line_up ARG…		starts keylock ARG… in the background, returns when it has its place in
-#				the line. Sets waiter.
-#	leave_daemon END ARG…	runs keylock ARG… with a shell that leaves a daemon behind and then does
-#				END. Sets daemon, its pid.
-#	taken ARG…, free ARG…	keylock -n ARG… is refused, and runs nothing ($ran); or it runs.
+#				the same; the command has started a daemon. Sets daemon, its pid.
+#	let_go [PID]		ends the command of that holder (default: the last one) by itself,
+#				waits for keylock, sets status to keylock's.
+#	line_up ARG…		starts keylock ARG… in the background, returns when it has its place
+#				in the line. Sets waiter.
+#	leave_daemon END ARG…	runs keylock ARG… with a shell that leaves a daemon behind and then
+#				does END. Sets daemon.
 #	kill_hard PID…		kills these and waits until they are dead.
-#	blocked FILE [NUMBER]	succeeds when NUMBER (default: 1) requests or more sleep in the kernel
-#				for a lock of FILE; for wait_for.
-#	files [DIR]		prints the number of entries of DIR (default: $KEYLOCK_DIR),
-#				hidden ones included; 0 when there is no DIR.
-#	probe NAME		prints the path of the compiled tests/tools/NAME.c; compiles it once a
-#				run of bats.
-#	ended FILE COMMAND…	runs COMMAND, writes "exit N" or "signal N" to FILE ("signal N
-#				core" with a core): what a shell's $? cannot tell apart.
+#	ended_with PID STATUS	waits for PID, and fails unless that was its exit status.
+#	has_ticket PID		keylock PID has its place in the line.
+#	in_state PID LETTERS	the process is in one of these states (see proc(5)).
+#	blocked FILE [NUMBER]	NUMBER (default: 1) requests or more sleep in the kernel for a lock
+#				of FILE.
+#	has_lines N FILE	FILE has N lines at least.
+#	order, order_is NAMES	prints, or compares, what is first in each line of "order" in
+#				$BATS_TEST_TMPDIR, where commands note that they run.
+#	parent PID		prints the pid of its parent.
+#	switches PID		prints how often the process has been put on a processor.
+#	milliseconds		prints the time, for differences.
+#	files [DIR]		prints the number of entries of DIR (default: $KEYLOCK_DIR), hidden
+#				ones included; 0 when there is no DIR.
+#	keep WHAT…		somebody keeps these locks on the lockfile of the key "key"; see
+#				keep.c. Sets keeper, to be ended with "stop_keeping".
+#	probe NAME		prints the path of the compiled tests/tools/NAME.c.
+#	ended FILE COMMAND…	runs COMMAND, writes "exit N" or "signal N" to FILE ("signal N core"
+#				with a core): what a shell's $? cannot tell apart.
 #	need TOOL…, need_root, need_long, need_plain
 #				skip the test, saying why; need_long unless KEYLOCK_LONG is set,
 #				need_plain where KEYLOCK_INSTRUMENTED is, since sanitizers want
 #				descriptors and memory of their own.
-#	public_folder		sets public to a new empty folder that every user may enter, for
-#				tests of several users; removed by teardown.
-#	public_keylock		there is also a copy of keylock in it, and the directory, for all to use;
-#				needs root, for as_user.
-#	private_root COMMAND…	runs COMMAND as root of an own mount namespace, an ordinary user
-#				as root of an own user namespace; skips where neither may be.
+#	public_folder		sets public to a new empty folder that every user may enter.
+#	public_keylock		there is also a copy of keylock in it, and $KEYLOCK_DIR, for all to
+#				use; skips unless as_user can be used.
+#	private_root COMMAND…	runs COMMAND as root of an own mount namespace, an ordinary user as
+#				root of an own user namespace; skips where neither may be.
 #	as_user UID[:GID[,GID…]] COMMAND…
-#				runs COMMAND as that user (needs root). The user needs no entry
-#				in passwd. The repo may be closed to the user: copy the binary
-#				into $public.
-#	milliseconds		prints the time, for differences.
-#	ended_with PID STATUS	waits for PID, and fails unless that was its exit status.
-#	order			prints what is first in each line of $BATS_TEST_TMPDIR/order, where
-#				commands note that they run.
-#	order_is NAMES		fails unless it is these.
-#	switches PID		prints how often the process has been put on a processor.
-#
-# For tests of processes:
-#
-#	has_ticket PID		keylock PID has its place in the line.
-#	in_state PID LETTERS	the process is in one of these states (see proc(5)).
-#	parent PID		prints the pid of its parent.
-#	has_lines N FILE	FILE has N lines at least.
-#	keep WHAT…		somebody keeps these locks on the lockfile of the key "key"; see
-#				keep.c. Sets keeper, to be ended with "stop_keeping".
+#				runs COMMAND as that user (needs root), without an entry in passwd.
 #
 # and a real terminal, which is a tmux of the test's own:
 #
-#	terminal COMMAND ARG…	COMMAND, with an argument at least, in a window of its own. Sets pane,
-#				its pid.
+#	terminal COMMAND ARG…	COMMAND, with an argument at least, in a window. Sets pane, its pid.
 #	terminal_shell		the same with an interactive bash in $BATS_TEST_TMPDIR.
 #	type_line TEXT		types TEXT and Enter.
 #	press KEY…		types keys by tmux's names, such as C-z.
@@ -90,7 +78,6 @@
 #	show_screen		prints what the terminal shows. For teardown.
 #
 # A test file with a setup or teardown of its own calls keylock_setup and keylock_teardown there.
-#
 # A test that takes longer than $KEYLOCK_TEST_LIMIT seconds (default 60) has all that it started
 # killed, and so fails instead of hanging. KEYLOCK_LONG=1 asks for the long forms of tests.
 
@@ -200,6 +187,28 @@ expect_taken() {
 	}
 }
 
+gives() {
+	local wanted=$1
+	shift
+	run_keylock "$@"
+	expect "$wanted"
+}
+
+prints() {
+	local wanted=$1
+	shift
+	gives 0 "$@"
+	[ "$output" = "$wanted" ]
+}
+
+fails() {
+	local wanted=$1 text=$2
+	shift 2
+	run_keylock "$@"
+	expect_message "$wanted" "$text"
+	[ ! -e "$ran" ]
+}
+
 wait_for() {
 	local end=$(($(milliseconds) + $1 * 1000)) seconds=$1
 	shift
@@ -265,12 +274,11 @@ leave_daemon() {
 
 taken() {
 	run_keylock -n "$@" touch "$ran"
-	[ "$status" = 75 ] && [ ! -e "$ran" ]
+	[[ $status == 75 && ! -s $out && ! -s $err && ! -e $ran ]]
 }
 
 free() {
-	run_keylock -n "$@" true
-	expect 0
+	gives 0 -n "$@" true
 }
 
 kill_hard() {
@@ -289,7 +297,7 @@ ended_with() {
 }
 
 order() {
-	[ ! -e "$BATS_TEST_TMPDIR/order" ] || cut -d ' ' -f 1 "$BATS_TEST_TMPDIR/order" | paste -sd ' '
+	cut -d ' ' -f 1 "$BATS_TEST_TMPDIR/order" 2>/dev/null | paste -sd ' '
 }
 
 order_is() {
@@ -364,6 +372,11 @@ in_state() {
 	stat=$(stat_of "$1") && [[ $stat == [$2]* ]]
 }
 
+is_dead() {
+	local stat
+	! stat=$(stat_of "$1") || [[ $stat == [ZX]* ]]
+}
+
 parent() {
 	stat_of "$1" | cut -d ' ' -f 2
 }
@@ -433,7 +446,7 @@ close_window() {
 }
 
 show_screen() {
-	[ ! -S "$BATS_TEST_TMPDIR/tmux" ] || tm capture-pane -p 2>/dev/null | sed -n '/./s/^/screen: /p'
+	[ ! -S "$BATS_TEST_TMPDIR/tmux" ] || tm capture-pane -p | sed -n '/./s/^/screen: /p'
 }
 
 # --- what a test needs ---
@@ -458,18 +471,20 @@ need_plain() {
 }
 
 private_root() {
-	local how=(unshare --mount)
-	[ "$(id -u)" = 0 ] || how+=(--map-root-user)
 	need_private_root
-	"${how[@]}" -- "$@"
+	unshare_root "$@"
 }
 
 # A try of its own, so that only a missing permission skips, and not a fault of the test.
 need_private_root() {
+	need unshare
+	unshare_root mount -t tmpfs none /mnt 2>/dev/null || skip 'may not mount here'
+}
+
+unshare_root() {
 	local how=(unshare --mount)
 	[ "$(id -u)" = 0 ] || how+=(--map-root-user)
-	need unshare
-	"${how[@]}" mount -t tmpfs none /mnt 2>/dev/null || skip 'may not mount here'
+	"${how[@]}" -- "$@"
 }
 
 public_folder() {
@@ -499,11 +514,8 @@ as_user() {
 
 # The start time makes sure that a pid still is the process that it was.
 start_time() {
-	local stat
-	read -r stat <"/proc/$1/stat" || return
-	stat=${stat##*) }
-	cut -d ' ' -f 20 <<<"$stat"
-} 2>/dev/null
+	stat_of "$1" | cut -d ' ' -f 20
+}
 
 started() {
 	local pid
@@ -519,27 +531,18 @@ marked() (
 )
 
 descendants() {
-	local -A children=()
-	local file stat pid rest todo=("$@")
-	for file in /proc/[0-9]*/stat; do
-		{ read -r stat <"$file"; } 2>/dev/null || continue
-		rest=${stat##*) }
-		rest=${rest#* }
-		children[${rest%% *}]+=" ${stat%% *}"
-	done
-	while [ ${#todo[@]} -gt 0 ]; do
-		pid=${todo[0]}
+	local pid
+	for pid; do
 		echo "$pid"
-		# shellcheck disable=SC2206
-		todo=(${todo[@]:1} ${children[$pid]-})
+		# shellcheck disable=SC2046
+		descendants $(cat "/proc/$pid/task"/*/children 2>/dev/null)
 	done
 }
 
 left_over() (
 	export -n BATS_TEST_TMPDIR
 	for entry in ${test_started[@]+"${test_started[@]}"}; do
-		pid=${entry% *}
-		[[ -n ${entry#* } && $(start_time "$pid") == "${entry#* }" ]] && descendants "$pid"
+		[[ $(start_time "${entry% *}") != "${entry#* }" ]] || descendants "${entry% *}"
 	done >"$BATS_TEST_TMPDIR/descendants"
 	marked | sort -un - "$BATS_TEST_TMPDIR/descendants" | while read -r pid; do
 		is_dead "$pid" || echo "$pid"
@@ -558,12 +561,6 @@ end_left_over() {
 	done
 	echo "still there: $pids"
 	return 1
-}
-
-is_dead() {
-	local stat
-	{ read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
-	[[ ${stat##*) } == [ZX]* ]]
 }
 
 start_watchdog() {

@@ -34,8 +34,7 @@ is_over() {
 	exec 5>&-
 	ended_with "$holder" "$1"
 	[ ! -s "$in.err" ]
-	run_keylock -n -A key true
-	expect 0
+	gives 0 -n -A key true
 	[ "$(files)" = 0 ]
 }
 
@@ -216,8 +215,7 @@ is_over() {
 	hold_it -A
 	kill -TERM "$holder"
 	ended_with "$holder" 143
-	run_keylock -A key true
-	expect_message 76 cause=signal-15
+	fails 76 cause=signal-15 -A key true
 	run_keylock --forget key
 	# Whichever of the caller's two pipes closes first, even before the word.
 	for i in {1..60}; do
@@ -237,20 +235,17 @@ is_over() {
 
 @test "--pin: makes the file, prints its path, and the file stays" {
 	local inode words
-	run_keylock --pin key
-	expect 0
+	gives 0 --pin key
 	[[ $output == "$("$KEYLOCK" --path key)" && ! -s $output ]]
 	inode=$(stat -c %i "$output")
 	for words in -x -A '-n -s'; do
-		run_keylock $words key true
-		expect 0
+		gives 0 $words key true
 	done
 	run_keylock --pin key
 	[[ $output == "$KEYLOCK_DIR/key" && $(stat -c %i "$output") == "$inode" ]]
 	# A key that is held can be pinned.
 	hold other
-	run_keylock --pin other
-	expect 0
+	gives 0 --pin other
 	let_go
 	[ "$(files)" = 2 ]
 }
@@ -321,8 +316,7 @@ is_over() {
 		holder=$!
 		wait_for 20 grep -q has "$said"
 		taken key
-		run_keylock -w 0.1 key touch "$ran"
-		expect_taken 75
+		taken -w 0.1 key
 		case $words in
 		*-x) taken -s key ;;
 		*-s) free -s key ;;
@@ -348,12 +342,9 @@ is_over() {
 	"$KEYLOCK" --auto sh -c "$script" "$in" 3>&- 4>&- &
 	wait_for 20 test -e "$in.runs"
 	for option in -a '-a --'; do
-		run_keylock -n $option sh -c "$script" "$in"
-		expect 75
+		gives 75 -n $option sh -c "$script" "$in"
 	done
-	run_keylock -n -a sh -c 'echo ran'
-	expect 0
-	[ "$output" = ran ]
+	prints ran -n -a sh -c 'echo ran'
 	echo >"$in"
 	ended_with $! 0
 	[ "$(files)" = 0 ]

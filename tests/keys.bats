@@ -137,11 +137,8 @@ beside() {
 	run_keylock --path "${key// //}/"
 	[[ ${output##*/} =~ ^(%2F)+%h[0-9a-f]{64}$ ]]
 	printf -v key '%0131000d' 0
-	run_keylock "$key" sh -c 'printf %s "$KEYLOCK_KEY" | wc -c; ls -A "$KEYLOCK_DIR" | wc -l'
-	expect 0
-	[ "$output" = $'131000\n1' ]
-	run_keylock "${key}0" echo ran
-	expect_message 64
+	prints $'131000\n1' "$key" sh -c 'printf %s "$KEYLOCK_KEY" | wc -c; ls -A "$KEYLOCK_DIR" | wc -l'
+	fails 64 '' "${key}0" echo ran
 	[ "$(files)" = 0 ]
 }
 

@@ -125,8 +125,7 @@ all_free() {
 		all_free key
 		kill_hard "$daemon"
 		leave_daemon "$end" -j 2 key
-		run_keylock -n -j 2 key "$KEYLOCK" -n -j 2 key true
-		expect 75
+		gives 75 -n -j 2 key "$KEYLOCK" -n -j 2 key true
 		free -j 2 key
 		kill_hard "$daemon"
 	done

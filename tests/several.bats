@@ -43,8 +43,7 @@ contend() {
 			expect_taken "${words%% *}"
 			[[ ! -e $ran && $(files) == 1 ]]
 		done
-		run_keylock -v -n -k c -k b a true
-		expect_message 75 "$key: taken: pid $holder"
+		fails 75 "$key: taken: pid $holder" -v -n -k c -k b a true
 		touch -d '1 hour ago' "$KEYLOCK_DIR/$key"
 		run_keylock -n -W 10m -k c -k b a true
 		expect_message 75 "$key: taken: pid $holder" 'held for 1h0m'
@@ -104,8 +103,7 @@ contend() {
 @test "KEYLOCK_KEY lists the keys, each once, one a line, KEY first, unless that is too long" {
 	local words one two
 	while IFS='|' read -r words one; do
-		run_keylock $words printenv KEYLOCK_KEY
-		expect 0
+		gives 0 $words printenv KEYLOCK_KEY
 		[ "$(paste -sd ' ' "$out")" = "$one" ]
 	done <<-'LISTS'
 		-k b -k c a|a b c
@@ -125,9 +123,7 @@ contend() {
 	printf -v one '%090000d' 1
 	printf -v two '%090000d' 2
 	for words in -x -F -o; do
-		run_keylock "$words" -k "$one" "$two" sh -c 'echo "${KEYLOCK_KEY-unset}"'
-		expect 0
-		[ "$output" = unset ]
+		prints unset "$words" -k "$one" "$two" sh -c 'echo "${KEYLOCK_KEY-unset}"'
 	done
 	[ "$(files)" = 0 ]
 }
@@ -190,19 +186,14 @@ contend() {
 	local long words
 	printf -v long '%0131001d' 0
 	for words in '' "$long"; do
-		run_keylock -k "$words" a touch "$ran"
-		expect_message 64
-		run_keylock -k a "$words" touch "$ran"
-		expect_message 64
+		fails 64 '' -k "$words" a touch "$ran"
+		fails 64 '' -k a "$words" touch "$ran"
 	done
-	run_keylock -k a b
-	expect_message 64
+	fails 64 '' -k a b
 	for words in --list --who --path --pin --forget; do
-		run_keylock "$words" -k b a
-		expect_message 64 -k
+		fails 64 -k "$words" -k b a
 	done
-	run_keylock -k
-	expect_message 64 -k
+	fails 64 -k -k
 	[[ ! -e $ran && $(files) == 0 ]]
 }
 
