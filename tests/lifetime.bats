@@ -133,7 +133,7 @@ all_free() {
 
 @test "-l, -F: the keys are taken until the last process that inherited them has ended" {
 	local option
-	for option in -l --linger -F '-k other -l' '-k other -F'; do
+	for option in -l --linger -F '-k other -l' '-k other -F' '-j 1 -l' '-j 1 -F'; do
 		leave_daemon 'exit 5' $option key
 		expect 5
 		all_taken "$option"

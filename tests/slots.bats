@@ -315,6 +315,7 @@ hand_over() {
 		case $how in
 		daemon) hold_with_daemon -j 2 key ;;
 		in_place) hold -j 2 -F key ;;
+		linger) leave_daemon 'exit 5' -j 2 -l key ;;
 		*) hold -j 2 key ;;
 		esac
 		queue "$how$round" -j 2
@@ -323,6 +324,7 @@ hand_over() {
 		ended | daemon) let_go ;;
 		killed) kill -KILL "$holder" "$held" ;;
 		in_place) kill -KILL "$holder" ;;
+		linger) kill -KILL "$daemon" ;;
 		keylock_first)
 			# keylock alone: the command has the slot to its own end.
 			kill_hard "$holder"
@@ -340,7 +342,7 @@ hand_over() {
 @test "P2 a slot is had at once, however its holder ends, though it leaves a daemon behind" {
 	local how
 	hold -j 2 key
-	for how in ended daemon killed keylock_first in_place; do
+	for how in ended daemon killed keylock_first in_place linger; do
 		hand_over "$how"
 	done
 }
@@ -358,26 +360,6 @@ hand_over() {
 	taken -w 0.2 -j 2 key
 	let_go
 	hand_over ended
-}
-
-@test "P2 a daemon left behind with -l or -F keeps the slot to its end, without it not" {
-	local option begin
-	hold_slots 1 -j 2 key
-	for option in -x -l -F; do
-		leave_daemon 'exit 5' "$option" -j 2 key
-		expect 5
-		if [ "$option" = -x ]; then
-			free -j 2 key
-			kill_hard "$daemon"
-		else
-			taken -j 2 key
-			queue "w$option" -j 2
-			begin=$(microseconds)
-			kill -KILL "$daemon"
-			began_at_once "w$option"
-		fi
-	done
-	end_holders
 }
 
 @test "P3 files of slots whose holders were killed go with the first run that comes after" {
