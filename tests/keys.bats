@@ -46,10 +46,10 @@ odd_keys() {
 	printf -v long '%0100000d' 0
 	keys+=("$all" "$all$all" . .. ... ./ ../ ../x ../../x /etc/passwd / // /. a/b a/../b a%2Fb
 		a%2fb 'a%252Fb' % %% %h %s2 a%s2 a%s a%h %2E %2Ex .x x. -n -- --path - -1 'a b'
-		a\ b\ '' ' a' $'a\n' $'a\nb' $'a\rb' $'\e[31mred' '*' '?*' '~' '~root' '$HOME' '`id`' '$(id)'
-		'a;b' 'a&b' 'a|b' "a'b" 'a"b' 'a\b' 'a\\b' "\\" a A key Key KEY user:42
-		user=42 x@y.z https://example.org/a?b=c#d 'grün' $'gr\xfcn' $'\xff\xfe' '日本'
-		con nul lost+found
+		a\ b\ '' ' a' $'a\n' $'a\nb' $'a\rb' $'\e[31mred' '*' '?*' '~' '~root'
+		'$HOME' '`id`' '$(id)' 'a;b' 'a&b' 'a|b' "a'b" 'a"b' 'a\b' 'a\\b' "\\" a A key
+		Key KEY user:42 user=42 x@y.z https://example.org/a?b=c#d con nul lost+found
+		'grün' $'gr\xfcn' $'\xff\xfe' '日本'
 		"${long:0:199}" "${long:0:200}" "${long:0:201}" "${long:0:254}" "${long:0:255}"
 		"${long:0:256}" "${long:0:4096}" "$long" "${long}1" "1$long" "$long${long:0:31000}")
 	mapfile -d '' -t keys < <(printf '%s\0' "${keys[@]}" | sort -zu)
