@@ -186,7 +186,7 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 	in_doubt key
 }
 
-@test "-s with -A or -R looks, and neither leaves nor clears" {
+@test "P8 -s with -A or -R looks, and neither leaves nor clears" {
 	local end
 	for end in '-A kill -KILL $$' '-R exit 137'; do
 		gives 137 -s "${end%% *}" key sh -c "cat \"\$KEYLOCK_DIR/key\"; ${end#* }"
@@ -473,7 +473,7 @@ has_no_calls() {
 	has_calls "$writes $runs $ended "
 }
 
-@test "without -A and -R nothing is written and nothing synced" {
+@test "P8 without -A and -R nothing is written and nothing synced" {
 	local option
 	need strace
 	for option in -x -s -l -o -F '-j 2' '-k b' '-w 5' -r -s\ -A -s\ -R; do
