@@ -511,21 +511,6 @@ time.sleep(600)' "$path" "$kind" >"$said" 3>&- 4>&- &
 	let_go
 }
 
-@test "--list with 1,000 held keys" {
-	local options=() i
-	ulimit -n 4096 || skip 'needs 1,000 descriptors'
-	for ((i = 1; i < 1000; i++)); do
-		options+=(-k "key $i")
-	done
-	hold "${options[@]}" 'key 0'
-	# A goal of speed is a matter of the benchmark: here only that it is not slow out of all measure.
-	timeout -s KILL 10 "$KEYLOCK" --list >"$out"
-	[ "$(grep -c "^key [0-9]*  *held  *exclusive  *$holder  .*  0  *" "$out")" = 1000 ]
-	run_keylock --who 'key 777'
-	[ "$output" = "$holder" ]
-	let_go
-}
-
 # --- what is said of the holder ---
 
 @test "-v: for whom it waits and for how long that has the key; how long the wait was, also where there was none" {

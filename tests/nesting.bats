@@ -62,36 +62,25 @@ ends() {
 }
 
 @test "P9 never stuck: a key that an ancestor holds is 78, naming the ancestor and -r, and with -r runs" {
-	local how inner host
-	while IFS='|' read -r how inner host; do
-		ends "$how" "$inner" "$host"
-	done <<-CASES
-		told||
-		told|-w 1h|
-		told|-E 9 -w 1h|
-		told|-s|
-		told||-s
-		told||-o
-		told||-k d
-		told|-k b -k c|
-		told||-F
-		runs|-r|
-		runs|--reentrant|
-		runs|-n -r|
-		runs|-r -s|
-		runs|-r -s|-s
-		runs|-s|-s
-		runs|-n -s|-s
-		runs|-r|-o
-		runs|-r -j 1|
-		runs|-r -k b -k c|
-		runs|-r|-F
-		runs|-r key $KEYLOCK -r|
-		runs|other $KEYLOCK third $KEYLOCK -r|
-		75|-n|
-		9|-w0 -E 9|
-		runs|-j 2|-j 2
-	CASES
+	local inner host
+	for inner in '' '-w 1h' '-E 9 -w 1h' -s '-k b -k c'; do
+		ends told "$inner" ''
+	done
+	for inner in -r --reentrant '-n -r' '-r -s' '-r -j 1' '-r -k b -k c' "-r key $KEYLOCK -r" \
+		"other $KEYLOCK third $KEYLOCK -r"; do
+		ends runs "$inner" ''
+	done
+	for host in -s -o '-k d' -F; do
+		ends told '' "$host"
+		[ "$host" = -s ] || ends runs -r "$host"
+	done
+	for inner in -s '-n -s' '-r -s'; do
+		ends runs "$inner" -s
+	done
+	# Who does not wait is not told, and who has another way is not stopped.
+	ends 75 -n ''
+	ends 9 '-w0 -E 9' ''
+	ends runs '-j 2' '-j 2'
 	nested -r '' sh -c 'echo "$KEYLOCK_KEY"; exit 5'
 	expect 5
 	[ "$output" = key ]

@@ -346,7 +346,5 @@ gives_up_after() {
 	# Who cannot run its command can be ended, too.
 	"$KEYLOCK" key / 2>"$full" 3>&- 4>&- &
 	first=$!
-	sleep 0.1
-	kill -TERM "$first" || :
-	wait_for 20 is_dead "$first"
+	wait_for 20 eval 'kill -TERM "$first" 2>/dev/null; is_dead "$first"'
 }
