@@ -137,25 +137,6 @@ print(all(any(row[at - 3] != " " for row in rows) for at in starts))' "$out")
 	nobody_holds key
 }
 
-@test "--list: control bytes of keys and commands are made visible, a row is a line" {
-	local key=$'new\nline \e[31mred\ttab \x7f' first
-	hold "$key"
-	first=$holder
-	"$KEYLOCK" plain sh -c $'exec 8<>"$0"; read -r _ <&8\n: \e]0;title\a' "$(readlink \
-		"$BATS_TEST_TMPDIR/holder.$first")" 3>&- 4>&- &
-	wait_for 20 eval '[ -n "$("$KEYLOCK" --who plain)" ]'
-	run_keylock --list
-	expect 0
-	[ "$(wc -l <"$out")" = 3 ]
-	no_control_bytes
-	grep -q 'new.*line.*red.*tab' "$out"
-	run_keylock --list --json
-	[ "$(wc -l <"$out")" = 2 ]
-	no_control_bytes
-	run_keylock --list "$key"
-	[[ $output == *"  $first  "* ]]
-}
-
 @test "--list: what is no lockfile and names that no key has are passed over; garbage in a file is in doubt" {
 	local name
 	hold here
@@ -254,21 +235,32 @@ print(all(any(row[at - 3] != " " for row in rows) for at in starts))' "$out")
 	wait "$waiter"
 }
 
-@test "--list --json: each object has its members, and a key of any bytes comes back as it was" {
-	local key=$'\x80a\xff "\\\n\x01\x7f\xc3\xa9 \xed\xa0\x80 \xc0\xaf \xf0\x9f\x94\x92 \xf4\x90\x80\x80'
+@test "--list --json: a key of any bytes comes back as it was; --list makes control bytes visible, a row is a line" {
+	local key=$'\x80a\xff "\\\n\x01\x7f\xc3\xa9\t\e[31m \xed\xa0\x80 \xc0\xaf \xf0\x9f\x94\x92 \xf4\x90\x80\x80'
+	local what
 	key+=$' \xe0\x80\x80 \xf0\x8f\xbf\xbf \xe2\x82'
-	hold "$key"
+	mkfifo "$ran.fifo"
+	"$KEYLOCK" "$key" sh -c $'exec 8<>"$0"; echo >"$0.begun"; read -r _ <&8\n: \e]0;title\a' "$ran.fifo" 3>&- 4>&- &
+	holder=$!
+	wait_for 20 test -e "$ran.fifo.begun"
 	queue "$key"
 	run_keylock --list --json
 	expect 0
-	[ "$(ask 'sorted(rows[0])')" = \
-		"['command', 'key', 'mode', 'path', 'pids', 'since', 'slot', 'state', 'waiters', 'waiting']" ]
+	no_control_bytes
 	rows_are 'state mode slot pids waiting waiters path' \
 		"[('held', 'exclusive', 1, [$holder], 1, [$waiter], '$("$KEYLOCK" --path "$key")')]"
+	[ "$(ask 'sorted(rows[0])')" = \
+		"['command', 'key', 'mode', 'path', 'pids', 'since', 'slot', 'state', 'waiters', 'waiting']" ]
 	printf %s "$key" >"$ran"
 	[ "$(ask 'rows[0]["key"].encode("utf-8", "surrogateescape") == open("'"$ran"'", "rb").read()')" = True ]
-	let_go
-	wait "$waiter"
+	for what in '' named; do
+		run_keylock --list ${what:+"$key"}
+		[ "$(wc -l <"$out")" = 2 ]
+		no_control_bytes
+		[[ $output == *"  $holder  "* ]]
+	done
+	echo 1<>"$ran.fifo"
+	wait "$holder" "$waiter"
 }
 
 @test "--list: a key whose file name is a hash is unknown until it is asked for" {
@@ -356,16 +348,6 @@ print(all(any(row[at - 3] != " " for row in rows) for at in starts))' "$out")
 	local early
 	another_user 1777
 	local try=(as_user 65534:65534 "$public/keylock")
-	hold key
-	run_it "${try[@]}" --who key
-	expect 0
-	[ "$output" = "$holder" ]
-	run_it "${try[@]}" --list
-	expect 0
-	[ "$(column 2 key) $(column 3 key) $(column 4 key)" = "held exclusive $holder" ]
-	let_go
-	run_it "${try[@]}" --list
-	expect_taken 0
 	mkfifo "$public/go" "$public/end"
 	sh -c 'read -r _ <"$0/go"; exec "$KEYLOCK" -s key sh -c "exec 8<>\"\$0/end\"; read -r _ <&8" "$0"' \
 		"$public" 3>&- 4>&- &
@@ -378,10 +360,14 @@ print(all(any(row[at - 3] != " " for row in rows) for at in starts))' "$out")
 	expect 0
 	[ "$(sort -n "$out")" = "$(sorted "$early" "$holder")" ]
 	run_it "${try[@]}" --list
-	[ "$(column 3 key)" = shared ]
+	[ "$(column 2 key) $(column 3 key)" = 'held shared' ]
 	let_go
+	run_it "${try[@]}" --who key
+	[ "$output" = "$early" ]
 	echo 1<>"$public/end"
 	wait "$early"
+	run_it "${try[@]}" --list
+	expect_taken 0
 }
 
 @test "seventy readers are all seen, and who waits, in the order of the line, so that one can be cancelled" {
