@@ -69,23 +69,30 @@ refused() {
 	done
 }
 
-@test "P9 -w: a TIME in each unit, and what is finer than a nanosecond is not 0" {
-	local time
-	for time in 0 0.5 .5 1 500ms 10s 5m 2h 1d 00; do
-		run_keylock -w "$time" job7 true
-		expect 0
-		[ -z "$stderr" ]
+@test "P9 -w, -n and -E in all their spellings, a TIME in each unit; the last of -n and -w wins" {
+	local words
+	for words in 0 0.5 .5 1 500ms 10s 5m 2h 1d 00; do
+		run_keylock -w "$words" job7 true
+		expect_taken 0
 	done
 	hold job7
-	for time in 0 0.0000000000 0.0000000000d; do
-		run_keylock -v -w "$time" job7 true
+	for words in -n --nb --nonblock --nonblocking '-w 1m -n' '-w 0' --wait=0ms '-n -w 0.1 -n' \
+		'-w 0.0000000000' '-w 0.0000000000d'; do
+		run_keylock -v $words job7 touch "$ran"
 		expect_message 75 'job7: taken'
 	done
-	for time in 0.0000000001 0.0000000001ms 0.00000000000000001d; do
-		run_keylock -v -w "$time" job7 true
+	# What is finer than a nanosecond is not 0.
+	for words in '-w 0.01' -w.01 '--wait 0.01' --wait=0.01 '--timeout 0.01s' --timeout=10ms '-n -w 0.01' \
+		'-w 0.0000000001' '-w 0.0000000001ms' '-w 0.00000000000000001d'; do
+		run_keylock -v $words job7 touch "$ran"
 		expect 75
 		[[ $stderr == *'job7: not had in time'* ]]
 	done
+	for words in '-E 9' -E9 '--conflict-exit-code 9' --conflict-exit-code=9; do
+		run_keylock -n $words job7 touch "$ran"
+		expect_taken 9
+	done
+	[ ! -e "$ran" ]
 	let_go
 }
 
@@ -96,38 +103,6 @@ prints() {
 	run_keylock "$@"
 	expect 0
 	[[ $output == "$wanted" && ! -s $err ]]
-}
-
-# waits ARG…: fails unless keylock waits for the held key and then runs.
-waits() {
-	local waiter
-	"$KEYLOCK" "$@" job7 sh -c "echo done >'$ran'" 3>&- 4>&- &
-	waiter=$!
-	# Where it gave up instead, it is gone before it could wait.
-	wait_for 20 blocked "$KEYLOCK_DIR/job7"
-	[ ! -e "$ran" ]
-	let_go
-	wait "$waiter"
-	[ -s "$ran" ]
-	rm "$ran"
-}
-
-@test "-w, -n and -E in all their spellings; the last of -n and -w wins" {
-	local words
-	for words in '-w 60' -w60 '--wait 60' --wait=60 '--timeout 60s' --timeout=60000ms '-n -w 60'; do
-		hold job7
-		waits $words
-	done
-	hold job7
-	for words in -n --nb --nonblock --nonblocking '-w 1m -n' '-w 0' --wait=0ms '-n -w 0.1 -n'; do
-		run_keylock $words job7 touch "$ran"
-		expect_taken 75
-	done
-	for words in '-E 9' -E9 '--conflict-exit-code 9' --conflict-exit-code=9; do
-		run_keylock -n $words job7 touch "$ran"
-		expect_taken 9
-	done
-	[ ! -e "$ran" ]
 }
 
 @test "-s and -x in all their spellings; exclusive is the default, the last one wins" {
@@ -207,8 +182,8 @@ waits() {
 }
 
 @test "a taken key is told by the status alone, with -q too; errors are told with -q as well" {
-	hold job7
 	local option
+	hold job7
 	for option in -x -q --quiet '-v -q'; do
 		run_keylock $option -n job7 touch "$ran"
 		expect_taken 75
@@ -219,7 +194,6 @@ waits() {
 	let_go
 	run_keylock -q -d "$BATS_TEST_TMPDIR/none/none" job7 true
 	expect_message 73 "$BATS_TEST_TMPDIR/none/none"
-	PATH=/usr/bin:/bin
 	run_keylock -q job7 no-such-command-here
 	expect_message 127 no-such-command-here
 }
