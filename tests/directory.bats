@@ -106,7 +106,7 @@ as_service() {
 	[ "$output" = /tmp/keylock-61111/key ]
 	# Nor where it is in /run.
 	run_it private_root sh -c 'mount -t tmpfs none /run && mkdir -p /run/systemd-private-0-x/tmp &&
-		mount --bind /run/systemd-private-0-x/tmp /tmp && exec env -i "$KEYLOCK" key true'
+		cp "$KEYLOCK" /run/copy && mount --bind /run/systemd-private-0-x/tmp /tmp && exec env -i /run/copy key true'
 	expect 0
 }
 
