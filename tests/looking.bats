@@ -313,7 +313,7 @@ print(all(any(row[at - 3] != " " for row in rows) for at in starts))' "$out")
 	done
 }
 
-@test "P2 free at once: a daemon that the command left behind is no holder, unless with -l; nor with -F" {
+@test "P2 free at once: a daemon that the command left behind is no holder, but with -l it is; with -F the command is" {
 	local daemon='sleep 1000 & echo $! >"$0"'
 	run_keylock key sh -c "$daemon" "$ran"
 	in_state "$(cat "$ran")" RSD

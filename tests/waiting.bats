@@ -178,7 +178,7 @@ rest() {
 	done
 }
 
-@test "-n -s beside 1,000 others never fails on a key that only shared holders have" {
+@test "P9 -n -s beside 1,000 others never fails on a key that only shared holders have" {
 	hold -s key
 	run_it "$(probe crowd)" 1000 "$KEYLOCK" -n -s key true
 	expect 0
