@@ -16,9 +16,9 @@ prepare() {
 	rm -f "$work"/*.{status,said,begun,go} "$work/go"
 }
 
-# party NAME HOLD... -- WANT...: in the background, "keylock HOLD..." whose command, when there is a
-# file "go" or NAME.go, runs "keylock WANT... true". Notes the inner one's status in NAME.status and what
-# it says in NAME.said. Sets parties and, when it has its keys, returns.
+# party NAME HOLD... -- WANT...: in the background, "keylock HOLD..." whose command, when there is
+# a file "go" or NAME.go, runs "keylock WANT... true". Notes the inner one's status in NAME.status
+# and what it says in NAME.said. Sets parties and, when it has its keys, returns.
 party() {
 	local name=$1 hold=()
 	shift
@@ -37,7 +37,8 @@ party() {
 	wait_for 20 test -e "$work/$name.begun"
 }
 
-# one_told NAME...: exactly one of these parties ends with 78, in one line, the others with 0. Sets said.
+# one_told NAME...: exactly one of these parties ends with 78, in one line, the others with 0. Sets
+# said.
 one_told() {
 	local name told='' others=0
 	for name; do

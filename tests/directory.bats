@@ -1,6 +1,7 @@
 # The directory and the lockfile: where they are, how they are made, and each rule attacked.
 
-# Inner shells' variables (SC2016), the helper's (SC2154); a case's words are split on purpose (SC2086).
+# Inner shells' variables (SC2016), the helper's (SC2154); a case's words are split on purpose
+# (SC2086).
 # shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2153,SC2154
 load helper
 
@@ -46,7 +47,8 @@ several_users() {
 
 # --- which directory ---
 
-# in_run FILL COMMAND…: runs COMMAND, by env -i, in a mount namespace with an empty /run that FILL has filled.
+# in_run FILL COMMAND…: runs COMMAND, by env -i, in a mount namespace with an empty /run that FILL
+# has filled.
 in_run() {
 	local fill=$1
 	shift
@@ -77,8 +79,8 @@ in_run() {
 	CASES
 }
 
-# as_service SCRIPT ARG…: SCRIPT runs as 61111 with these arguments where there is no /run/lock and, with
-# $private, /tmp is a service's own.
+# as_service SCRIPT ARG…: SCRIPT runs as 61111 with these arguments where there is no /run/lock
+# and, with $private, /tmp is a service's own.
 as_service() {
 	run_it private_root sh -c 'mount -t tmpfs -o mode=755 none /run && cp "$1" /run/keylock-binary &&
 		mount -t tmpfs -o mode=1777 none /tmp && mkdir -p -m 1777 "/tmp/$2/tmp" &&
@@ -91,7 +93,8 @@ as_service() {
 	local what private=systemd-private-0123456789abcdef-web.service-AbCdEf
 	need_root
 	need setpriv
-	for what in 'key touch /run/named/ran' '-n key true' '--list' '--list --json' '--who key' '--path key' '--pin key' '--forget key'; do
+	for what in 'key touch /run/named/ran' '-n key true' '--list' '--list --json' '--who key' \
+		'--path key' '--pin key' '--forget key'; do
 		as_service /run/keylock-binary $what
 		expect_message 77 /tmp PrivateTmp '-d DIR' KEYLOCK_DIR
 	done
@@ -106,7 +109,8 @@ as_service() {
 	[ "$output" = /tmp/keylock-61111/key ]
 	# Nor where it is in /run.
 	run_it private_root sh -c 'mount -t tmpfs none /run && mkdir -p /run/systemd-private-0-x/tmp &&
-		cp "$KEYLOCK" /run/copy && mount --bind /run/systemd-private-0-x/tmp /tmp && exec env -i /run/copy key true'
+		cp "$KEYLOCK" /run/copy && mount --bind /run/systemd-private-0-x/tmp /tmp &&
+		exec env -i /run/copy key true'
 	expect 0
 }
 
@@ -133,7 +137,8 @@ as_service() {
 
 # --- rule 1: the default directory ---
 
-# attack FILL [STATUS]: keylock refuses to run with the default directory, and says what else could be done.
+# attack FILL [STATUS]: keylock refuses to run with the default directory, and says what else could
+# be done.
 attack() {
 	in_run "mkdir -m 755 /run/elsewhere; $1" sh -c '"$0" job7 touch "$ran"; status=$?
 		ls -A /run/elsewhere 2>/dev/null; exit "$status"' "$KEYLOCK"
@@ -306,7 +311,8 @@ time.sleep(600)' "$KEYLOCK_DIR/job7" "$BATS_TEST_TMPDIR/leased" 3>&- 4>&- &
 	not_run
 }
 
-# protect: fs.protected_regular=2, under which O_CREAT on another's file in a sticky directory fails.
+# protect: fs.protected_regular=2, under which O_CREAT on another's file in a sticky directory
+# fails.
 protect() {
 	local file=/proc/sys/fs/protected_regular lock
 	need flock
@@ -327,7 +333,8 @@ hold_as() {
 	rm -f "$public/go"
 	mkfifo -m 666 "$public/go"
 	as_user "$1" "$public/keylock" "$2" sh -c \
-		'exec 8<>"$0/go"; echo $PPID >"$0/all/new"; mv "$0/all/new" "$0/all/$1"; read -r _ <&8' "$public" "${1%%:*}" 3>&- 4>&- &
+		'exec 8<>"$0/go"; echo $PPID >"$0/all/new"; mv "$0/all/new" "$0/all/$1"; read -r _ <&8' \
+		"$public" "${1%%:*}" 3>&- 4>&- &
 	holder=$!
 	started "$holder"
 	wait_for 20 test -e "$public/all/${1%%:*}"

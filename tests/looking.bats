@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
-# Looking: --list, --json, --who, and what keylock says of a holder: while waiting at a terminal, with
-# -v, and with -W. Looking takes no lock, so it must not be in anybody's way.
+# Looking: --list, --json, --who, and what keylock says of a holder: while waiting at a terminal,
+# with -v, and with -W. Looking takes no lock, so it must not be in anybody's way.
 # shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2153,SC2154 # words are split on purpose
 
 load helper
@@ -240,7 +240,8 @@ print(all(any(row[at - 3] != " " for row in rows) for at in starts))' "$out")
 	local what
 	key+=$' \xe0\x80\x80 \xf0\x8f\xbf\xbf \xe2\x82'
 	mkfifo "$ran.fifo"
-	"$KEYLOCK" "$key" sh -c $'exec 8<>"$0"; echo >"$0.begun"; read -r _ <&8\n: \e]0;title\a' "$ran.fifo" 3>&- 4>&- &
+	"$KEYLOCK" "$key" sh -c $'exec 8<>"$0"; echo >"$0.begun"; read -r _ <&8\n: \e]0;title\a' \
+		"$ran.fifo" 3>&- 4>&- &
 	holder=$!
 	wait_for 20 test -e "$ran.fifo.begun"
 	queue "$key"
@@ -503,7 +504,8 @@ time.sleep(600)' "$path" "$kind" >"$said" 3>&- 4>&- &
 	[ ! -w /dev/shm ] || KEYLOCK_DIR=$(mktemp -d /dev/shm/keylock-test.XXXXXX)
 	test_folders+=("$KEYLOCK_DIR")
 	hold key
-	for age in @9223372036854775807= @-70000000000= '-183 seconds=held for 3m' '-50 hours=held for 2d2h'; do
+	for age in @9223372036854775807= @-70000000000= \
+		'-183 seconds=held for 3m' '-50 hours=held for 2d2h'; do
 		touch -d "${age%=*}" "$KEYLOCK_DIR/key"
 		held_by sh "$holder"
 		[[ $stderr == *"${age#*=}"* ]]

@@ -241,9 +241,9 @@ ends() {
 # --- guests ---
 
 # leave_guest OUTER [BEFORE [INNER [LAST]]]: a nested run, "keylock -r INNER key", is left in the
-# background by an outer run with these options, whose command, once it may go (host_ends), does LAST.
-# Sets outer and guest, the pid of the guest's command, which ends by guest_ends. BEFORE is what comes
-# before the nested one; "timers" stands for: the outer one has no timer.
+# background by an outer run with these options, whose command, once it may go (host_ends), does
+# LAST. Sets outer and guest, the pid of the guest's command, which ends by guest_ends. BEFORE is
+# what comes before the nested one; "timers" stands for: the outer one has no timer.
 leave_guest() {
 	local before=()
 	case ${2-} in
@@ -258,7 +258,8 @@ leave_guest() {
 		exec "$KEYLOCK" $1 key bash -c 'exec 7<>"$0/host.go"; last=$1; shift; "$@" 7>&- &
 			until [ -e "$0/guest" ]; do sleep 0.01; done; read -r _ <&7; eval "$last"' \
 			"$work" "${4-exit 5}" ${before[@]+"${before[@]}"} "$KEYLOCK" -r ${3-} key sh -c \
-			'exec 8<>"$0/guest.go"; echo $$ >"$0/guest.new"; mv "$0/guest.new" "$0/guest"; read -r _ <&8' "$work"
+			'exec 8<>"$0/guest.go"; echo $$ >"$0/guest.new"; mv "$0/guest.new" "$0/guest"
+				read -r _ <&8' "$work"
 	) 3>&- 4>&- &
 	outer=$!
 	started "$outer"
@@ -275,7 +276,8 @@ guest_ends() {
 	wait_for 20 is_dead "$guest"
 }
 
-# nobody_comes OPTIONS...: not at once, and not in turn; and the next one comes when the guest has ended.
+# nobody_comes OPTIONS...: not at once, and not in turn; and the next one comes when the guest has
+# ended.
 nobody_comes() {
 	local intruder
 	for intruder; do
@@ -426,7 +428,8 @@ nobody_comes() {
 @test "P1 alone: the file of the same number on another file system is not the ancestor's" {
 	need unshare
 	run_it private_root bash -c 'mount -t tmpfs none /mnt && mkdir /mnt/one /mnt/two &&
-		mount -t tmpfs none /mnt/one && mount -t tmpfs none /mnt/two && mkdir -m 700 /mnt/one/d /mnt/two/d || exit 9
+		mount -t tmpfs none /mnt/one && mount -t tmpfs none /mnt/two &&
+		mkdir -m 700 /mnt/one/d /mnt/two/d || exit 9
 		mkfifo /mnt/end
 		"$KEYLOCK" -d /mnt/two/d key sh -c "exec 8<>/mnt/end; echo >/mnt/begun; read -r _ <&8" &
 		until [ -e /mnt/begun ]; do sleep 0.01; done
@@ -495,9 +498,9 @@ goes_on() {
 	kill -CONT "$(traced)"
 }
 
-# nested_stops MODE OPTION...: has a nested run with these options stop there, under an outer run with
-# MODE; it comes when there is the file "start". The outer command ends with it, or when there is the
-# file "go". Sets outer.
+# nested_stops MODE OPTION...: has a nested run with these options stop there, under an outer run
+# with MODE; it comes when there is the file "start". The outer command ends with it, or when there
+# is the file "go". Sets outer.
 nested_stops() {
 	local mode=$1
 	shift
