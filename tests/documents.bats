@@ -43,23 +43,12 @@ plain() {
 }
 
 @test "each option of the manual page is taken by keylock" {
-	local names name value
-	while read -r names; do
-		case $names in
-		*--wait* | *--warn-held* | *--slots* | *--key*) value=(1) ;;
-		*--conflict-exit-code*) value=(3) ;;
-		*--dir*) value=("$BATS_TEST_TMPDIR/other") ;;
-		*) value=() ;;
-		esac
-		for name in $names; do
-			run_keylock "$name" ${value[@]+"${value[@]}"} key
-			[[ $stderr != *'no such option'* ]]
-		done
-	done < <(sed -n 's/^\.It \(Fl .*\)/\1/p' "$page" | sed 's/ Ar [a-z]*//g; s/Fl /-/g; s/ ,//g' | grep -v command)
-	run_keylock key -c 'exit 7'
-	expect 7
-	run_keylock key --command 'exit 7'
-	expect 7
+	local name
+	while read -r name; do
+		run_keylock "$name" 1
+		# This one comes after KEY.
+		[[ $stderr != *'no such option'* || $name == -c || $name == --command ]]
+	done < <(sed -n 's/^\.It Fl/Fl/p' "$page" | grep -o 'Fl [^ ]*' | sed 's/Fl /-/')
 }
 
 @test "the exit statuses of code, header comment, --help, manual page and README are the same" {
@@ -190,71 +179,32 @@ play_all() {
 
 @test "a transcript that is wrong is noticed" {
 	need script
-	local work=$BATS_TEST_TMPDIR/wrong text
-	mkdir "$work"
-	printf '%s\n' '$ keylock key echo one' one >"$work/right"
-	play "$work/right"
-	for text in 'one more line' 'two' ''; do
-		{
-			echo '$ keylock key echo one'
-			[ "$text" != 'one more line' ] || echo one
-			[ -z "$text" ] || echo "$text"
-		} >"$work/block"
-		run play "$work/block"
-		[ "$status" = 1 ]
-	done
-	# The status of the command before, and what runs in the background, are seen, too.
-	printf '%s\n' '$ keylock key sleep 600 &' '$ keylock -q -n key true' '$ echo $?' 75 >"$work/right"
-	play "$work/right"
-	printf '%s\n' '$ keylock key true' '$ keylock -n key true' '$ echo $?' 75 >"$work/block"
-	run play "$work/block"
-	[ "$status" = 1 ]
-	printf '%s\n' '$ keylock key echo 5 held for 3m2s, one '$'\\' 'line' '5 held for 3m2s, '$'\\' 'one line' |
-		sed -e 's/^5 held for 3m2s/812 held for 9s/' >"$work/right"
-	play "$work/right"
-	printf '%s\n' '$ keylock key echo x held for 3m2s' '812 held for 9s' >"$work/block"
-	run play "$work/block"
-	[ "$status" = 1 ]
+	local block wanted
+	# Lines that it prints, and their order; the status of the command before; what runs in the
+	# background; numbers, durations, and a line that goes on in the next.
+	while IFS='|' read -r wanted block; do
+		echo -e "$block" >"$BATS_TEST_TMPDIR/block"
+		run play "$BATS_TEST_TMPDIR/block" </dev/null
+		[ "$status" = "$wanted" ]
+	done <<-'BLOCKS'
+		0|$ keylock key echo one\none
+		1|$ keylock key echo one\none\none more line
+		1|$ keylock key echo one\ntwo
+		1|$ keylock key echo one
+		0|$ keylock key sleep 600 &\n$ keylock -q -n key true\n$ echo $?\n75
+		1|$ keylock key true\n$ keylock -n key true\n$ echo $?\n75
+		0|$ keylock key echo 5 held for 3m2s, one \\\nline\n812 held for 9s, \\\none line
+		1|$ keylock key echo x held for 3m2s\n812 held for 9s
+	BLOCKS
 }
 
-@test "a line for crontab runs the job, and is silent and 0 while it runs" {
-	local file line bin=$BATS_TEST_TMPDIR/bin seen=0
-	mkdir "$bin"
-	ln -s "$KEYLOCK" "$bin/keylock"
-	printf '#!/bin/sh\necho reported\n' >"$bin/report"
-	chmod +x "$bin/report"
-	for file in "$readme" "$page"; do
-		line=$(sed -n 's|^ *\*/5 \* \* \* \* /usr/local/bin/keylock |keylock |p' "$file")
-		[ -n "$line" ] && [[ $line != *$'\n'* ]]
-		line=$bin/${line//\/usr\/local\/bin/"$bin"}
-		run_it env -i PATH=/usr/bin:/bin KEYLOCK_DIR="$KEYLOCK_DIR" /bin/sh -c "$line"
-		expect 0
-		[ "$output" = reported ]
-		hold report
-		run_it env -i PATH=/usr/bin:/bin KEYLOCK_DIR="$KEYLOCK_DIR" /bin/sh -c "$line"
-		expect 0
-		[ -z "$output$stderr" ]
-		let_go
+@test "what the manual page shows of crontab and of a script that wraps itself is the README's, whose run is tested" {
+	local line seen=0
+	while IFS= read -r line; do
+		grep -qxF "    $line" "$readme"
 		seen=$((seen + 1))
-	done
-	[ "$seen" = 2 ]
-}
-
-@test "the script of the manual page that wraps itself runs once at a time" {
-	local script=$BATS_TEST_TMPDIR/script
-	plain <"$page" | sed -n '/^#!\/bin\/sh$/,/^\.Ed/{/^\.Ed/!p;}' >"$script"
-	[ -s "$script" ]
-	mkdir "$BATS_TEST_TMPDIR/bin"
-	ln -s "$KEYLOCK" "$BATS_TEST_TMPDIR/bin/keylock"
-	PATH=$BATS_TEST_TMPDIR/bin:$PATH
-	run_it sh "$script"
-	expect 0
-	[ "$output" = 'nobody else is here' ]
-	hold nightly
-	run_it sh "$script"
-	expect 75
-	[ -z "$output" ]
-	let_go
+	done < <(plain <"$page" | sed -n '/^\*\/5 /p; /^#!\/bin\/sh$/,/^\.Ed/{/^\.Ed/!p;}')
+	[ "$seen" = 4 ]
 }
 
 # --- set-up and CI ---
@@ -270,96 +220,50 @@ play_all() {
 	[[ $(head -n 30 "$readme") == *"${lines[0]}"*"${lines[1]}"* ]]
 }
 
-# The scene of .ci/run: every tool that it calls notes the call instead, in order.
+# scene MAKE: runs .ci/run with tools that note how they are called, and with this body of make.
 scene() {
 	local tool
+	[ -f "$top/.ci/run" ] || skip 'no .ci in this tree'
 	tree=$BATS_TEST_TMPDIR/tree bin=$BATS_TEST_TMPDIR/fakes calls=$BATS_TEST_TMPDIR/calls
 	mkdir -p "$tree" "$bin"
 	cp -R "$top/.ci" "$readme" "$tree"
-	for tool in apt-get make setpriv chown "$@"; do
+	for tool in apt-get setpriv chown make sudo; do
 		printf '#!/bin/sh\necho "%s $*" >>%q\n' "$tool" "$calls" >"$bin/$tool"
 	done
 	printf '#!/bin/sh\necho "./keylock $*" >>%q\n' "$calls" >"$tree/keylock"
+	echo '"$@"' >>"$bin/sudo"
+	printf '%s\n' "$1" >>"$bin/make"
 	chmod +x "$bin"/* "$tree/keylock"
+	[ -z "${without_sudo-}" ] || rm "$bin/sudo"
 	: >"$calls"
+	run_it env PATH="$bin:/usr/bin:/bin" bash "$tree/.ci/run"
 }
 
-@test ".ci/run runs the set-up lines of the README, with sudo and without, and sums up" {
-	[ -f "$top/.ci/run" ] || skip 'no .ci in this tree'
-	local packages
+@test ".ci/run runs the set-up lines of the README, with sudo and without, and sums up; it fails when a step fails" {
+	local packages step without_sudo
 	packages=$(sed -n 's/.*apt-get install -y \(.*\) && make check$/\1/p' "$readme")
 	[ -n "$packages" ]
-	# The lines are the README's and stand nowhere else.
-	run_it grep -F -e "$packages" -e 'musl-tools' "$top/.ci/run"
-	[ -z "$output" ]
-
-	scene
-	printf '#!/bin/sh\necho "sudo $*" >>%q\n"$@"\n' "$calls" >"$bin/sudo"
-	chmod +x "$bin/sudo"
-	run_it env PATH="$bin:$PATH" bash "$tree/.ci/run"
-	expect 0
-	[[ $output =~ $'\n'[0-9]+' passed, 0 failed, '[0-9]+' skipped'$ ]]
-	[[ $(cat "$calls") == *"./keylock hello echo alone"*"
-sudo apt-get install -y $packages
+	for without_sudo in yes ''; do
+		[[ -z $without_sudo || $(id -u) == 0 ]] || continue
+		scene 'echo "ok 1 a"; echo "ok 2 b # skip c"'
+		expect 0
+		[[ $output =~ $'\n'[0-9]+' passed, 0 failed, '[1-9][0-9]*' skipped'$ ]]
+		[[ $(cat "$calls") == *"./keylock hello echo alone"*"
 apt-get install -y $packages
 make check
-"* ]]
-	# Those two run side by side.
-	[[ $(cat "$calls") == *'make lint'* && $(cat "$calls") == *'make check-long'* ]]
-
-	if [ "$(id -u)" = 0 ]; then
-		scene
-		rm -f "$bin/sudo"
-		run_it env PATH="$bin:/usr/bin:/bin" bash "$tree/.ci/run"
-		expect 0
-		[[ $(cat "$calls") == *"apt-get install -y $packages
-make check
-"* ]]
-	fi
-}
-
-@test ".ci/run fails when a step fails" {
-	[ -f "$top/.ci/run" ] || skip 'no .ci in this tree'
-	local step
+"*'make check-long'* ]]
+	done
 	for step in check lint check-long proof; do
-		scene sudo
-		printf '#!/bin/sh\n"$@"\n' >"$bin/sudo"
-		printf '#!/bin/sh\n[ "$1" != %s ]\n' "$step" >"$bin/make"
-		run_it env PATH="$bin:$PATH" bash "$tree/.ci/run"
+		scene '[ "$1" != '"$step"' ] || { echo "not ok 3 d"; exit 1; }'
 		expect 1
 		[[ $output =~ $'\n'[0-9]+' passed, '[1-9][0-9]*' failed, '[0-9]+' skipped'$ ]]
+		[[ $output == *$'\nnot ok 3 d\n'* ]]
 	done
-	# A test that fails is counted and named, though the run goes on.
-	scene sudo
-	printf '#!/bin/sh\n"$@"\n' >"$bin/sudo"
-	printf '#!/bin/sh\n%s\n' '[ "$1" != check ] || { echo "ok 1 a"; echo "ok 2 b # skip c"; echo "not ok 3 d"; exit 1; }' \
-		>"$bin/make"
-	run_it env PATH="$bin:$PATH" bash "$tree/.ci/run"
-	expect 1
-	[[ $output == *$'\nnot ok 3 d\n'* && $output != *$'\n'*' passed, 0 failed'* ]]
 }
 
 # --- form ---
 
-@test "the manual page is clean under mandoc's lint" {
-	need mandoc
-	run_it mandoc "$page"
-	expect 0
-	# Which manuals this machine has is no matter of the page.
-	mandoc -Tlint -Wstyle "$page" 2>/dev/null | grep -v 'referenced manual not found' >"$BATS_TEST_TMPDIR/lint" || :
-	cat "$BATS_TEST_TMPDIR/lint"
-	[ ! -s "$BATS_TEST_TMPDIR/lint" ]
-}
-
-@test "the manual page has its sections, the README is plain text of 80 columns" {
-	local section
-	for section in NAME SYNOPSIS DESCRIPTION ENVIRONMENT FILES 'EXIT STATUS' EXAMPLES DIAGNOSTICS \
-		'SEE ALSO' CAVEATS 'SECURITY CONSIDERATIONS'; do
-		grep -qx "\.Sh $section" "$page"
-	done
-	for section in 'Lock file' Waiting Signals; do
-		grep -qx "\.Ss $section" "$page"
-	done
+@test "the README is plain text of 80 columns" {
 	run_it awk '!/^sudo apt-get/ && length($0) > 80' "$readme"
 	[ -z "$output" ]
 	run_it grep -nE '^#|^```|\*\*|\[[^]]*\]\(' "$readme"

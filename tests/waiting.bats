@@ -51,7 +51,7 @@ gives_up_after() {
 }
 
 @test "P4 200 waiters run in the order in which they came" {
-	local i expected='' waiters=()
+	local i expected='' waiters=() ends=()
 	hold key
 	for i in {1..200}; do
 		case $i in
@@ -59,30 +59,11 @@ gives_up_after() {
 		150) queue "$i" -w 1 ;;
 		*) queue "$i" ;;
 		esac
-		waiters[i]=$waiter
-		case $i in
-		50 | 150) ;;
-		*) expected+=${expected:+ }$i ;;
-		esac
-		case $i in
-		60)
-			kill -KILL "${waiters[50]}"
-			;;
-		110)
-			kill -STOP "${waiters[100]}"
-			wait_for 20 in_state "${waiters[100]}" T
-			;;
-		130)
-			kill -CONT "${waiters[100]}"
-			;;
-		180)
-			for signal in WINCH CONT URG CHLD; do
-				kill -"$signal" "${waiters[175]}"
-			done
-			;;
-		esac
+		waiters[i]=$waiter ends[i]=0
+		[[ $i == 50 || $i == 150 ]] || expected+=${expected:+ }$i
 	done
-	ended_with "${waiters[50]}" 137
+	kill -KILL "${waiters[50]}"
+	ends[50]=137 ends[150]=75
 	ended_with "${waiters[150]}" 75
 	# This one sleeps through its turn. The others have to wait for it.
 	kill -STOP "${waiters[120]}"
@@ -94,11 +75,9 @@ gives_up_after() {
 	expect 75
 	last_is 119
 	kill -CONT "${waiters[120]}"
+	unset 'waiters[150]'
 	for i in "${!waiters[@]}"; do
-		case $i in
-		50 | 150) ;;
-		*) ended_with "${waiters[i]}" 0 ;;
-		esac
+		ended_with "${waiters[i]}" "${ends[i]}"
 	done
 	order
 	order_is "$expected"
@@ -125,7 +104,7 @@ gives_up_after() {
 	fi
 }
 
-@test "P4 an exclusive waiter is served though shared holders keep coming" {
+@test "P4 an exclusive waiter is served though shared holders keep coming; P1 it is alone, they hold together" {
 	local name first exclusive others=()
 	touch "$BATS_TEST_TMPDIR/slow"
 	contend s0 -s
@@ -151,68 +130,55 @@ gives_up_after() {
 	ended_with "$exclusive" 0
 	# And then all of them at the same time: none has been told to end.
 	wait_for 20 has_lines 5 "$BATS_TEST_TMPDIR/order"
-	touch "$BATS_TEST_TMPDIR"/s{1,2,3}.end
-	for waiter in "${others[@]}"; do
-		ended_with "$waiter" 0
+	queue last
+	for name in 1 2 3; do
+		run_keylock -n key true
+		expect 75
+		has_ticket "$waiter"
+		touch "$BATS_TEST_TMPDIR/s$name.end"
+		ended_with "${others[name - 1]}" 0
 	done
+	touch "$BATS_TEST_TMPDIR/last.end"
+	ended_with "$waiter" 0
+	last_is last
 	[ "$(files)" = 0 ]
 }
 
-@test "P1 shared holders hold together, with no exclusive one" {
-	local name holders=()
-	touch "$BATS_TEST_TMPDIR/slow"
-	for name in s1 s2 s3; do
-		contend "$name" -s
-		holders+=("$waiter")
+switches_of() {
+	local pid
+	for pid; do
+		switches "$pid"
 	done
-	wait_for 20 has_lines 3 "$BATS_TEST_TMPDIR/order"
-	run_keylock -n key true
-	expect 75
-	queue x
-	touch "$BATS_TEST_TMPDIR"/s{1,2}.end
-	ended_with "${holders[0]}" 0
-	ended_with "${holders[1]}" 0
-	# One is left.
-	run_keylock -n key true
-	expect 75
-	has_ticket "$waiter"
-	touch "$BATS_TEST_TMPDIR"/{s3,x}.end
-	ended_with "${holders[2]}" 0
-	ended_with "$waiter" 0
-	last_is x
-	[ "$(files)" = 0 ]
+}
+
+# rest PID...: for two seconds none of them is put on a processor.
+rest() {
+	local before
+	before=$(switches_of "$@")
+	sleep 2
+	[[ -n $before && $(switches_of "$@") == "$before" ]]
 }
 
 @test "P5 a waiter sleeps: no context switch in two seconds" {
-	local i waiters=() before=() after=()
+	local options waiters=()
 	hold key
-	for i in '' '-w 100' -s '-s -w 1h'; do
-		queue any $i
+	for options in '' '-w 100' -s '-s -w 1h'; do
+		queue any $options
 		waiters+=("$waiter")
 	done
 	# First in line with a time-out, under a key of its own.
-	KEYLOCK_DIR=$BATS_TEST_TMPDIR/dir2 hold key2
-	KEYLOCK_DIR=$BATS_TEST_TMPDIR/dir2 "$KEYLOCK" -w 100 key2 true 3>&- 4>&- &
+	hold other
+	"$KEYLOCK" -w 100 other true 3>&- 4>&- &
 	wait_for 20 has_ticket $!
 	waiters+=("$!")
 	# After a second of waiting keylock may take its one look at who is before it.
-	sleep 1.2
-	for i in "${!waiters[@]}"; do
-		before[i]=$(switches "${waiters[i]}")
-	done
-	sleep 2
-	for i in "${!waiters[@]}"; do
-		after[i]=$(switches "${waiters[i]}")
-	done
-	echo "before: ${before[*]}, after: ${after[*]}"
-	[ "${before[0]}" -gt 0 ]
-	[ "${before[*]}" = "${after[*]}" ]
-	for i in "${!waiters[@]}"; do
-		in_state "${waiters[i]}" S
+	wait_for 20 rest "${waiters[@]}"
+	for waiter in "${waiters[@]}"; do
+		in_state "$waiter" S
 	done
 }
 
-@test "-n -s beside 1,000 others never fails on a key that only shared holders have" {
+@test "P9 -n -s beside 1,000 others never fails on a key that only shared holders have" {
 	hold -s key
 	run_it "$(probe crowd)" 1000 "$KEYLOCK" -n -s key true
 	expect 0
@@ -226,20 +192,24 @@ gives_up_after() {
 	[ "$(files)" = 0 ]
 }
 
-@test "P9 -w 0.2 ends after 0.2 s at each place where acquiring can wait" {
-	local what
+@test "P9 -w 0.2 ends after 0.2 s, and -n at once, at each place where acquiring can wait" {
+	local what option inherit
+	inherit=$(probe inherit)
 	for what in flock ticket=1000 'ticket=1000 flock presence' gate 'gate flock' reader=2 \
-		'gate ticket=5000 flock presence'; do
+		'gate ticket=5000 flock presence' replace=1 replace=30; do
 		echo "kept: $what"
 		keep $what
 		gives_up_after 200 "$KEYLOCK" -w 0.2 key
-		stop_keeping
-	done
-	for what in flock ticket=1000 gate reader=2 replace=1 replace=30; do
-		echo "shared, kept: $what"
-		keep "$what"
 		gives_up_after 200 "$KEYLOCK" -s -w 200ms key
-		gives_up_after 200 "$KEYLOCK" -w 0.2 key
+		# Where the caller has blocked and ignored every signal, SIGALRM, too.
+		gives_up_after 200 "$inherit" -b all -i all "$KEYLOCK" -w 0.2 key
+		for option in -n -w0 -sn; do
+			case $what in
+			# Nobody has the key.
+			gate | replace*) ;;
+			*) gives_up_after 0 "$KEYLOCK" "$option" key ;;
+			esac
+		done
 		stop_keeping
 	done
 	rm -f "$KEYLOCK_DIR"/*.other
@@ -249,8 +219,10 @@ gives_up_after() {
 	[ "$(files)" = 0 ]
 }
 
-@test "P9 -w 0.2 ends after 0.2 s behind holders and waiters" {
+@test "P9 -w 0.2 ends after 0.2 s behind holders and waiters, whatever signals come that it need not die of" {
 	hold key
+	gives_up_after 500 sh -c 'while kill -WINCH $$ && kill -CONT $$; do sleep 0.02; done 2>/dev/null &
+		exec "$KEYLOCK" -w 0.5 key "$@"' -
 	gives_up_after 200 "$KEYLOCK" -w 0.2 key
 	gives_up_after 200 "$KEYLOCK" -s -w 0.2 key
 	queue first
@@ -262,39 +234,6 @@ gives_up_after() {
 	kill -CONT "$waiter"
 	ended_with "$waiter" 0
 	[ "$(files)" = 0 ]
-}
-
-@test "P9 -w 0.2 ends after 0.2 s with SIGALRM, or every signal, blocked and ignored by the caller" {
-	local inherit alarm options what
-	inherit=$(probe inherit)
-	alarm=$(kill -l ALRM)
-	for what in flock ticket=1000 gate; do
-		keep "$what"
-		for options in "-b $alarm -i $alarm" '-b all -i all'; do
-			echo "kept: $what, caller: $options"
-			gives_up_after 200 "$inherit" $options "$KEYLOCK" -w 0.2 key
-		done
-		stop_keeping
-	done
-}
-
-@test "P9 -w: a signal that keylock need not die of does not make the wait longer or shorter" {
-	local begin took
-	keep flock
-	begin=$(milliseconds)
-	"$KEYLOCK" -w 0.5 key touch "$ran" 3>&- 4>&- &
-	waiter=$!
-	while ! is_dead "$waiter"; do
-		kill -WINCH "$waiter" 2>/dev/null || :
-		kill -CONT "$waiter" 2>/dev/null || :
-		sleep 0.02
-	done
-	took=$(($(milliseconds) - begin))
-	ended_with "$waiter" 75
-	[ ! -e "$ran" ]
-	echo "took $took ms"
-	[ "$took" -ge 500 ]
-	[ "$took" -lt 2500 ]
 }
 
 @test "P6 -w: what is left of the time does not disturb the command" {
@@ -312,17 +251,8 @@ gives_up_after() {
 	[[ -s $ran.-s && -s $ran.-sF ]]
 }
 
-@test "P9 -n does not wait, for the gate a moment at most" {
-	local what option begin
-	for what in flock ticket=1000 reader=2 'ticket=1000 flock presence' 'gate flock presence'; do
-		echo "kept: $what"
-		keep $what
-		for option in -n -w0 -sn; do
-			gives_up_after 0 "$KEYLOCK" "$option" key
-		done
-		stop_keeping
-	done
-	# Nobody has the key, but the gate is closed: it is had past the gate, and soon.
+@test "P9 -n waits for the gate a moment at most, and then has the key past it" {
+	local begin
 	keep gate
 	begin=$(milliseconds)
 	hold -n key
@@ -404,7 +334,5 @@ gives_up_after() {
 	# Who cannot run its command can be ended, too.
 	"$KEYLOCK" key / 2>"$full" 3>&- 4>&- &
 	first=$!
-	sleep 0.1
-	kill -TERM "$first" || :
-	wait_for 20 is_dead "$first"
+	wait_for 20 eval 'kill -TERM "$first" 2>/dev/null; is_dead "$first"'
 }
