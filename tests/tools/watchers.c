@@ -17,12 +17,11 @@ main(void)
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
 		limit.rlim_cur = limit.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &limit);
-		limit.rlim_cur = limit.rlim_cur > 10 ? limit.rlim_cur - 10 : 0;
 	}
-	while ((rlim_t)count < limit.rlim_cur && inotify_init1(IN_CLOEXEC) >= 0)
+	while (inotify_init1(IN_CLOEXEC) != -1)
 		count++;
-	/* EMFILE means either; so there must have been descriptors left. */
-	if ((rlim_t)count == limit.rlim_cur || errno != EMFILE || dup(1) < 0) {
+	/* EMFILE means either; so there must be descriptors left. */
+	if (errno != EMFILE || dup(1) == -1) {
 		puts("cannot");
 		return 1;
 	}
