@@ -311,31 +311,19 @@ at_every_moment() {
 
 # --- signals to a waiter ---
 
-@test "P9 a waiter dies of a signal, gives up its place, and leaves no file" {
-	local signal
+@test "P4 P9 a waiter dies of a signal, gives up its place to those behind it, and leaves no file" {
+	local signal waiter=''
 	ulimit -c 0
 	hold key
 	# Those that are caught while waiting, and of the others some.
-	for signal in HUP INT QUIT PIPE ALRM TERM USR1 USR2 XCPU PWR VTALRM SEGV RTMIN RTMIN+3; do
+	for signal in TERM HUP INT QUIT PIPE ALRM USR1 USR2 XCPU PWR VTALRM SEGV RTMIN RTMIN+3; do
 		start_ended "$KEYLOCK" key touch "$ran"
 		wait_for 20 has_ticket "$keylock"
+		[ -n "$waiter" ] || start_waiter "$KEYLOCK" key touch "$ran.served"
 		kill -"$signal" "$keylock"
 		ended_as "signal $(kill -l "$signal")"
 		[ "$(files)" = 1 ]
 	done
-	let_go
-	expect 0
-	[[ ! -e $ran && $(files) == 0 ]]
-}
-
-@test "P4 a waiter killed by TERM does not hold up those behind it" {
-	local first
-	hold key
-	start_waiter "$KEYLOCK" key touch "$ran"
-	first=$waiter
-	start_waiter "$KEYLOCK" key touch "$ran.served"
-	kill -TERM "$first"
-	ended_with "$first" 143
 	has_ticket "$waiter"
 	let_go
 	ended_with "$waiter" 0
@@ -358,23 +346,6 @@ at_every_moment() {
 		ended_with "$holder" 137
 		[ "$(files)" = 0 ]
 	done
-}
-
-@test "P4 signals that are ignored by default do not cost a waiter its place" {
-	local before signal
-	hold key
-	start_waiter "$KEYLOCK" key sh -c 'exit 9'
-	before=$(ticket "$waiter")
-	for signal in WINCH CONT URG CHLD; do
-		kill -"$signal" "$waiter"
-	done
-	kill -STOP "$waiter"
-	wait_for 20 in_state "$waiter" T
-	kill -CONT "$waiter"
-	wait_for 20 in_state "$waiter" S
-	[ "$(ticket "$waiter")" = "$before" ]
-	let_go
-	ended_with "$waiter" 9
 }
 
 @test "P9 TSTP to a waiter in a group that cannot be stopped does not hang it" {
