@@ -61,7 +61,7 @@ def check_time(text, answer):
 
 def check_shown(text, line):
     row = json.loads(line)
-    wanted = {"key": text, "command": text, "path": (text + b"/x")[: 4096 + 206], "state": b"held"}
+    wanted = {"key": text, "command": text, "path": (text + b"/x")[: 4096 + 213], "state": b"held"}
     return (
         line.endswith(b"}\n")
         and line.count(b"\n") == 1
