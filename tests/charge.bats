@@ -137,26 +137,6 @@ side_by_side() {
 	side_by_side by_elixir
 }
 
-@test "the double charge: a look before the lock charges again" {
-	: >"$work/slow-42"
-	# What the README warns of: the look outside, the charge and the row inside.
-	cat >"$work/too-early" <<-'SCRIPT'
-		[ "$(sqlite3 "$DATABASE" "SELECT count(*) FROM subscriptions WHERE user = 42")" = 0 ] || exit 0
-		exec keylock user:42 sh -c '
-			curl -fsS -X POST "$SERVICE/charge/42" >/dev/null &&
-			sqlite3 "$DATABASE" "INSERT INTO subscriptions VALUES (42, 0)"'
-	SCRIPT
-	local request requests=()
-	for request in 1 2 3; do
-		sh "$work/too-early" 3>&- 4>&- &
-		requests+=($!)
-	done
-	wait_for 60 waits_in_line 2
-	rm "$work/slow-42"
-	wait "${requests[@]}"
-	charged 3 3
-}
-
 # --- killed between charge and row ---
 
 # request OPTION: a request of user 42.
