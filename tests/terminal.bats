@@ -365,9 +365,12 @@ start_recorder() {
 	type_line '"$KEYLOCK" --hold key & true'
 	wait_for 20 eval '"$KEYLOCK" --who key >who'
 	keylock=$(cat who)
-	type_line 'true >typed'
-	wait_for 20 test -e typed
-	wait_for 20 in_state "$keylock" T
+	# The shell may have read what is typed before keylock has woken for it.
+	stops_when_typed() {
+		type_line true
+		in_state "$keylock" T
+	}
+	wait_for 20 stops_when_typed
 	taken
 	type_line fg
 	wait_for 20 in_front "$keylock"
