@@ -37,8 +37,6 @@ start_anew() {
 	wait_for 60 test -e "$work/port"
 	SERVICE=http://127.0.0.1:$(cat "$work/port")
 	export SERVICE
-	requests=()
-	: >"$work/said"
 }
 
 # A line that the README shows.
@@ -55,26 +53,33 @@ rows() {
 	sqlite3 -batch -cmd '.timeout 60000' "$DATABASE" "SELECT count(*) FROM subscriptions WHERE user $1"
 }
 
-have_rows() { [ "$(rows "$1")" -ge "$2" ]; }
+has_arrived() {
+	[ "$(service arrived 42)" -ge "$1" ]
+}
 
-has_arrived() { [ "$(service arrived 42)" -ge "$1" ]; }
+waits_in_line() {
+	[ "$("$KEYLOCK" --list | awk '$1 == "user:42" { print $6 }')" = "$1" ]
+}
 
-waits_in_line() { [ "$("$KEYLOCK" --list | awk '$1 == "user:42" { print $6 }')" = "$1" ]; }
+# charged CHARGES ROWS: so many of user 42.
+charged() {
+	echo "user 42: $(service charged 42) charges, $(rows '= 42') rows"
+	[[ $(service charged 42) == "$1" && $(rows '= 42') == "$2" ]]
+}
 
 # by_shell HOW: all requests as shell scripts.
 by_shell() {
 	local user wrapper=()
 	for user in $(printf '42 %.0s' {1..20}) "${others[@]}"; do
 		[ "$1" = unlocked ] || wrapper=(keylock "user:$user")
-		# As the README has it.
 		"${wrapper[@]}" "$here/subscribe" "$user" >>"$work/said" 2>&1 3>&- 4>&- &
 		requests+=($!)
 	done
 }
 
-# by_elixir HOW: all requests as processes of one BEAM.
+# by_elixir HOW: all requests as processes of one BEAM, by the README's module, with time enough for the
+# busiest machine.
 by_elixir() {
-	# The README's module, with time enough for the busiest machine.
 	sed -n '/^    defmodule Keylock do$/,/^    end$/s/^    //p' "$BATS_TEST_DIRNAME/../README" |
 		sed 's/"-w", "5"/"-w", "120"/' >"$work/keylock.exs"
 	grep -q '"-w", "120"' "$work/keylock.exs"
@@ -85,41 +90,38 @@ by_elixir() {
 }
 
 all_end() {
-	local request failed=0
 	rm "$work/slow-42"
 	for request in "${requests[@]}"; do
-		wait "$request" || failed=$((failed + 1))
+		ended_with "$request" 0
 	done
-	cat "$work/said"
-	[ "$failed" = 0 ]
 	[ "$(wc -l <"$work/said")" = 30 ]
 }
 
-# side_by_side HOW: thirty requests at once by by_shell or by_elixir.
+# side_by_side HOW: thirty requests at once by by_shell or by_elixir, without keylock, so that what is
+# measured can be seen, and with it.
 side_by_side() {
-	local user
-	# The test can fail: without keylock, requests of one user charge at the same time.
+	local user request requests=()
 	: >"$work/slow-42"
 	"$1" unlocked
 	wait_for 120 has_arrived 2
 	all_end
-	echo "charges of user 42 without keylock: $(service charged 42)"
 	[ "$(service charged 42)" -gt 1 ]
-	[ "$(rows '= 42')" = "$(service charged 42)" ]
+	charged "$(service charged 42)" "$(service charged 42)"
 
 	start_anew
+	requests=()
+	rm "$work/said"
 	: >"$work/slow-42"
 	"$1" locked
 	# The service is at it for user 42, and nineteen requests of that user wait: all others come to
 	# their end meanwhile.
 	wait_for 120 has_arrived 1
 	wait_for 120 waits_in_line 19
-	wait_for 120 have_rows '!= 42' 10
-	[ "$(rows '= 42')" = 0 ]
-	[ "$(service charged 42)" = 0 ]
+	wait_for 120 eval '[ "$(rows "!= 42")" -ge 10 ]'
+	charged 0 0
 	all_end
-	for user in 42 "${others[@]}"; do
-		echo "user $user: $(service charged "$user") charges, $(rows "= $user") rows"
+	charged 1 1
+	for user in "${others[@]}"; do
 		[[ $(service charged "$user") == 1 && $(rows "= $user") == 1 ]]
 	done
 	wait_for 20 eval '[ "$(files)" = 0 ]'
@@ -133,26 +135,6 @@ side_by_side() {
 @test "P1 alone, the double charge in Elixir: each user is charged once with keylock, and none waits for another" {
 	need elixir
 	side_by_side by_elixir
-}
-
-@test "the double charge: a look before the lock charges again" {
-	local user=42 request
-	: >"$work/slow-42"
-	# What the README warns of: the look outside, the charge and the row inside.
-	cat >"$work/too-early" <<-'SCRIPT'
-		[ "$(sqlite3 "$DATABASE" "SELECT count(*) FROM subscriptions WHERE user = $1")" = 0 ] || exit 0
-		exec keylock "user:$1" sh -c '
-			curl -fsS -X POST "$SERVICE/charge/$1" >/dev/null &&
-			sqlite3 "$DATABASE" "INSERT INTO subscriptions VALUES ($1, 0)"' - "$1"
-	SCRIPT
-	for request in 1 2 3; do
-		sh "$work/too-early" "$user" 3>&- 4>&- &
-		requests+=($!)
-	done
-	wait_for 60 waits_in_line 2
-	rm "$work/slow-42"
-	wait "${requests[@]}"
-	[ "$(service charged 42)" = 3 ]
 }
 
 # --- killed between charge and row ---
@@ -172,39 +154,27 @@ stopped_request() {
 	keylock=$!
 	wait_for 60 test -s "$pause.pid"
 	subscriber=$(cat "$pause.pid")
-	[ "$(service charged 42)" = 1 ]
-	[ "$(rows '= 42')" = 0 ]
+	charged 1 0
 }
 
-# kill_there WHO: kills the subscriber alone, or its keylock with it. Sets cause, what is to be said of
-# that.
+# kill_there WHO: kills the subscriber alone, or its keylock with it.
 kill_there() {
-	local died=0
 	case $1 in
-	subscriber)
-		cause=signal-9
-		kill -KILL "$subscriber"
-		;;
-	both)
-		cause=killed
-		# keylock first, so that it does not see the other one's death.
-		kill -KILL "$keylock" "$subscriber"
-		;;
+	subscriber) kill -KILL "$subscriber" ;;
+	# keylock first, so that it does not see the other one's death.
+	both) kill -KILL "$keylock" "$subscriber" ;;
 	esac
-	wait "$keylock" || died=$?
-	[ "$died" = 137 ]
+	ended_with "$keylock" 137
 	wait_for 20 is_dead "$subscriber"
 }
 
 # Charged once, with a row that has the receipt, and nothing left to settle.
 settled() {
-	echo "user 42: $(service charged 42) charges, $(rows '= 42') rows"
-	[ "$(service charged 42)" = 1 ]
-	[ "$(sqlite3 "$DATABASE" 'SELECT receipt FROM subscriptions WHERE user = 42')" = receipt-42-1 ]
 	request -A
 	expect 0
 	[ "$output" = 'user 42 has subscribed before' ]
-	[ "$(service charged 42)" = 1 ]
+	charged 1 1
+	[ "$(sqlite3 "$DATABASE" 'SELECT receipt FROM subscriptions WHERE user = 42')" = receipt-42-1 ]
 	[ "$(files)" = 0 ]
 }
 
@@ -214,58 +184,46 @@ settled() {
 	kill_there both
 	request --
 	expect 0
-	[ "$(service charged 42)" = 2 ]
-}
-
-# refused WHO: those that come while it is in doubt, and one that has come before, are refused, until
-# the operator has looked, written the row and said so.
-refused() {
-	local line line_status=0 receipt
-	stopped_request -A
-	"$KEYLOCK" -A user:42 "$here/subscribe" 42 >"$work/line" 2>&1 3>&- 4>&- &
-	line=$!
-	wait_for 60 waits_in_line 1
-	kill_there "$1"
-	wait "$line" || line_status=$?
-	cat "$work/line"
-	[ "$line_status" = 76 ]
-	for _ in 1 2 3; do
-		request -A
-		expect_message 76 user:42 "pid=$keylock since=" " cause=$cause command=subscribe" --forget
-	done
-	# Another user is not concerned.
-	run_keylock -A user:7 "$here/subscribe" 7
-	expect 0
-	[ "$(service charged 7)" = 1 ]
-
-	[ "$(service charged 42)" = 1 ]
-	[ "$(rows '= 42')" = 0 ]
-	receipt=$(service receipt 42)
-	[ "$receipt" = receipt-42-1 ]
-	sqlite3 "$DATABASE" "INSERT INTO subscriptions VALUES (42, '$receipt')"
-	# The row alone does not settle it: somebody has to say so.
-	request -A
-	expect 76
-	run_keylock --forget user:42
-	expect 0
-	settled
+	charged 2 1
 }
 
 @test "P8 crash-honest, the double charge, killed before the row: with -A the next one is refused until somebody has looked" {
+	local who cause line
 	in_readme 'keylock -A "user:$1" ./subscribe "$1"'
-	refused subscriber
-}
-
-@test "P8 crash-honest, the double charge, killed before the row with its keylock: with -A the next one is refused" {
-	refused both
+	while read -r who cause; do
+		start_anew
+		stopped_request -A
+		# One has come before it dies, the others come after.
+		"$KEYLOCK" -A user:42 "$here/subscribe" 42 >"$work/line" 2>&1 3>&- 4>&- &
+		line=$!
+		wait_for 60 waits_in_line 1
+		kill_there "$who"
+		ended_with "$line" 76
+		for _ in 1 2; do
+			request -A
+			expect_message 76 user:42 "pid=$keylock since=" " cause=$cause command=subscribe" --forget
+		done
+		# Another user is not concerned.
+		run_keylock -A user:7 "$here/subscribe" 7
+		expect 0
+		charged 1 0
+		sqlite3 "$DATABASE" "INSERT INTO subscriptions VALUES (42, '$(service receipt 42)')"
+		# The row alone does not settle it: somebody has to say so.
+		request -A
+		expect 76
+		run_keylock --forget user:42
+		expect 0
+		settled
+	done <<-'END'
+		subscriber signal-9
+		both killed
+	END
 }
 
 @test "P8 crash-honest, the double charge, only keylock killed: the key is taken until the row is written, then in doubt" {
-	local died=0
 	stopped_request -A
 	kill -KILL "$keylock"
-	wait "$keylock" || died=$?
-	[ "$died" = 137 ]
+	ended_with "$keylock" 137
 	run_keylock -n -A user:42 "$here/subscribe" 42
 	expect_taken 75
 	echo >"$work/pause"
@@ -273,9 +231,8 @@ refused() {
 	request -A
 	expect_message 76 "pid=$keylock" cause=killed
 	# The operator finds that all is well.
-	[ "$(rows '= 42')" = 1 ]
+	charged 1 1
 	run_keylock --forget user:42
-	expect 0
 	settled
 }
 
@@ -285,29 +242,33 @@ refused() {
 	code=$(sed -n '/^    if .*KEYLOCK_ABANDONED/,/^    fi$/s/^ *//p' "$BATS_TEST_DIRNAME/../README")
 	[ -n "$code" ]
 	[[ $(sed 's/^\t*//' "$here/subscribe") == *$'\n'"$code"$'\n'* ]]
-	stopped_request -R
-	kill_there both
 	# Nor is it lost when those that ask are killed, too.
-	stopped_request -R
-	kill_there subscriber
-	stopped_request -R
-	kill_there both
+	for who in both subscriber both; do
+		stopped_request -R
+		kill_there "$who"
+	done
 	request -R
 	expect 0
 	[ "$output" = 'user 42 has subscribed: receipt-42-1' ]
 	settled
+	# Who has died before the charge has a successor that charges.
+	start_anew
+	run_keylock -R user:42 sh -c 'kill -ABRT $$'
+	expect 134
+	request -R
+	expect 0
+	settled
 }
 
 @test "P8 crash-honest, the double charge, the service does not know yet: the next one with -R leaves it in doubt, and is right" {
-	local first curl died=0
+	local first curl
 	: >"$work/slow-42"
 	"$KEYLOCK" -R user:42 "$here/subscribe" 42 >"$work/first" 2>&1 3>&- 4>&- &
 	first=$!
 	wait_for 60 has_arrived 1
 	{ read -r _ && read -r subscriber && read -r curl; } < <(descendants "$first")
 	kill -KILL "$subscriber"
-	wait "$first" || died=$?
-	[ "$died" = 137 ]
+	ended_with "$first" 137
 	# What it had started still asks the service, and so keeps the key.
 	run_keylock -n -R user:42 "$here/subscribe" 42
 	expect_taken 75
@@ -319,15 +280,7 @@ refused() {
 	run_keylock -A user:42 true
 	expect_message 76 cause=signal-6
 	rm "$work/slow-42"
-	wait_for 60 eval '[ "$(service charged 42)" = 1 ]'
-	request -R
-	expect 0
-	settled
-}
-
-@test "P8 crash-honest, the double charge, died before the charge: the next one with -R charges" {
-	run_keylock -R user:42 sh -c 'kill -ABRT $$'
-	expect 134
+	wait_for 60 charged 1 0
 	request -R
 	expect 0
 	settled

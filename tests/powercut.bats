@@ -8,10 +8,12 @@ load helper
 # image is "$dir/disk". It brings nothing to the disk by itself for a long time, so that only what
 # was synced is there. The script has
 #
-#	cut		copies the image as it is at this moment, without unmounting and
-#			syncing, mounts the copy in the place $dir/after
-#	cut_done	takes it away again
-#	after OPTION…	runs keylock with $KEYLOCK_DIR there; sets status
+#	begin OPTION…	runs a command that notes in $dir/begun that it runs; sets keylock
+#	kill_it		kills the keylock and its command at once
+#	die SIGNAL	a run with -A whose command dies of it
+#	cut		copies the image as it is at this moment, without unmounting and syncing, and
+#			mounts the copy in the place $dir/after, until the next cut
+#	is STATUS KEY	fails unless keylock -A KEY ends so there; sets said, its messages
 on_a_disk() {
 	need_long
 	need_root
@@ -26,26 +28,39 @@ on_a_disk() {
 		sync -f /mnt
 		mkdir "$dir/after"
 		export KEYLOCK_DIR=/mnt/locks
+		begin() {
+			rm -f "$dir/begun"
+			# In a group of its own, to be killed as a whole.
+			setsid "$KEYLOCK" "$@" sh -c 'echo >"$0/begun"; exec sleep 1000' "$dir" &
+			keylock=$!
+			for round in {1..2000}; do
+				[ ! -e "$dir/begun" ] || return 0
+				sleep 0.01
+			done
+			return 1
+		}
+		kill_it() {
+			kill -KILL -- "-$keylock" 2>/dev/null || :
+			wait "$keylock" || :
+		}
+		die() {
+			"$KEYLOCK" -A key sh -c "kill -$1 \$\$" || :
+		}
 		cut() {
+			umount "$dir/after" 2>/dev/null || :
 			cp "$dir/disk" "$dir/copy"
 			mount -o loop "$dir/copy" "$dir/after"
 		}
-		cut_done() {
-			umount "$dir/after"
-		}
 		after() {
-			status=0
-			KEYLOCK_DIR=$dir/after/locks "$KEYLOCK" "$@" || status=$?
-			echo "after the cut: keylock $*: $status"
+			KEYLOCK_DIR=$dir/after/locks "$KEYLOCK" "$@"
 		}
-		wait_for() {
-			local round
-			for round in {1..2000}; do
-				! "$@" || return 0
-				sleep 0.01
-			done
-			echo "not within 20 s: $*"
-			return 1
+		is() {
+			rm -f "$dir/ran"
+			status=0
+			said=$(after -A "$2" touch "$dir/ran" 2>&1) || status=$?
+			echo "after the cut: keylock $2: $status, $said"
+			[ "$status" = "$1" ]
+			[[ $status == 0 || ! -e $dir/ran ]]
 		}
 	END
 	cat >>"$public/script"
@@ -55,90 +70,49 @@ on_a_disk() {
 	expect 0
 }
 
-@test "a power cut in the middle of the command: the key is in doubt" {
+@test "P8 crash-honest, a power cut in the middle, or after a bad end: in doubt; after a clean end: clean" {
 	on_a_disk <<-'END'
 		for option in -A -R; do
-			# In a group of its own: keylock and command are killed at once.
-			setsid "$KEYLOCK" "$option" key sh -c 'echo >"$0/begun"; exec sleep 1000' "$dir" &
-			keylock=$!
-			wait_for test -e "$dir/begun"
-			kill -KILL -- "-$keylock"
+			begin "$option" key
+			kill_it
 			cut
-			wait "$keylock" || :
-			after -A key touch "$dir/ran"
-			[ "$status" = 76 ]
-			[ ! -e "$dir/ran" ]
-			KEYLOCK_DIR=$dir/after/locks "$KEYLOCK" --list | grep 'abandoned (killed)'
-			[ "$(KEYLOCK_DIR=$dir/after/locks "$KEYLOCK" -R key printenv KEYLOCK_ABANDONED | sed 's/since=[^ ]* //')" = \
-				"pid=$keylock cause=killed command=sh" ]
-			cut_done
+			after --list | grep 'abandoned (killed)'
+			is 76 key
+			[[ $said == *"pid=$keylock "*"cause=killed command=sh"* ]]
+			after -R key printenv KEYLOCK_ABANDONED | grep "pid=$keylock .*cause=killed command=sh"
 			"$KEYLOCK" --forget key
-			rm "$dir/begun"
 		done
-	END
-}
-
-@test "a power cut while the command still runs: the key is in doubt" {
-	on_a_disk <<-'END'
-		setsid "$KEYLOCK" -A -k other key sh -c 'echo >"$0/begun"; exec sleep 1000' "$dir" &
-		keylock=$!
-		wait_for test -e "$dir/begun"
+		# While it runs still.
+		begin -A -k other key
 		cut
-		after -A key true
-		[ "$status" = 76 ]
-		after -A other true
-		[ "$status" = 76 ]
-		after -A another true
-		[ "$status" = 0 ]
-		kill -KILL -- "-$keylock"
-		wait "$keylock" || :
-		cut_done
-	END
-}
-
-@test "a power cut after a clean end: the key is clean" {
-	on_a_disk <<-'END'
-		# Once where the file is removed at the end, and once where it stays.
+		is 76 key
+		is 76 other
+		is 0 another
+		kill_it
+		"$KEYLOCK" --forget key
+		# Clean ends: where the file is removed, and where it stays.
 		for pinned in no yes; do
 			[ "$pinned" = no ] || "$KEYLOCK" --pin key
 			"$KEYLOCK" -A key true
 			cut
-			after -A key true
-			[ "$status" = 0 ]
-			cut_done
-			# After a record that was on the disk, too.
-			"$KEYLOCK" -A key sh -c 'kill -KILL $$' || :
+			is 0 key
+			die ABRT
 			cut
-			after -A key true
-			[ "$status" = 76 ]
-			cut_done
+			is 76 key
+			[[ $said == *cause=signal-6* ]]
+			# After a record that was on the disk, too.
 			"$KEYLOCK" -R key true
 			cut
-			after -A key true
-			[ "$status" = 0 ]
-			cut_done
-			"$KEYLOCK" -A key sh -c 'kill -KILL $$' || :
+			is 0 key
+			die KILL
 			"$KEYLOCK" --forget key
 			cut
-			after -A key true
-			[ "$status" = 0 ]
-			cut_done
+			is 0 key
 		done
 	END
 }
 
-@test "a power cut after a bad end: the key is in doubt, with its cause" {
-	on_a_disk <<-'END'
-		"$KEYLOCK" -A key sh -c 'kill -ABRT $$' || :
-		cut
-		after -A key true 2>"$dir/said"
-		[ "$status" = 76 ]
-		grep 'cause=signal-6' "$dir/said"
-		cut_done
-	END
-}
-
-@test "power cuts at any time: never is a key clean whose command was in the middle" {
+@test "P8 crash-honest, power cuts at any time: never is a key clean whose command was in the middle" {
 	on_a_disk <<-'END'
 		clean=0 doubt=0
 		for round in {1..40}; do
@@ -148,19 +122,15 @@ on_a_disk() {
 				sleep 0.01; echo >/mnt/written; sync /mnt/written /mnt' &
 			keylock=$!
 			sleep "0.0$((RANDOM % 6))$((RANDOM % 10))"
-			kill -KILL -- "-$keylock" 2>/dev/null || :
-			wait "$keylock" || :
+			kill_it
 			cut
-			after -q -A key true
-			case $status in
-			0)
+			if after -q -A key true; then
 				[ ! -e "$dir/after/charged" ] || [ -e "$dir/after/written" ]
 				clean=$((clean + 1))
-				;;
-			76) doubt=$((doubt + 1)) ;;
-			*) exit 1 ;;
-			esac
-			cut_done
+			else
+				[ "$?" = 76 ]
+				doubt=$((doubt + 1))
+			fi
 			"$KEYLOCK" -w 20 --forget key
 		done
 		echo "clean: $clean, in doubt: $doubt"

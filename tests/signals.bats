@@ -10,32 +10,56 @@ load helper
 setup() {
 	keylock_setup
 	inherit=$(probe inherit)
+	ended=$(probe ended)
 	ran=$BATS_TEST_TMPDIR/ran
+	log=$BATS_TEST_TMPDIR/log
+	# A command that ends with status 9 when it is told to go. It has no child: a shell cannot stop
+	# while its child is stopped before its exec.
+	job=(sh -c 'mkfifo "$0.go"; exec 8<>"$0.go"; echo $$ >"$0"; read -r _ <&8; exit 9' "$ran")
 }
 
 # Starts a keylock command in the background, sets keylock and watcher. ended_as checks how it ended.
 start_ended() {
-	local file=$BATS_TEST_TMPDIR/end ended
-	ended=$(probe ended)
+	local file=$BATS_TEST_TMPDIR/end
 	rm -f "$file" "$file.pid"
-	"$inherit" -d "$ended" "$file" sh -c 'echo $$ >"$0.new"; mv "$0.new" "$0.pid"; exec "$@"' \
-		"$file" "$@" 3>&- 4>&- &
+	"$inherit" -d "$ended" "$file" sh -c 'echo $$ >"$0.pid"; exec "$@"' "$file" "$@" 3>&- 4>&- &
 	watcher=$!
-	wait_for 20 test -e "$file.pid"
+	wait_for 20 test -s "$file.pid"
 	keylock=$(cat "$file.pid")
 }
 
 ended_as() {
-	local how
 	wait "$watcher"
-	how=$(cat "$BATS_TEST_TMPDIR/end")
-	echo "ended: $how"
-	[ "$how" = "$1" ]
+	echo "ended: $(cat "$BATS_TEST_TMPDIR/end")"
+	[ "$(cat "$BATS_TEST_TMPDIR/end")" = "$1" ]
+}
+
+# Waits until the job runs; sets held, its pid.
+job_runs() {
+	wait_for 20 test -s "$ran"
+	held=$(cat "$ran")
+}
+
+# Ends the job.
+go() {
+	echo 1<>"$ran.go"
+	rm "$ran" "$ran.go"
+}
+
+taken() {
+	run_keylock -n key true
+	expect 75
+}
+
+# Starts keylock in the background as a shell with job control would. Sets waiter when it waits.
+start_waiter() {
+	"$inherit" -d "$@" 3>&- 4>&- &
+	waiter=$!
+	wait_for 20 has_ticket "$waiter"
 }
 
 # Starts keylock with the recorder (see recorder.c) as its command. Sets keylock and recorder.
 start_recorder() {
-	log=$BATS_TEST_TMPDIR/log
 	# In a group of its own: with -g the recorder sends to its group.
 	start_ended "$inherit" -g "$KEYLOCK" key "$(probe recorder)" "$log" "$@"
 	wait_for 20 has_lines 1 "$log"
@@ -43,41 +67,35 @@ start_recorder() {
 	recorded=1
 }
 
-# Sends keylock a signal and waits until the command has got one more.
+# Sends keylock a signal and waits until the command has got one more. What keylock was sent before is
+# with the recorder by then, since keylock takes one signal after the other, the lowest number first.
 send() {
 	kill -"$1" "$keylock"
 	recorded=$((recorded + 1))
 	wait_for 20 has_lines "$recorded" "$log"
 }
 
-# Ends the recorder by a signal that keylock does not see. What keylock was sent before is with the
-# recorder by then, since keylock takes one signal after the other, the lowest number first.
-end_recorder() {
-	send TERM
-	kill -RTMAX "$recorder"
-	ended_as 'exit 7'
-}
-
 # Runs a command under a taken key: starts it in the background, lets it wait, lets the holder go.
 after_waiting() {
 	hold key
-	"$@" >"$BATS_TEST_TMPDIR/waited" 3>&- 4>&- &
-	local pid=$!
-	wait_for 20 has_ticket "$pid"
+	start_waiter "$@" >"$BATS_TEST_TMPDIR/waited"
 	let_go
 	status=0
-	wait "$pid" || status=$?
+	wait "$waiter" || status=$?
 	output=$(cat "$BATS_TEST_TMPDIR/waited")
 }
 
 # Starts keylock, sends it SIGNAL as it starts, a few hundred times; see early.py.
 at_every_moment() {
+	need python3
 	run_it python3 "$BATS_TEST_DIRNAME/tools/early.py" "$(kill -l "$1")" 250 "$KEYLOCK" "${@:2}"
 	expect 0
 	[ "$output" = 'worked=250 stuck=0 odd=0' ]
 }
 
-@test "P6 each signal that can be caught reaches the command once, TERM and the like again and again" {
+# --- signals to one that runs ---
+
+@test "P6 each signal that can be caught reaches the command once, one that queues up as often as it was sent" {
 	local i signal expected
 	start_recorder
 	expected="ready $recorder"
@@ -87,27 +105,24 @@ at_every_moment() {
 			expected+=$'\n'"$(kill -l "$signal") process"
 		done
 	done
-	# Not KILL, STOP and CHLD, and not 32 and 33, which are the C library's own; the last real-time
-	# signal ends the recorder.
-	for signal in {1..8} {10..16} 18 {20..31} {34..64}; do
-		send "$signal"
-		expected+=$'\n'"$signal process"
-	done
-	ended_as 'exit 7'
-	diff - "$log" <<<"$expected"
-	[ "$(files)" = 0 ]
-}
-
-@test "P6 a signal that queues up reaches the command as often as it was sent" {
-	local i
-	start_recorder
 	# A second one of a lower signal can be lost in a queue of one, and nobody could tell.
 	for i in {1..10}; do
 		kill -RTMIN+5 "$keylock"
+		expected+=$'\n'"$(kill -l RTMIN+5) process"
 	done
-	wait_for 20 has_lines 11 "$log"
-	end_recorder
-	[ "$(grep -c "^$(kill -l RTMIN+5) " "$log")" = 10 ]
+	recorded=$((recorded + 10))
+	wait_for 20 has_lines "$recorded" "$log"
+	# Not KILL, STOP and CHLD, and not 32 and 33, which are the C library's own; the last real-time
+	# signal ends the recorder.
+	for signal in {1..8} {10..16} 18 {20..31} {34..64}; do
+		[ "$signal" != 64 ] || taken
+		send "$signal"
+		expected+=$'\n'"$signal process"
+	done
+	# keylock ends after the command, with its status.
+	ended_as 'exit 7'
+	diff - "$log" <<<"$expected"
+	[ "$(files)" = 0 ]
 }
 
 @test "P6 what the command sends to its whole group is not sent back to it" {
@@ -121,39 +136,25 @@ at_every_moment() {
 		# What would come back would have come before this one, whose number is higher.
 		send TERM
 	done
-	end_recorder
+	kill -RTMAX "$recorder"
+	ended_as 'exit 7'
 	[ "$(grep -c "^$(kill -l USR1) " "$log")" = 20 ]
 	[ "$(grep -c "^$(kill -l USR2) " "$log")" = 20 ]
 }
 
-@test "P6 keylock ends after the command, with its status, or dies of the same signal" {
+@test "P6 keylock dies of the signal that its command dies of" {
 	local signal
-	for signal in TERM HUP INT; do
-		start_ended "$KEYLOCK" key sh -c 'trap "echo >\"$0.got\"" '"$signal"'
-			echo >"$0.ready"
-			until [ -e "$0.go" ]; do sleep 0.01; done
-			exit 9' "$BATS_TEST_TMPDIR/$signal"
-		wait_for 20 test -e "$BATS_TEST_TMPDIR/$signal.ready"
-		kill -"$signal" "$keylock"
-		wait_for 20 test -e "$BATS_TEST_TMPDIR/$signal.got"
-		in_state "$keylock" RSD
-		run_keylock -n key true
-		expect 75
-		touch "$BATS_TEST_TMPDIR/$signal.go"
-		ended_as 'exit 9'
-		[ "$(files)" = 0 ]
-	done
 	for signal in TERM HUP INT USR1 ALRM RTMIN; do
-		start_ended "$KEYLOCK" key sh -c 'echo >"$0.$1"; exec sleep 1000' "$ran" "$signal"
-		wait_for 20 test -e "$ran.$signal"
+		start_ended "$KEYLOCK" key "${job[@]}"
+		job_runs
 		kill -"$signal" "$keylock"
 		ended_as "signal $(kill -l "$signal")"
 		[ "$(files)" = 0 ]
+		rm "$ran"*
 	done
 }
 
 @test "P6 a signal that comes while the command starts is not lost, and Ctrl-Z stops keylock then" {
-	need python3
 	at_every_moment TERM key sleep 1000
 	# No command has been left running, no file either.
 	[[ -z $(left_over) && $(files) == 0 ]]
@@ -163,7 +164,6 @@ at_every_moment() {
 
 @test "P9 a signal to a waiter is noticed whenever it comes, and Ctrl-Z stops it" {
 	local signal
-	need python3
 	hold key
 	for signal in TERM TSTP; do
 		at_every_moment "$signal" key touch "$ran"
@@ -175,73 +175,36 @@ at_every_moment() {
 	[ "$(files)" = 0 ]
 }
 
-@test "P6 the command stops as at a terminal: keylock stops, too, and continues it" {
-	local signal
-	for signal in TSTP TTIN TTOU; do
-		# In a group that a shell could continue: the kernel stops no other by these signals.
-		start_ended "$inherit" -g "$KEYLOCK" key sh -c 'mkfifo "$0"; exec 8<>"$0"
-			echo $$ >"$0.new"; mv "$0.new" "$0.pid"; read -r _ <&8' "$ran.$signal"
-		wait_for 20 test -e "$ran.$signal.pid"
-		held=$(cat "$ran.$signal.pid")
-		kill -"$signal" "$held"
-		wait_for 20 in_state "$held" T
-		wait_for 20 in_state "$keylock" T
-		run_keylock -n key true
-		expect 75
-		kill -CONT "$keylock"
-		wait_for 20 in_state "$held" S
-		wait_for 20 in_state "$keylock" S
-		echo 1<>"$ran.$signal"
-		ended_as 'exit 0'
-		[ "$(files)" = 0 ]
-	done
-}
-
-@test "P2 a command that is stopped by SIGSTOP and continued alone: keylock ends with it" {
-	hold key
+@test "P6 SIGSTOP and SIGCONT, to the command alone or to the whole group, leave nobody stopped" {
+	local i pid
+	start_ended "$inherit" -g "$KEYLOCK" key "${job[@]}"
+	job_runs
 	kill -STOP "$held"
 	wait_for 20 in_state "$held" T
-	run_keylock -n key true
-	expect 75
+	taken
 	kill -CONT "$held"
-	wait_for 20 in_state "$held" S
-	echo 1<>"$BATS_TEST_TMPDIR/holder.$holder"
-	wait_for 20 is_dead "$holder"
-	ended_with "$holder" 0
-	[ "$(files)" = 0 ]
-}
-
-@test "P6 SIGSTOP and SIGCONT to the whole group leave nobody stopped" {
-	local i command
-	# A shell that forks would not do: it cannot stop while its child is stopped before its exec.
-	"$inherit" -g "$KEYLOCK" key sh -c 'echo $$ >"$0.new"; mv "$0.new" "$0.pid"
-		exec sleep 1000' "$ran" 3>&- 4>&- &
-	local wrapper=$!
-	wait_for 20 test -e "$ran.pid"
-	command=$(cat "$ran.pid")
 	for i in {1..20}; do
-		kill -STOP -- "-$wrapper"
-		wait_for 20 in_state "$wrapper" T
-		wait_for 20 in_state "$command" T
-		kill -CONT -- "-$wrapper"
-		wait_for 20 in_state "$wrapper" SRD
-		wait_for 20 in_state "$command" SRD
+		kill -STOP -- "-$keylock"
+		for pid in "$keylock" "$held"; do
+			wait_for 20 in_state "$pid" T
+		done
+		kill -CONT -- "-$keylock"
+		for pid in "$keylock" "$held"; do
+			wait_for 20 in_state "$pid" SRD
+		done
 	done
-	kill -TERM "$command"
-	ended_with "$wrapper" 143
+	go
+	ended_as 'exit 9'
+	[ "$(files)" = 0 ]
 }
 
 # --- what the command inherits ---
 
-# A command that prints its mask, what it ignores, and its umask; it changes none of them itself.
-show=(grep -E '^(SigBlk|SigIgn|Umask)' /proc/self/status)
-
 @test "P6 mask, dispositions and umask reach the command as they were, after waiting, too" {
-	local what how expected
+	local what how expected show=(grep -E '^(SigBlk|SigIgn|Umask)' /proc/self/status)
 	for what in '' '-b all' '-i all' '-b all -i all' '-b 14 -i 14 -u 0777' '-b 15 -i 1 -i 2' '-i 17' \
 		'-b 17 -b 18 -b 20' '-u 0'; do
 		run_it "$inherit" -d $what "${show[@]}"
-		expect 0
 		[ "$(wc -l <<<"$output")" = 3 ]
 		expected=$output
 		for how in '' -F -o -l -s -n '-w 100' '-w 100 -F'; do
@@ -253,7 +216,7 @@ show=(grep -E '^(SigBlk|SigIgn|Umask)' /proc/self/status)
 		'' | '-b all' | '-i all' | *-u*777)
 			for how in '' -F '-w 100' '-w 100 -F' '-w 100 -s'; do
 				echo "after waiting, caller: $what, keylock $how"
-				after_waiting "$inherit" -d $what "$KEYLOCK" $how key "${show[@]}"
+				after_waiting $what "$KEYLOCK" $how key "${show[@]}"
 				expect 0
 				diff - <(echo "$output") <<<"$expected"
 			done
@@ -265,42 +228,33 @@ show=(grep -E '^(SigBlk|SigIgn|Umask)' /proc/self/status)
 		run_it "$inherit" -d $what "$KEYLOCK" key -c "exec $(printf '%q ' "${show[@]}")"
 		expect 0
 		[ "$output" = "$expected" ]
+		run_it "$inherit" -d $what "$KEYLOCK" key sh -c 'exit 9'
+		expect 9
 	done
 	[ "$(files)" = 0 ]
 }
 
 @test "P6 nohup: an ignored SIGHUP stays ignored, by keylock, too, running or waiting" {
-	local option first second
+	local option first
 	need nohup
 	for option in -x -F; do
 		run_it nohup "$KEYLOCK" "$option" key sh -c 'kill -HUP $$; echo alive'
 		expect 0
 		[ "$output" = alive ]
 	done
-	"$inherit" -d -i 1 "$KEYLOCK" key sh -c 'echo >"$0.ready"
-		until [ -e "$0.go" ]; do sleep 0.01; done; exit 9' "$ran" 3>&- 4>&- &
+	"$inherit" -d -i 1 "$KEYLOCK" key "${job[@]}" 3>&- 4>&- &
 	first=$!
-	wait_for 20 test -e "$ran.ready"
-	"$inherit" -d -i 1 "$KEYLOCK" key sh -c 'exit 8' 3>&- 4>&- &
-	second=$!
-	wait_for 20 has_ticket "$second"
-	kill -HUP "$first" "$second"
-	has_ticket "$second"
-	touch "$ran.go"
+	job_runs
+	start_waiter -i 1 "$KEYLOCK" key sh -c 'exit 8'
+	kill -HUP "$first" "$waiter"
+	has_ticket "$waiter"
+	go
 	ended_with "$first" 9
-	ended_with "$second" 8
-}
-
-@test "P6 SIGCHLD ignored or blocked by the caller: the status is passed on all the same" {
-	local how
-	for how in '-i 17' '-b 17' '-b all -i all'; do
-		run_it "$inherit" -d $how "$KEYLOCK" key sh -c 'exit 9'
-		expect 9
-	done
+	ended_with "$waiter" 8
 }
 
 @test "P6 an alarm set by the caller reaches the command, after waiting, too" {
-	local how
+	local how under
 	# With a process in between it comes by way of keylock,
 	start_ended "$inherit" -a 200 "$KEYLOCK" key sleep 1000
 	ended_as "signal $(kill -l ALRM)"
@@ -310,19 +264,18 @@ show=(grep -E '^(SigBlk|SigIgn|Umask)' /proc/self/status)
 	ended_as 'exit 9'
 	# and without one it is the command's own.
 	for how in -F '-w 10 -F'; do
-		run_it "$inherit" -d -a 100000 "$KEYLOCK" $how key "$inherit" -A
-		expect 0
-		[[ $output -gt 50000 && $output -le 100000 ]]
-		after_waiting "$inherit" -d -a 100000 "$KEYLOCK" $how key "$inherit" -A
-		expect 0
-		[[ $output -gt 50000 && $output -le 100000 ]]
+		for under in 'run_it '"$inherit"' -d' after_waiting; do
+			$under -a 100000 "$KEYLOCK" $how key "$inherit" -A
+			expect 0
+			[[ $output -gt 50000 && $output -le 100000 ]]
+		done
 		run_it "$inherit" -d "$KEYLOCK" $how key "$inherit" -A
 		[ "$output" = 0 ]
 	done
 }
 
 @test "P9 an alarm set by the caller ends a waiter, unless it is ignored or blocked" {
-	local how begin took
+	local how begin
 	keep flock
 	for how in '' '-w 100'; do
 		start_ended "$inherit" -a 200 "$KEYLOCK" $how key touch "$ran"
@@ -331,58 +284,38 @@ show=(grep -E '^(SigBlk|SigIgn|Umask)' /proc/self/status)
 	for how in '-i 14' '-b 14'; do
 		begin=$(milliseconds)
 		run_it "$inherit" -d $how -a 50 "$KEYLOCK" -w 0.3 key touch "$ran"
-		took=$(($(milliseconds) - begin))
 		expect 75
-		[ "$took" -ge 300 ]
+		[ $(($(milliseconds) - begin)) -ge 300 ]
 	done
 	[ ! -e "$ran" ]
 }
 
 # --- signals to a waiter ---
 
-@test "P9 a waiter dies of a signal, gives up its place, and leaves no file" {
-	local signal
+@test "P4 P9 a waiter dies of a signal, gives up its place to those behind it, and leaves no file" {
+	local signal waiter=''
 	ulimit -c 0
+	hold key
 	# Those that are caught while waiting, and of the others some.
-	for signal in HUP INT QUIT PIPE ALRM TERM USR1 USR2 XCPU PWR VTALRM SEGV RTMIN RTMIN+3; do
-		hold key
+	for signal in TERM HUP INT QUIT PIPE ALRM USR1 USR2 XCPU PWR VTALRM SEGV RTMIN RTMIN+3; do
 		start_ended "$KEYLOCK" key touch "$ran"
 		wait_for 20 has_ticket "$keylock"
+		[ -n "$waiter" ] || start_waiter "$KEYLOCK" key touch "$ran.served"
 		kill -"$signal" "$keylock"
 		ended_as "signal $(kill -l "$signal")"
 		[ "$(files)" = 1 ]
-		let_go
-		expect 0
-		[ "$(files)" = 0 ]
 	done
-	[ ! -e "$ran" ]
-}
-
-@test "P4 a waiter killed by TERM does not hold up those behind it" {
-	local first second
-	hold key
-	"$inherit" -d "$KEYLOCK" key touch "$ran" 3>&- 4>&- &
-	first=$!
-	wait_for 20 has_ticket "$first"
-	"$KEYLOCK" key touch "$ran.served" 3>&- 4>&- &
-	second=$!
-	wait_for 20 has_ticket "$second"
-	kill -TERM "$first"
-	ended_with "$first" 143
-	has_ticket "$second"
-	[ ! -e "$ran.served" ]
+	has_ticket "$waiter"
 	let_go
-	wait "$second"
+	ended_with "$waiter" 0
 	[[ -e $ran.served && ! -e $ran && $(files) == 0 ]]
 }
 
 @test "P3 a waiter that is killed while the key becomes free leaves no file" {
-	local i waiter
+	local i
 	for i in {1..25}; do
 		hold key
-		"$inherit" -d "$KEYLOCK" key sleep 1000 3>&- 4>&- &
-		waiter=$!
-		wait_for 20 has_ticket "$waiter"
+		start_waiter "$KEYLOCK" key sleep 1000
 		if [ $((i % 2)) = 0 ]; then
 			kill -KILL "$held"
 			kill -TERM "$waiter"
@@ -396,37 +329,16 @@ show=(grep -E '^(SigBlk|SigIgn|Umask)' /proc/self/status)
 	done
 }
 
-@test "P4 signals that are ignored by default do not cost a waiter its place" {
-	local before signal waiter
-	hold key
-	"$KEYLOCK" key sh -c 'exit 9' 3>&- 4>&- &
-	waiter=$!
-	wait_for 20 has_ticket "$waiter"
-	before=$(ticket "$waiter")
-	for signal in WINCH CONT URG CHLD; do
-		kill -"$signal" "$waiter"
-	done
-	kill -STOP "$waiter"
-	wait_for 20 in_state "$waiter" T
-	kill -CONT "$waiter"
-	wait_for 20 in_state "$waiter" S
-	[ "$(ticket "$waiter")" = "$before" ]
-	let_go
-	ended_with "$waiter" 9
-}
-
 @test "P9 TSTP to a waiter in a group that cannot be stopped does not hang it" {
-	local i waiter
+	local i
 	need setsid
 	hold key
 	# The kernel does not stop an orphaned group by a signal that a terminal could send.
-	setsid "$inherit" -d "$KEYLOCK" key sh -c 'exit 9' 3>&- 4>&- &
-	waiter=$!
+	start_waiter setsid "$KEYLOCK" key sh -c 'exit 9'
 	for i in {1..10}; do
-		wait_for 20 has_ticket "$waiter"
 		kill -TSTP "$waiter"
+		wait_for 20 has_ticket "$waiter"
 	done
-	wait_for 20 has_ticket "$waiter"
 	let_go
 	ended_with "$waiter" 9
 	[ "$(files)" = 0 ]
@@ -452,35 +364,34 @@ show=(grep -E '^(SigBlk|SigIgn|Umask)' /proc/self/status)
 	hold b
 	# The nested run has a's leave, and waits for b; then it is nested no more, and is stopped.
 	"$KEYLOCK" -o a sh -c '"$0" -g "$KEYLOCK" -r -k a b touch "$1" &
-		echo $! >"$1.new"; mv "$1.new" "$1.pid"
-		until [ -e "$1.go" ]; do sleep 0.01; done' "$inherit" "$ran" 3>&- 4>&- &
+		echo $! >"$1.pid"
+		until [ -e "$1.end" ]; do sleep 0.01; done' "$inherit" "$ran.inner" 3>&- 4>&- &
 	outer=$!
-	wait_for 20 test -e "$ran.pid"
-	inner=$(cat "$ran.pid")
+	wait_for 20 test -s "$ran.inner.pid"
+	inner=$(cat "$ran.inner.pid")
 	wait_for 20 has_ticket "$inner"
-	touch "$ran.go"
-	wait_for 20 is_dead "$outer"
+	touch "$ran.inner.end"
 	ended_with "$outer" 0
-	"$KEYLOCK" a sh -c 'echo >"$0"; until [ -e "$0.go" ]; do sleep 0.01; done' "$ran.other" 3>&- 4>&- &
+	"$KEYLOCK" a "${job[@]}" 3>&- 4>&- &
 	other=$!
 	wait_for 20 has_ticket "$other"
 	kill -TSTP "$inner"
 	# Where no shell could continue it, it does not stop.
-	wait_for 20 test -e "$ran.other"
+	job_runs
 	kill -CONT "$inner"
 	wait_for 20 has_ticket "$inner"
 	let_go
 	has_ticket "$inner"
-	[ ! -e "$ran" ]
-	touch "$ran.other.go"
-	ended_with "$other" 0
-	wait_for 20 test -e "$ran"
+	[ ! -e "$ran.inner" ]
+	go
+	ended_with "$other" 9
+	wait_for 20 test -e "$ran.inner"
 	wait_for 20 is_dead "$inner"
 	[ "$(files)" = 0 ]
 }
 
 @test "P6 process 1 of a pid namespace ends with 128+N" {
-	local file=$BATS_TEST_TMPDIR/end unshare signal
+	local file=$BATS_TEST_TMPDIR/end unshare expected how
 	need unshare
 	if unshare -p --fork true 2>/dev/null; then
 		unshare=(unshare -p --fork --kill-child)
@@ -489,11 +400,15 @@ show=(grep -E '^(SigBlk|SigIgn|Umask)' /proc/self/status)
 	else
 		skip 'may not make a pid namespace'
 	fi
-	for signal in TERM KILL SEGV HUP; do
-		run_it ended "$file" "$inherit" -d "${unshare[@]}" "$KEYLOCK" key sh -c "kill -$signal \$\$"
-		[ "$(cat "$file")" = "exit $((128 + $(kill -l "$signal")))" ]
-	done
-	run_it ended "$file" "$inherit" -d "${unshare[@]}" "$KEYLOCK" key sh -c 'exit 9'
-	[ "$(cat "$file")" = 'exit 9' ]
+	while read -r expected how; do
+		run_it ended "$file" "$inherit" -d "${unshare[@]}" "$KEYLOCK" key sh -c "$how"
+		[ "$(cat "$file")" = "exit $expected" ]
+	done <<-'END'
+		143 kill -TERM $$
+		137 kill -KILL $$
+		139 kill -SEGV $$
+		129 kill -HUP $$
+		9 exit 9
+	END
 	[ "$(files)" = 0 ]
 }

@@ -7,13 +7,13 @@ load helper
 setup() {
 	keylock_setup
 	cd "$BATS_TEST_TMPDIR" || return
-	# A command that writes its pid to NAME.run and ends with status 9 when it is told to go. It
-	# does not fork while it waits: a shell cannot stop while its child is stopped before its exec.
+	# A command that writes its pid to NAME.run and ends with status 9 when it is told to go. It has
+	# no child from then on: a shell puts off a Ctrl-C until its child has ended, and cannot stop
+	# while its child is stopped before its exec.
 	cat >job <<-'END'
 		mkfifo $1.go
 		exec 8<>$1.go
-		echo $$ >$1.new
-		mv $1.new $1.run
+		echo $$ >$1.run
 		read -r _ <&8
 		exit 9
 	END
@@ -26,9 +26,16 @@ teardown() {
 
 # Waits until job NAME runs; sets command, its pid, and keylock.
 job_runs() {
-	wait_for 20 test -e "$1.run"
+	wait_for 20 test -s "$1.run"
 	command=$(cat "$1.run")
 	keylock=$("$KEYLOCK" --who key)
+}
+
+# type_job NAME COMMAND: types COMMAND under the key, as job NAME.
+type_job() {
+	rm -f "$1".*
+	type_line "\"\$KEYLOCK\" key $2 $1"
+	job_runs "$1"
 }
 
 # Ends job NAME.
@@ -41,26 +48,27 @@ both_in_state() {
 	wait_for 20 in_state "$command" "$1"
 }
 
-# The shell wrote this status to the file.
-wrote() {
-	wait_for 20 test -s "$1"
-	[ "$(cat "$1")" = "$2" ] || {
-		echo "$1 says $(cat "$1"), not $2"
-		return 1
-	}
-}
-
 # The shell has its prompt again, and says STATUS of what it ran last.
 says() {
 	wait_for 20 at_prompt
 	rm -f said
 	type_line 'echo $? >said'
-	wrote said "$1"
+	wait_for 20 test -s said
+	[ "$(cat said)" = "$1" ] || {
+		echo "said $(cat said), not $1"
+		return 1
+	}
 }
 
 taken() {
 	run_keylock -n key true
 	expect 75
+}
+
+both_ended() {
+	wait_for 20 is_dead "$command"
+	wait_for 20 is_dead "$keylock"
+	[ "$(files)" = 0 ]
 }
 
 # The last child of the shell in the terminal that is a keylock.
@@ -74,73 +82,79 @@ waiter_of_shell() {
 	return 1
 }
 
-@test "P6 Ctrl-Z, fg and bg work on a running command" {
+waits_in_front() {
+	wait_for 20 waiter_of_shell
+	wait_for 20 in_front "$waiter"
+}
+
+@test "P6 Ctrl-Z, fg and bg work on a running command, in a process group of its own, too" {
+	local wrapper
 	terminal_shell
-	type_line '"$KEYLOCK" key sh job a; echo $? >stopped'
-	job_runs a
-	wait_for 20 in_front "$keylock"
-	press C-z
-	both_in_state T
-	# keylock stopped by the same signal, TSTP.
-	wrote stopped 148
-	wait_for 20 at_prompt
-	taken
-
-	type_line bg
-	both_in_state SRD
-	wait_for 20 at_prompt
-	type_line 'fg; echo $? >stopped2'
-	wait_for 20 in_front "$keylock"
-	press C-z
-	both_in_state T
-	wrote stopped2 148
-
-	wait_for 20 at_prompt
-	type_line 'fg; echo $? >ended'
-	both_in_state SRD
-	wait_for 20 in_front "$keylock"
-	go a
-	wrote ended 9
-	[ "$(files)" = 0 ]
+	for wrapper in '' 'timeout 100'; do
+		type_job a "$wrapper sh job"
+		wait_for 20 eval 'in_front "$keylock" || in_front "$command"'
+		press C-z
+		# keylock stopped by the same signal, TSTP.
+		both_in_state T
+		says 148
+		taken
+		type_line bg
+		both_in_state SRD
+		wait_for 20 at_prompt
+		type_line fg
+		wait_for 20 in_front "$keylock"
+		press C-z
+		both_in_state T
+		says 148
+		type_line fg
+		both_in_state SRD
+		wait_for 20 in_front "$keylock"
+		go a
+		says 9
+		[ "$(files)" = 0 ]
+	done
 }
 
 @test "P6 a command that stops itself, or reads in the background, stops keylock, fg and bg go on" {
 	local how
 	terminal_shell
-	for how in fg bg; do
-		type_line '"$KEYLOCK" key sh -c "kill -TSTP \$\$; . ./job '$how'" job '$how'; echo $? >stopped.'$how
-		wrote "stopped.$how" 148
-		wait_for 20 at_prompt
+	for how in TSTP TTIN TTOU; do
+		type_line '"$KEYLOCK" key sh -c "kill -'$how' \$\$; . ./job '$how'" job '$how''
+		says $((128 + $(kill -l "$how")))
 		[ ! -e "$how.run" ]
+		taken
 		case $how in
-		fg) type_line 'fg; echo $? >ended.fg' ;;
-		bg) type_line 'bg; wait %1; echo $? >ended.bg' ;;
+		TSTP) type_line fg ;;
+		*) type_line 'bg; wait %1' ;;
 		esac
 		job_runs "$how"
 		go "$how"
-		wrote "ended.$how" 9
-		wait_for 20 at_prompt
+		says 9
 	done
-	type_line '"$KEYLOCK" key sh -c "echo \$\$ >r.new; mv r.new r.run; read -r word; echo \$word >word" &'
+	type_line '"$KEYLOCK" key sh -c "echo \$\$ >r.run; read -r word; echo \$word >word" &'
 	job_runs r
 	both_in_state T
 	wait_for 20 at_prompt
 	type_line fg
 	wait_for 20 in_front "$keylock"
 	type_line hello
-	wrote word hello
-	wait_for 20 at_prompt
-	[ "$(files)" = 0 ]
+	wait_for 20 grep -q hello word
+	both_ended
 }
 
-@test "P6 one Ctrl-C is one SIGINT to the command" {
-	local i expected
-	# A shell without job control: it does not mind a keylock that is stopped for a moment.
-	terminal sh -c 'trap : INT QUIT WINCH; "$KEYLOCK" key "$1" "$2/log"; echo $? >"$2/ended"' sh \
+# Starts keylock with the recorder (see recorder.c) in a terminal, by a shell without job control: it does
+# not mind a keylock that is stopped for a moment. Sets command and keylock.
+start_recorder() {
+	terminal sh -c 'trap : INT QUIT WINCH; '"$1"' "$KEYLOCK" key "$1" "$2/log"; echo $? >"$2/said"' sh \
 		"$(probe recorder)" "$BATS_TEST_TMPDIR"
 	wait_for 20 has_lines 1 log
 	read -r _ command <log
 	keylock=$(parent "$command")
+}
+
+@test "P6 one Ctrl-C is one SIGINT to the command" {
+	local i expected
+	start_recorder ''
 	for i in {1..5}; do
 		# Two signals that meet become one, and nobody could tell: so keylock comes late.
 		kill -STOP "$keylock"
@@ -161,122 +175,94 @@ waiter_of_shell() {
 		echo "ready $command" >log
 	done
 	kill -RTMAX "$command"
-	wrote ended 7
+	wait_for 20 grep -qx 7 said
 	[ "$(files)" = 0 ]
 }
 
 @test "P6 one Ctrl-C is one SIGINT, too, where keylock has not yet seen that the command runs" {
 	need strace
-	terminal sh -c 'trap : INT; strace -DD -qq -o "$2/trace" -e trace=clone,vfork \
-		-e inject=clone,vfork:delay_exit=2000000 "$KEYLOCK" key "$1" "$2/log"; echo $? >"$2/ended"' sh \
-		"$(probe recorder)" "$BATS_TEST_TMPDIR"
-	wait_for 20 has_lines 1 log
-	read -r _ command <log
+	start_recorder "strace -DD -qq -o trace -e trace=clone,vfork -e inject=clone,vfork:delay_exit=2000000"
 	press C-c
 	wait_for 20 grep -q "^2 " log
 	# What comes by way of keylock comes behind the delay, and the lower number first.
-	kill -SYS "$(parent "$command")"
+	kill -SYS "$keylock"
 	wait_for 20 grep -q "^31 " log
 	[ "$(grep -c '^2 ' log)" = 1 ]
 	kill -RTMAX "$command"
-	wrote ended 7
+	wait_for 20 grep -qx 7 said
 }
 
 @test "P6 Ctrl-C breaks a loop around keylock, of a shell, a script, and while it waits" {
+	local how loop='for i in 1 2 3; do echo $i >>loops; "$KEYLOCK" key sh job a; done'
 	terminal_shell
-	type_line 'for i in 1 2 3; do echo $i >>loops; "$KEYLOCK" key sh job a; done'
-	job_runs a
-	wait_for 20 in_front "$keylock"
-	press C-c
-	says 130
-	[ "$(cat loops)" = 1 ]
-
-	rm a.run a.go
-	type_line 'bash -c '\''for i in 1 2 3; do echo $i >>loops2; "$KEYLOCK" key sh job a; done'\'
-	job_runs a
-	wait_for 20 in_front "$keylock"
-	press C-c
-	says 130
-	[ "$(cat loops2)" = 1 ]
-	[ "$(files)" = 0 ]
-
-	rm a.run a.go
-	hold key
-	type_line 'for i in 1 2 3; do echo $i >>loops3; "$KEYLOCK" key sh job a; done'
-	wait_for 20 waiter_of_shell
-	wait_for 20 in_front "$waiter"
-	press C-c
-	wait_for 20 is_dead "$waiter"
-	says 130
-	[ "$(cat loops3)" = 1 ]
-	let_go
+	echo "$loop; exit 9" >script
+	for how in shell script waiting; do
+		rm -f a.* loops
+		[ $how != waiting ] || hold key
+		case $how in
+		script) type_line 'bash script' ;;
+		*) type_line "$loop" ;;
+		esac
+		if [ $how = waiting ]; then
+			waits_in_front
+			keylock=$waiter command=$waiter
+		else
+			job_runs a
+			wait_for 20 in_front "$keylock"
+		fi
+		press C-c
+		wait_for 20 is_dead "$keylock"
+		says 130
+		[ "$(cat loops)" = 1 ]
+		[ $how != waiting ] || let_go
+		both_ended
+	done
 	[ ! -e a.run ]
-	[ "$(files)" = 0 ]
 }
 
 # In a process group of its own the command gets nothing of the terminal's but by way of keylock.
-@test "P6 Ctrl-C and Ctrl-\\ end a command in a process group of its own, Ctrl-Z stops it" {
-	local name=0 key wrapper wrappers=('timeout 100 sh job' 'setsid sh job' 'setsid -w sh job')
+@test "P6 Ctrl-C and Ctrl-\\ end a command in a process group of its own" {
+	local wrapper
 	terminal_shell
-	for wrapper in "${wrappers[@]}"; do
-		for key in C-c C-\\; do
-			name=$((name + 1))
-			type_line "\"\$KEYLOCK\" key $wrapper $name"
-			job_runs "$name"
-			press "$key"
-			wait_for 20 is_dead "$command"
-			case $key in
-			C-c) says 130 ;;
-			*) says 131 ;;
-			esac
-			[ "$(files)" = 0 ]
-		done
+	for wrapper in 'timeout 100' setsid 'setsid -w'; do
+		type_job a "$wrapper sh job"
+		press C-c
+		both_ended
+		says 130
+		type_job a "$wrapper sh job"
+		press C-\\
+		both_ended
+		says 131
 	done
-
-	type_line '"$KEYLOCK" key timeout 100 sh job z; echo $? >stopped'
-	job_runs z
-	press C-z
-	wrote stopped 148
-	both_in_state T
-	wait_for 20 at_prompt
-	taken
-	type_line 'fg; echo $? >stopped2'
-	both_in_state SRD
-	wait_for 20 in_front "$keylock"
-	press C-z
-	wrote stopped2 148
-	wait_for 20 at_prompt
-	type_line 'bg; wait %1; echo $? >ended'
-	both_in_state SRD
-	go z
-	wrote ended 9
-	wait_for 20 at_prompt
-
 	# Who has left the session cannot be stopped so (setsid(1)), but ended.
-	type_line '"$KEYLOCK" key setsid sh job s'
-	job_runs s
+	type_job a 'setsid sh job'
 	press C-z
 	press C-c
+	both_ended
 	says 130
-	[ "$(files)" = 0 ]
 }
 
 @test "P6 Ctrl-C ends a command that has a terminal of its own, or is a shell with job control" {
 	need script
 	terminal_shell
-	type_line '"$KEYLOCK" key script -qec "sh job t" /dev/null'
+	# $SHELL runs the command there, and may be nologin(8). The status is script's word, not keylock's:
+	# it need not have its child's when the terminal's other end closes first.
+	type_line 'SHELL=/bin/sh "$KEYLOCK" key script -qec "sh job t" /dev/null'
 	job_runs t
 	press C-c
-	says 130
-	type_line '"$KEYLOCK" key bash --norc -ic "sh job i"'
+	wait_for 20 is_dead "$keylock"
+	is_dead "$command"
+	close_window
+	# From a shell that does not move the terminal's foreground itself.
+	terminal sh -c '"$KEYLOCK" key bash --norc -ic "sh job i"; echo $? >ended'
 	job_runs i
 	wait_for 20 in_front "$command"
 	press C-c
-	says 130
+	wait_for 20 grep -qx 130 ended
 	[ "$(files)" = 0 ]
 }
 
-@test "P6 the window is closed with keylock as session leader: the command gets one SIGHUP, and ends" {
+@test "P6 the window is closed, with keylock or a shell as session leader: the command gets one SIGHUP, and ends" {
 	terminal "$KEYLOCK" key "$(probe recorder)" "$BATS_TEST_TMPDIR/log"
 	wait_for 20 has_lines 1 log
 	read -r _ command <log
@@ -290,16 +276,18 @@ waiter_of_shell() {
 	wait_for 20 grep -q '^15 ' log
 	[ "$(grep -c '^1 ' log)" = 1 ]
 	kill -RTMAX "$command"
-	wait_for 20 is_dead "$keylock"
-	[ "$(files)" = 0 ]
+	both_ended
 
-	terminal "$KEYLOCK" key sh "$BATS_TEST_TMPDIR/job" "$BATS_TEST_TMPDIR/a"
+	terminal "$KEYLOCK" key sh job a
 	job_runs a
 	[ "$keylock" = "$pane" ]
 	close_window
-	wait_for 20 is_dead "$command"
-	wait_for 20 is_dead "$keylock"
-	[ "$(files)" = 0 ]
+	both_ended
+
+	terminal_shell
+	type_job b 'sh job'
+	close_window
+	both_ended
 }
 
 @test "P9 the window is closed with a waiting keylock as session leader: it leaves the line" {
@@ -313,25 +301,14 @@ waiter_of_shell() {
 	[ "$(files)" = 0 ]
 }
 
-@test "P6 the window of a shell with a running keylock is closed: the command ends" {
-	terminal_shell
-	type_line '"$KEYLOCK" key sh job a'
-	job_runs a
-	close_window
-	wait_for 20 is_dead "$command"
-	wait_for 20 is_dead "$keylock"
-	[ "$(files)" = 0 ]
-}
-
 @test "P4 Ctrl-Z on a waiter: those behind it go on, after fg it is served in its new turn" {
 	local first second third fourth
 	# Who is served writes its name to order.
 	terminal_shell
 	hold key
 	first=$holder
-	type_line '"$KEYLOCK" key sh -c "echo stopped >>order; exit 9"; echo $? >status'
-	wait_for 20 waiter_of_shell
-	wait_for 20 in_front "$waiter"
+	type_line '"$KEYLOCK" key sh -c "echo stopped >>order; exit 9"'
+	waits_in_front
 	"$KEYLOCK" key sh -c 'echo second >>order; exec sh job second' 3>&- 4>&- &
 	second=$!
 	wait_for 20 has_ticket "$second"
@@ -339,11 +316,10 @@ waiter_of_shell() {
 	press C-z
 	wait_for 20 in_state "$waiter" T
 	# By TSTP's default action.
-	wrote status 148
-	wait_for 20 at_prompt
+	says 148
 	[ -z "$(ticket "$waiter")" ]
 	let_go "$first"
-	wait_for 20 test -e second.run
+	wait_for 20 test -s second.run
 	order_is second
 
 	# It came before third, and comes after it now.
@@ -351,13 +327,13 @@ waiter_of_shell() {
 	third=$!
 	wait_for 20 has_ticket "$third"
 	in_state "$waiter" T
-	type_line 'fg; echo $? >status2'
+	type_line fg
 	wait_for 20 has_ticket "$waiter"
 	"$KEYLOCK" key sh -c 'echo fourth >>order' 3>&- 4>&- &
 	fourth=$!
 	wait_for 20 has_ticket "$fourth"
 	go second
-	wrote status2 9
+	says 9
 	ended_with "$second" 9
 	wait "$third"
 	wait "$fourth"
@@ -368,39 +344,38 @@ waiter_of_shell() {
 @test "P3 Ctrl-Z on the only waiter: the key is as if it were not there" {
 	terminal_shell
 	hold key
-	type_line '"$KEYLOCK" -w 100 key sh job a; echo $? >status'
-	wait_for 20 waiter_of_shell
-	wait_for 20 in_front "$waiter"
+	type_line '"$KEYLOCK" -w 100 key sh job a'
+	waits_in_front
 	press C-z
-	wrote status 148
+	says 148
 	let_go
 	[ "$(files)" = 0 ]
 	run_keylock -n key true
 	expect 0
-	wait_for 20 at_prompt
-	type_line 'fg; echo $? >status2'
+	type_line fg
 	job_runs a
 	[ "$keylock" = "$waiter" ]
-	taken
 	go a
-	wrote status2 9
+	says 9
 	[ "$(files)" = 0 ]
 }
 
 @test "P6 --hold in the background stops when something is typed, as any reader does, and keeps the key" {
 	terminal_shell
 	type_line '"$KEYLOCK" --hold key & true'
-	wait_for 20 test -e "$KEYLOCK_DIR/key"
 	wait_for 20 eval '"$KEYLOCK" --who key >who'
 	keylock=$(cat who)
-	type_line 'true >typed'
-	wait_for 20 test -e typed
-	wait_for 20 in_state "$keylock" T
+	# The shell may have read what is typed before keylock has woken for it.
+	stops_when_typed() {
+		type_line true
+		in_state "$keylock" T
+	}
+	wait_for 20 stops_when_typed
 	taken
-	type_line 'fg; echo $? >ended'
+	type_line fg
 	wait_for 20 in_front "$keylock"
 	taken
 	press C-d
-	wrote ended 0
+	says 0
 	[ "$(files)" = 0 ]
 }

@@ -15,100 +15,54 @@
  * that was slow to come to the lock. A contender waits when it holds a ticket (a write lock of its
  * open file description at byte 1000 or above), or is blocked in flock(2).
  */
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
+#include <glob.h>
 
-#define LATE 3000000
+#include "probe.h"
+
+#define LATE 3000
 #define NEVER INT64_MAX
 
 struct contender {
 	pid_t pid;
 	int64_t started;
 	int64_t seen; /* was waiting at that time; NEVER when it was not seen to wait */
-	int seen_once;
+	bool seen_once;
 };
 
-static int64_t
-now(void)
+/* Whether a line of the files is about a lock that this process waits for, or a ticket of it. */
+static bool
+waits_there(const char *pattern, pid_t pid)
 {
-	struct timespec t;
+	char line[300];
+	bool found = false;
+	glob_t files;
 
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
+	if (glob(pattern, GLOB_NOSORT, NULL, &files) != 0)
+		return false;
+	for (size_t i = 0; i < files.gl_pathc && !found; i++) {
+		FILE *file = fopen(files.gl_pathv[i], "re");
+		long at;
+		int who;
 
-static void
-sleep_ns(int64_t ns)
-{
-	struct timespec t = {ns / 1000000000, ns % 1000000000};
-
-	if (ns > 0)
-		nanosleep(&t, NULL);
-}
-
-/* Reads a file of /proc into text; false when it cannot be read. */
-static int
-slurp(const char *name, char *text, size_t size)
-{
-	int fd = open(name, O_RDONLY | O_CLOEXEC);
-	size_t used = 0;
-	ssize_t n;
-
-	if (fd == -1)
-		return 0;
-	while (used < size - 1 && (n = read(fd, text + used, size - 1 - used)) > 0)
-		used += (size_t)n;
-	close(fd);
-	text[used] = '\0';
-	return 1;
-}
-
-static int
-has_ticket(pid_t pid)
-{
-	char name[300], text[4096];
-	struct dirent *entry;
-	DIR *dir;
-	int found = 0;
-
-	snprintf(name, sizeof name, "/proc/%d/fdinfo", (int)pid);
-	if ((dir = opendir(name)) == NULL)
-		return 0;
-	while (!found && (entry = readdir(dir)) != NULL) {
-		snprintf(name, sizeof name, "/proc/%d/fdinfo/%.20s", (int)pid, entry->d_name);
-		if (entry->d_name[0] == '.' || !slurp(name, text, sizeof text))
-			continue;
-		for (char *line = strstr(text, "lock:"); line; line = strstr(line + 1, "lock:")) {
-			long at;
-
-			if (sscanf(line, "lock: %*d: OFDLCK %*s WRITE %*d %*s %ld", &at) == 1 &&
-			    at >= 1000)
-				found = 1;
-		}
+		while (file && !found && fgets(line, sizeof line, file))
+			found =
+			    (sscanf(line, "%*d: -> FLOCK %*s %*s %d", &who) == 1 && who == pid) ||
+			    (sscanf(line, "lock: %*d: OFDLCK %*s WRITE %*d %*s %ld", &at) == 1 &&
+			     at >= 1000);
+		if (file)
+			fclose(file);
 	}
-	closedir(dir);
+	globfree(&files);
 	return found;
 }
 
-static char locks[1 << 20];
-
-static int
-blocked(pid_t pid)
+static bool
+waits(pid_t pid)
 {
 	char pattern[40];
 
-	snprintf(pattern, sizeof pattern, "-> FLOCK  ADVISORY  WRITE %d ", (int)pid);
-	return strstr(locks, pattern) != NULL;
+	snprintf(pattern, sizeof pattern, "/proc/%d/fdinfo/*", (int)pid);
+	return waits_there(pattern, pid) || waits_there("/proc/locks", pid);
 }
 
 /* The command: notes its beginning in the place of its index. */
@@ -120,103 +74,63 @@ hold(char **argv)
 
 	if (fd == -1 || pwrite(fd, &at, sizeof at, atol(argv[1]) * (off_t)sizeof at) != sizeof at)
 		return 2;
-	sleep_ns(atol(argv[2]) * 1000);
+	sleep_us(atol(argv[2]));
 	return 0;
 }
 
 static pid_t
-start(char **command, int words, char *self, char *file, int index, char *hold_for)
+start(char **argv, int words, int index)
 {
-	char number[20];
-	char *argv[40];
-	int n = 0;
-	pid_t pid;
+	char number[20], dash_p[] = "-p";
+	char *tail[] = {argv[0], dash_p, argv[1], number, argv[4], NULL};
+	char *command[40];
 
 	snprintf(number, sizeof number, "%d", index);
-	for (int i = 0; i < words && n < 30; i++)
-		argv[n++] = command[i];
-	argv[n++] = self;
-	argv[n++] = "-p";
-	argv[n++] = file;
-	argv[n++] = number;
-	argv[n++] = hold_for;
-	argv[n] = NULL;
-	pid = vfork();
-	if (pid == 0) {
-		execvp(argv[0], argv);
-		_exit(127);
-	}
-	if (pid == -1) {
-		perror("arrivals: vfork");
+	if (words > 30)
 		exit(2);
-	}
-	return pid;
-}
-
-static const int64_t *sort_by;
-
-static int
-by_service(const void *a, const void *b)
-{
-	int64_t x = sort_by[*(const int *)a], y = sort_by[*(const int *)b];
-
-	return x < y ? -1 : x > y;
+	memcpy(command, argv + 5, (size_t)words * sizeof *command);
+	memcpy(command + words, tail, sizeof tail);
+	return spawn(command, false);
 }
 
 static void
-judge(const struct contender *all, const int64_t *served, int count)
+judge(const struct contender *all, const int64_t *served, int total)
 {
-	int *order = malloc((size_t)count * sizeof *order);
 	int n = 0, waited = 0, barged = 0, late = 0;
-	int64_t seen = NEVER, started = NEVER;
 
-	if (order == NULL)
-		exit(2);
-	for (int i = 0; i < count; i++) {
+	for (int i = 0; i < total; i++) {
+		bool has_barged = false, is_late = false;
+
 		waited += all[i].seen != NEVER;
-		if (served[i] != 0)
-			order[n++] = i;
-	}
-	sort_by = served;
-	qsort(order, (size_t)n, sizeof *order, by_service);
-	/* From the last served to the first, with the earliest of those served later at hand. */
-	for (int i = n - 1; i >= 0; i--) {
-		const struct contender *c = &all[order[i]];
-
-		barged += c->started > seen;
-		late += c->started - LATE > started;
-		if (c->seen < seen)
-			seen = c->seen;
-		if (c->started < started)
-			started = c->started;
+		n += served[i] != 0;
+		for (int j = 0; j < total && served[i] != 0; j++) {
+			has_barged |= served[j] > served[i] && all[j].seen < all[i].started;
+			is_late |= served[j] > served[i] && all[j].started < all[i].started - LATE;
+		}
+		barged += has_barged;
+		late += is_late;
 	}
 	printf("served=%d waited=%d barged=%d late=%d\n", n, waited, barged, late);
-	free(order);
 }
 
-/* Looks once which of the contenders from first to last wait. */
-static void
-look(struct contender *all, const int64_t *served, int first, int last, int *unseen)
+/* Looks once which of the contenders from first to last wait; whether some were not seen to. */
+static bool
+look(struct contender *all, const int64_t *served, int first, int last)
 {
-	int any = 0;
+	bool unseen = false;
 
-	*unseen = 0;
-	for (int i = first; i < last; i++)
-		any |= all[i].seen == NEVER && served[i] == 0;
-	if (!any)
-		return;
-	slurp("/proc/locks", locks, sizeof locks);
-	for (int i = first; i < last; i++) {
+	for (int i = first; i <= last; i++) {
 		if (all[i].seen != NEVER || served[i] != 0)
 			continue;
-		if (blocked(all[i].pid) || has_ticket(all[i].pid)) {
-			/* At the second look, since who is about to be served draws a ticket, too.
-			 */
-			if (all[i].seen_once++)
+		/* At the second look, since who is about to be served draws a ticket, too. */
+		if (waits(all[i].pid)) {
+			if (all[i].seen_once)
 				all[i].seen = now();
+			all[i].seen_once = true;
 		}
-		*unseen += all[i].seen == NEVER;
+		unseen |= all[i].seen == NEVER;
 	}
+	return unseen;
 }
 
 int
@@ -225,7 +139,7 @@ main(int argc, char **argv)
 	struct contender *all;
 	int64_t *served, begin, gap;
 	size_t size;
-	int count, file, first = 0, unseen;
+	int total, file, first = 0;
 
 	if (argc == 5 && strcmp(argv[1], "-p") == 0)
 		return hold(argv + 2);
@@ -233,10 +147,10 @@ main(int argc, char **argv)
 		return 2;
 	/* Waking on time is what this is about. */
 	prctl(PR_SET_TIMERSLACK, 1L);
-	count = atoi(argv[2]);
-	gap = atol(argv[3]) * 1000;
-	size = (size_t)count * sizeof *served;
-	all = calloc((size_t)count, sizeof *all);
+	total = atoi(argv[2]);
+	gap = atol(argv[3]);
+	size = (size_t)total * sizeof *served;
+	all = calloc((size_t)total, sizeof *all);
 	file = open(argv[1], O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (all == NULL || file == -1 || ftruncate(file, (off_t)size) == -1)
 		return 2;
@@ -245,21 +159,25 @@ main(int argc, char **argv)
 		return 2;
 
 	begin = now();
-	for (int i = 0; i < count; i++) {
+	for (int i = 0; i < total; i++) {
+		int64_t next = begin + (i + 1) * gap;
+
 		all[i].seen = NEVER;
 		all[i].started = now();
-		all[i].pid = start(argv + 5, argc - 5, argv[0], argv[1], i, argv[4]);
+		all[i].pid = start(argv, argc - 5, i);
 		do {
+			int64_t left;
+
 			while (waitpid(-1, NULL, WNOHANG) > 0)
 				;
 			while (first < i && (all[first].seen != NEVER || served[first] != 0))
 				first++;
-			look(all, served, first, i + 1, &unseen);
-			sleep_ns(unseen ? 200000 : begin + (i + 1) * gap - now());
-		} while (now() < begin + (i + 1) * gap);
+			left = look(all, served, first, i) ? 200 : next - now();
+			sleep_us(left > 0 ? left : 0);
+		} while (now() < next);
 	}
-	while (wait(NULL) > 0 || errno == EINTR)
+	while (wait(NULL) > 0)
 		;
-	judge(all, served, count);
+	judge(all, served, total);
 	return 0;
 }

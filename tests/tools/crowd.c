@@ -2,37 +2,28 @@
  * crowd COUNT COMMAND [ARGUMENT]...: run COMMAND COUNT times, all let go at the same instant.
  * Prints how they ended: lines "STATUS TIMES", with 128+N for death by signal N.
  */
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include "probe.h"
 
 int
 main(int argc, char **argv)
 {
-	int count, status, barrier[2];
-	int ends[256] = {0};
+	int status, barrier[2], ends[256] = {0};
+	char byte;
 
-	if (argc < 3 || (count = atoi(argv[1])) < 1 || pipe(barrier) == -1)
+	if (argc < 3 || pipe(barrier) == -1)
 		return 2;
-	for (int i = 0; i < count; i++) {
+	for (int i = atoi(argv[1]); i > 0; i--) {
 		pid_t pid = fork();
 
-		if (pid == -1) {
-			perror("crowd: fork");
-			return 2;
-		}
 		if (pid == 0) {
-			char byte;
-
 			close(barrier[1]);
 			/* Ends with the end of file: when the parent closes its side. */
-			if (read(barrier[0], &byte, 1) != 0)
-				_exit(2);
-			close(barrier[0]);
-			execvp(argv[2], argv + 2);
+			if (read(barrier[0], &byte, 1) == 0 && close(barrier[0]) == 0)
+				execvp(argv[2], argv + 2);
 			_exit(127);
 		}
+		if (pid == -1)
+			return 2;
 	}
 	close(barrier[0]);
 	close(barrier[1]);

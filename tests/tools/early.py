@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""early SIGNAL COUNT COMMAND [ARGUMENT]...: does a signal that comes while COMMAND starts have its
+"""early.py SIGNAL COUNT COMMAND [ARGUMENT]...: does a signal that comes while COMMAND starts have its
 effect?
 
 Starts COMMAND, which is not to end by itself, COUNT times in a process group of its own, sends
@@ -15,7 +14,7 @@ import time
 
 signo, count, command = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 worked = stuck = odd = 0
-while worked + stuck + odd < count and not stuck and not odd:
+while worked < count and not stuck and not odd:
     pid = os.posix_spawnp(command[0], command, os.environ, setpgroup=0, setsigdef=[signo])
     time.sleep(random.random() * 0.002)
     os.kill(-pid if signo == signal.SIGTSTP else pid, signo)
@@ -24,12 +23,9 @@ while worked + stuck + odd < count and not stuck and not odd:
     while not change and time.monotonic() < end:
         change = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT)
         time.sleep(0.0002)
-    if not change:
-        stuck += 1
-    elif change.si_code == os.CLD_EXITED or change.si_status != signo:
-        odd += 1
-    else:
-        worked += 1
+    stuck += not change
+    odd += bool(change) and (change.si_code == os.CLD_EXITED or change.si_status != signo)
+    worked += not stuck and not odd
     # Where keylock died as it should, nobody is left who could be killed.
     if not change or change.si_code != os.CLD_KILLED or odd:
         os.kill(-pid, signal.SIGKILL)

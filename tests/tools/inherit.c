@@ -14,86 +14,59 @@
  * inherit -A
  *	print the milliseconds to the alarm, 0 where there is none.
  */
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <unistd.h>
 
-/* Calls change for the signal, or for each that can be changed, where name is "all". */
+/* Does what the option says to the signal, or to each that can be changed, where it is "all". */
 static void
-each(const char *name, void (*change)(int))
+change(int option, const char *signo)
 {
-	if (strcmp(name, "all") != 0) {
-		change(atoi(name));
-		return;
+	int one = atoi(signo);
+
+	for (int s = 1; s <= SIGRTMAX; s++) {
+		sigset_t set;
+
+		if (s == SIGKILL || s == SIGSTOP || (one != 0 && s != one))
+			continue;
+		if (option != 'b')
+			signal(s, option == 'i' ? SIG_IGN : SIG_DFL);
+		sigemptyset(&set);
+		if (option != 'i' && sigaddset(&set, s) == 0)
+			sigprocmask(option == 'b' ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
 	}
-	for (int s = 1; s <= SIGRTMAX; s++)
-		if (s != SIGKILL && s != SIGSTOP)
-			change(s);
-}
-
-static void
-mask(int how, int s)
-{
-	sigset_t one;
-
-	sigemptyset(&one);
-	if (sigaddset(&one, s) == 0)
-		sigprocmask(how, &one, NULL);
-}
-
-static void
-reset(int s)
-{
-	mask(SIG_UNBLOCK, s);
-	signal(s, SIG_DFL);
-}
-
-static void
-block(int s)
-{
-	mask(SIG_BLOCK, s);
-}
-
-static void
-ignore(int s)
-{
-	signal(s, SIG_IGN);
 }
 
 int
 main(int argc, char **argv)
 {
-	struct itimerval alarm_at = {{0, 0}, {0, 0}};
+	struct itimerval at = {{0, 0}, {0, 0}};
 	int option;
 
 	while ((option = getopt(argc, argv, "+Adgb:i:a:u:")) != -1)
 		switch (option) {
 		case 'A':
-			getitimer(ITIMER_REAL, &alarm_at);
-			printf("%ld\n", (long)alarm_at.it_value.tv_sec * 1000 +
-			                    (long)alarm_at.it_value.tv_usec / 1000);
+			getitimer(ITIMER_REAL, &at);
+			printf("%ld\n",
+			       (long)at.it_value.tv_sec * 1000 + (long)at.it_value.tv_usec / 1000);
 			return 0;
 		case 'd':
-			each("all", reset);
+			change('d', "all");
 			break;
 		case 'g':
 			setpgid(0, 0);
 			break;
 		case 'b':
-			each(optarg, block);
-			break;
 		case 'i':
-			each(optarg, ignore);
+			change(option, optarg);
 			break;
 		case 'a':
-			alarm_at.it_value.tv_sec = atol(optarg) / 1000;
-			alarm_at.it_value.tv_usec = atol(optarg) % 1000 * 1000;
-			setitimer(ITIMER_REAL, &alarm_at, NULL);
+			at.it_value.tv_sec = atol(optarg) / 1000;
+			at.it_value.tv_usec = atol(optarg) % 1000 * 1000;
+			setitimer(ITIMER_REAL, &at, NULL);
 			break;
 		case 'u':
 			umask((mode_t)strtoul(optarg, NULL, 8));
@@ -101,9 +74,7 @@ main(int argc, char **argv)
 		default:
 			return 2;
 		}
-	if (optind == argc)
-		return 2;
 	execvp(argv[optind], argv + optind);
-	fprintf(stderr, "inherit: %s: %s\n", argv[optind], strerror(errno));
+	perror("inherit");
 	return 127;
 }

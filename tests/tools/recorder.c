@@ -1,20 +1,18 @@
 /*
  * recorder FILE [-g]: a command that notes in FILE each signal it gets, a line each: its number
  * and "kernel" where the terminal sent it, else "process". The first line is "ready PID".
- * USR2 makes it send USR1 to its whole process group (with -g). The last real-time signal ends
+ * With -g USR2 makes it send USR1 to its whole process group. The last real-time signal ends
  * it with status 7.
  */
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
 int
 main(int argc, char **argv)
 {
-	int group = argc > 2 && strcmp(argv[2], "-g") == 0;
-	int log;
+	int s = 0, log;
 	sigset_t all;
 	siginfo_t info;
 
@@ -24,18 +22,16 @@ main(int argc, char **argv)
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, NULL);
 	/* What came ignored would not be noted. */
-	for (int s = 1; s <= SIGRTMAX; s++)
-		signal(s, SIG_DFL);
+	for (int i = 1; i <= SIGRTMAX; i++)
+		signal(i, SIG_DFL);
 	dprintf(log, "ready %d\n", (int)getpid());
-	for (;;) {
-		int s = sigwaitinfo(&all, &info);
-
+	while (s != SIGRTMAX) {
+		s = sigwaitinfo(&all, &info);
 		if (s == -1)
 			continue;
 		dprintf(log, "%d %s\n", s, info.si_code == SI_KERNEL ? "kernel" : "process");
-		if (s == SIGUSR2 && group)
+		if (s == SIGUSR2 && argc > 2)
 			kill(0, SIGUSR1);
-		if (s == SIGRTMAX)
-			return 7;
 	}
+	return 7;
 }

@@ -61,52 +61,38 @@ def check_time(text, answer):
 
 def check_shown(text, line):
     row = json.loads(line)
-
-    def same(value, wanted):
-        return value.encode("utf-8", "surrogateescape") == wanted
-
+    wanted = {"key": text, "command": text, "path": (text + b"/x")[: 4096 + 213], "state": b"held"}
     return (
         line.endswith(b"}\n")
         and line.count(b"\n") == 1
-        and same(row["key"], text)
-        and same(row["command"], text)
-        and same(row["path"], (text + b"/x")[: 4096 + 206])
-        and row["state"] == "held"
+        and all(row[name].encode("utf-8", "surrogateescape") == value for name, value in wanted.items())
         and list(row) == "key state mode slot pids since waiting waiters command path".split()
     )
 
 
 def pairs(stream):
-    rest = b""
-    held = None
+    texts, rest = [], b""
     while chunk := stream.read(1 << 20):
-        *texts, rest = (rest + chunk).split(b"\0")
-        for text in texts:
-            if held is None:
-                held = text
-            else:
-                yield held, text
-                held = None
-    if rest or held is not None:
+        *more, rest = (rest + chunk).split(b"\0")
+        texts += more
+        yield from zip(texts[::2], texts[1::2])
+        texts = texts[len(texts) // 2 * 2 :]
+    if rest or texts:
         sys.exit("reference.py: the last pair is cut off")
 
 
-def main():
-    check = {"name": check_name, "time": check_time, "shown": check_shown}[sys.argv[1]]
-    count = wrong = 0
-    for text, answer in pairs(sys.stdin.buffer):
-        count += 1
-        try:
-            right = check(text, answer)
-        except (ValueError, KeyError) as error:
-            right = False
-            print(error)
-        if not right:
-            wrong += 1
-            if wrong <= 10:
-                print(f"{sys.argv[1]}: {text.hex()} gives {answer!r}")
-    print(f"pairs {count} wrong {wrong}")
-    sys.exit(1 if wrong or not count else 0)
-
-
-main()
+what = sys.argv[1]
+check = {"name": check_name, "time": check_time, "shown": check_shown}[what]
+count = wrong = 0
+for text, answer in pairs(sys.stdin.buffer):
+    count += 1
+    try:
+        right = check(text, answer)
+    except (ValueError, KeyError) as error:
+        right = False
+        print(error)
+    wrong += not right
+    if not right and wrong <= 10:
+        print(f"{what}: {text.hex()} gives {answer!r}")
+print(f"pairs {count} wrong {wrong}")
+sys.exit(1 if wrong or not count else 0)

@@ -7,8 +7,6 @@
  * processes after it are treated so, the command of keylock too. Exits with 99 where that may not
  * be done here.
  */
-#include <errno.h>
-#include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
@@ -24,11 +22,8 @@ static const struct {
 	unsigned number;
 } calls[] = {
     {"fcntl", SYS_fcntl},
-    {"fstatfs", SYS_fstatfs},
     {"inotify_init1", SYS_inotify_init1},
-    {"prctl", SYS_prctl},
     {"timer_create", SYS_timer_create},
-    {"timer_settime", SYS_timer_settime},
     {"utimensat", SYS_utimensat},
 #ifdef SYS_vfork
     {"fork", SYS_vfork},
@@ -65,26 +60,21 @@ add_rule(unsigned call, unsigned low, unsigned high, unsigned error)
 }
 
 static void
-add_text(char *text)
+add_text(const char *text)
 {
-	char *error = strchr(text, '='), *command = strchr(text, ':');
-	unsigned low = 0, high = 0xffffffff;
+	char name[32];
+	unsigned low = 0, high = 0xffffffff, error;
 	int found = 0;
 
-	if (!error)
-		exit(2);
-	*error++ = '\0';
-	if (command) {
-		char *end;
-
-		*command++ = '\0';
-		low = high = (unsigned)strtoul(command, &end, 10);
-		if (*end == '-')
-			high = (unsigned)strtoul(end + 1, NULL, 10);
+	if (sscanf(text, "%31[a-z_0-9]=%u", name, &error) != 2 &&
+	    sscanf(text, "%31[a-z_0-9]:%u-%u=%u", name, &low, &high, &error) != 4) {
+		if (sscanf(text, "%31[a-z_0-9]:%u=%u", name, &low, &error) != 3)
+			exit(2);
+		high = low;
 	}
 	for (size_t i = 0; i < sizeof calls / sizeof *calls; i++)
-		if (strcmp(calls[i].name, text) == 0) {
-			add_rule(calls[i].number, low, high, (unsigned)atoi(error));
+		if (strcmp(calls[i].name, name) == 0) {
+			add_rule(calls[i].number, low, high, error);
 			found = 1;
 		}
 	if (!found)
@@ -95,18 +85,11 @@ int
 main(int argc, char **argv)
 {
 	struct sock_fprog filter = {.filter = program};
-	char *next = argc < 3 ? NULL : argv[1];
 
-	if (!next)
+	if (argc < 3)
 		return 2;
-	while (next) {
-		char *rule = next;
-
-		next = strchr(rule, ',');
-		if (next)
-			*next++ = '\0';
+	for (char *rule = strtok(argv[1], ","); rule; rule = strtok(NULL, ","))
 		add_text(rule);
-	}
 	add(BPF_RET | BPF_K, SECCOMP_RET_ALLOW, 0, 0);
 	filter.len = count;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||

@@ -3,8 +3,8 @@
  *
  * COUNT times, WORKERS side by side, runs "KEYLOCK [OPTION...] -k KEY... KEY sets -p FILE MODE
  * NUMBER..." with one to four of six keys, in any order, exclusive or shared, some with a time-out,
- * some with -n. The command asks for a lock of its own on the byte of each key in FILE, which dies
- * with it (POSIX's, that children do not get): refused means an overlap. Prints
+ * some with -n. The command asks for a lock of its own on the byte of each key in FILE: refused
+ * means an overlap. Prints
  *
  *	runs		how many commands ran
  *	gave_up		how many keylocks with a time-out or -n ended with 75
@@ -13,141 +13,97 @@
  *	overlaps	what it says
  *	stuck		what had not ended 40 s after the last was started
  */
-#include <errno.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include "probe.h"
 
-enum { KEYS = 6, MOST_KEYS = 4, MOST_WORKERS = 64 };
+enum { KEYS = 6, MOST_KEYS = 4 };
 
-struct counts {
-	int runs;
-	int together;
-	int overlaps;
-	int sharing[KEYS];
-};
-
-struct worker {
-	pid_t pid;
-	int may_give_up;
-};
+static char **args;
+static int started, gave_up, others;
 
 /* The command: name, mode, and the keys' numbers. */
 static int
 hold(char **argv)
 {
-	int file, shared = argv[1][0] == 's';
+	int file;
+	bool shared = argv[1][0] == 's';
 	struct counts *counts = open_counts(argv[0], &file);
 
-	count_one(&counts->runs);
+	count(&counts->runs, 1);
 	for (char **word = argv + 2; *word; word++) {
 		if (!take(file, shared ? F_RDLCK : F_WRLCK, atol(*word)))
-			count_one(&counts->overlaps);
-		if (shared &&
-		    __atomic_fetch_add(&counts->sharing[atol(*word)], 1, __ATOMIC_RELAXED) > 0)
-			count_one(&counts->together);
+			count(&counts->overlaps, 1);
+		if (shared && count(&counts->sharing[atol(*word)], 1) > 0)
+			count(&counts->together, 1);
 	}
 	sleep_us(getpid() % 4 * 1000);
 	for (char **word = argv + 2; *word && shared; word++)
-		__atomic_fetch_sub(&counts->sharing[atol(*word)], 1, __ATOMIC_RELAXED);
+		count(&counts->sharing[atol(*word)], -1);
 	return 0;
 }
 
-static struct worker
-start(char *self, char *file, char *keylock)
+static bool
+start(struct worker *w, int index)
 {
 	static char names[KEYS][2] = {"a", "b", "c", "d", "e", "f"};
 	static char numbers[KEYS][2] = {"0", "1", "2", "3", "4", "5"};
-	static char dash_k[] = "-k", dash_p[] = "-p", shared[] = "s", exclusive[] = "x";
-	static char dash_s[] = "-s", dash_n[] = "-n", patience[] = "-w0.02";
-	int order[KEYS] = {0}, count = 1 + rand() % MOST_KEYS, n = 0;
-	int sharing = rand() % 3 == 0, kind = rand() % 6;
-	struct worker worker = {.may_give_up = kind < 2};
-	char *argv[40];
+	static char modes[][3] = {"-x", "-s"}, options[][8] = {"-w0.02", "-n"}, k[] = "-k",
+		    p[] = "-p";
+	int order[KEYS] = {0}, keys = 1 + rand() % MOST_KEYS, n = 0, kind = rand() % 6;
+	char *mode = modes[rand() % 3 == 0], *words[40];
 
+	(void)index;
+	if (started >= atoi(args[2]))
+		return false;
+	started++;
 	for (int i = 0; i < KEYS; i++) {
 		int j = rand() % (i + 1);
 
 		order[i] = order[j];
 		order[j] = i;
 	}
-	argv[n++] = keylock;
-	if (sharing)
-		argv[n++] = dash_s;
-	if (kind < 2)
-		argv[n++] = kind ? dash_n : patience;
-	for (int i = 1; i < count; i++) {
-		argv[n++] = dash_k;
-		argv[n++] = names[order[i]];
+	words[n++] = args[4];
+	words[n++] = mode;
+	w->may_give_up = kind < 2;
+	if (w->may_give_up)
+		words[n++] = options[kind];
+	for (int i = 1; i < keys; i++) {
+		words[n++] = k;
+		words[n++] = names[order[i]];
 	}
-	argv[n++] = names[order[0]];
-	argv[n++] = self;
-	argv[n++] = dash_p;
-	argv[n++] = file;
-	argv[n++] = sharing ? shared : exclusive;
-	for (int i = 0; i < count; i++)
-		argv[n++] = numbers[order[i]];
-	argv[n] = NULL;
-	worker.pid = vfork();
-	if (worker.pid == 0) {
-		execv(keylock, argv);
-		_exit(127);
-	}
-	if (worker.pid == -1)
-		exit(2);
-	return worker;
+	words[n++] = names[order[0]];
+	words[n++] = args[0];
+	words[n++] = p;
+	words[n++] = args[1];
+	words[n++] = mode + 1;
+	for (int i = 0; i < keys; i++)
+		words[n++] = numbers[order[i]];
+	words[n] = NULL;
+	w->pid = spawn(words, false);
+	return true;
+}
+
+static void
+ended(struct worker *w, int status)
+{
+	if (w->may_give_up && WIFEXITED(status) && WEXITSTATUS(status) == 75)
+		gave_up++;
+	else if (status != 0)
+		others++;
 }
 
 int
 main(int argc, char **argv)
 {
-	struct worker workers[MOST_WORKERS] = {{0, 0}};
 	struct counts *counts;
-	int file, total, width, started = 0, running = 0, gave_up = 0, others = 0, stuck = 0;
-	time_t end = 0;
+	int file, stuck;
 
 	if (argc > 4 && strcmp(argv[1], "-p") == 0)
 		return hold(argv + 2);
 	if (argc != 5)
 		return 2;
-	total = atoi(argv[2]);
-	width = atoi(argv[3]);
-	if (width < 1 || width > MOST_WORKERS)
-		return 2;
+	args = argv;
 	counts = open_counts(argv[1], &file);
-	srand((unsigned)getpid());
-	while (started < total || running > 0) {
-		int status;
-		pid_t pid;
-
-		while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-			for (int i = 0; i < width; i++) {
-				if (workers[i].pid != pid)
-					continue;
-				workers[i].pid = 0;
-				running--;
-				if (WIFEXITED(status) && WEXITSTATUS(status) == 75 &&
-				    workers[i].may_give_up)
-					gave_up++;
-				else if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-					others++;
-			}
-		for (int i = 0; i < width && started < total; i++)
-			if (workers[i].pid == 0) {
-				workers[i] = start(argv[0], argv[1], argv[4]);
-				started++;
-				running++;
-			}
-		if (started < total)
-			end = time(NULL) + 40;
-		else if (time(NULL) > end) {
-			stuck = running;
-			break;
-		}
-		sleep_us(200);
-	}
+	stuck = run_workers(atoi(argv[3]), start, ended, NULL);
 	printf("runs=%d gave_up=%d others=%d together=%d overlaps=%d stuck=%d\n", counts->runs,
 	       gave_up, others, counts->together, counts->overlaps, stuck);
 	return 0;

@@ -15,34 +15,34 @@ import threading
 import time
 
 FOLDER = sys.argv[1]
-ARRIVED, CHARGED = collections.Counter(), collections.Counter()
-RECEIPTS = {}
+COUNTS = {"arrived": collections.Counter(), "charged": collections.Counter()}
 LOCK = threading.Lock()
 
 
 class Service(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        user = self.path.rsplit("/", 1)[1]
-        with LOCK:
-            ARRIVED[user] += 1
+        user = self.path.split("/")[2]
+        self.count("arrived", user)
         time.sleep(0.05)
-        while os.path.exists(os.path.join(FOLDER, "slow-" + user)):
+        while os.path.exists(f"{FOLDER}/slow-{user}"):
             time.sleep(0.01)
-        with LOCK:
-            CHARGED[user] += 1
-            receipt = RECEIPTS[user] = f"receipt-{user}-{CHARGED[user]}"
-        self.answer(receipt)
+        self.answer(f"receipt-{user}-{self.count('charged', user)}")
 
     def do_GET(self):
-        what, user = self.path.split("/")[1:]
+        _, what, user = self.path.split("/")
         with LOCK:
-            if what != "receipt":
-                self.answer(str({"arrived": ARRIVED, "charged": CHARGED}[what][user]))
-            elif ARRIVED[user] > CHARGED[user]:
-                self.answer("a charge is under way", 409)
-            else:
-                self.answer(RECEIPTS.get(user, ""))
+            arrived, charged = (counts[user] for counts in COUNTS.values())
+        if what != "receipt":
+            self.answer(str(arrived if what == "arrived" else charged))
+        elif arrived > charged:
+            self.answer("a charge is under way", 409)
+        else:
+            self.answer(f"receipt-{user}-{charged}" if charged else "")
+
+    def count(self, what, user):
+        with LOCK:
+            COUNTS[what][user] += 1
+            return COUNTS[what][user]
 
     def answer(self, text, status=200):
         self.send_response(status)
@@ -54,13 +54,10 @@ class Service(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class Server(http.server.ThreadingHTTPServer):
-    # Thirty requests come at once.
-    request_queue_size = 128
-
-
-SERVER = Server(("127.0.0.1", 0), Service)
-with open(os.path.join(FOLDER, "port.new"), "w", encoding="ascii") as file:
+# Thirty requests come at once.
+http.server.ThreadingHTTPServer.request_queue_size = 128
+SERVER = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service)
+with open(f"{FOLDER}/port.new", "w", encoding="ascii") as file:
     file.write(str(SERVER.server_port))
-os.rename(os.path.join(FOLDER, "port.new"), os.path.join(FOLDER, "port"))
+os.rename(f"{FOLDER}/port.new", f"{FOLDER}/port")
 SERVER.serve_forever()

@@ -5,9 +5,6 @@
 # $DATABASE and $SERVICE are as for subscribe.
 
 defmodule Subscription do
-  def request("locked", user), do: Keylock.held("user:" <> user, fn -> subscribe(user) end)
-  def request("unlocked", user), do: {:ok, subscribe(user)}
-
   def subscribe(user) do
     case query("SELECT count(*) FROM subscriptions WHERE user = #{user}") do
       "0\n" ->
@@ -27,19 +24,20 @@ defmodule Subscription do
   end
 
   defp charge(user) do
-    url = String.to_charlist(System.fetch_env!("SERVICE") <> "/charge/" <> user)
-    request = {url, [{'connection', 'close'}], 'text/plain', ''}
-    {:ok, {{_, 200, _}, _, receipt}} = :httpc.request(:post, request, [], [])
+    url = System.fetch_env!("SERVICE") <> "/charge/" <> user
+    {receipt, 0} = System.cmd("curl", ["-fsS", "-X", "POST", url])
     receipt
   end
 end
 
-{:ok, _} = Application.ensure_all_started(:inets)
 [how | users] = System.argv()
 
-users
-|> Enum.map(fn user -> {user, Task.async(fn -> Subscription.request(how, user) end)} end)
-|> Enum.each(fn {user, task} ->
-  {:ok, result} = Task.await(task, :infinity)
+request = fn user ->
+  work = fn -> Subscription.subscribe(user) end
+  {:ok, result} = if how == "locked", do: Keylock.held("user:" <> user, work), else: {:ok, work.()}
   IO.puts("user #{user}: #{result}")
-end)
+end
+
+users
+|> Enum.map(fn user -> Task.async(fn -> request.(user) end) end)
+|> Enum.each(fn task -> Task.await(task, :infinity) end)
