@@ -6,6 +6,7 @@
 #define PROBE_H
 
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -72,6 +73,66 @@ is_taken(int file, off_t at)
 	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
 
 	return fcntl(file, F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+/* The probe itself has failed, not keylock. */
+static inline void
+fail(const char *what)
+{
+	perror(what);
+	exit(2);
+}
+
+/* So many bytes of the file, which is made when missing, shared by all who open it. */
+static inline void *
+share(const char *path, size_t size)
+{
+	int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0660);
+	void *memory;
+
+	if (file < 0 || ftruncate(file, (off_t)size) < 0)
+		fail(path);
+	memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	if (memory == MAP_FAILED)
+		fail(path);
+	close(file);
+	return memory;
+}
+
+/* Random numbers that a seed repeats (xorshift). */
+static uint64_t random_state = 1;
+
+static inline unsigned
+pick(unsigned below)
+{
+	random_state ^= random_state << 13;
+	random_state ^= random_state >> 7;
+	random_state ^= random_state << 17;
+	return (unsigned)(random_state >> 11) % below;
+}
+
+/* A command line, added to word by word. */
+struct words {
+	char *argv[40];
+	int count;
+	size_t used;
+	char text[4000];
+};
+
+__attribute__((format(printf, 2, 3))) static inline void
+add(struct words *words, const char *format, ...)
+{
+	char *word = words->text + words->used;
+	size_t room = sizeof(words->text) - words->used;
+	va_list arguments;
+
+	va_start(arguments, format);
+	words->used += (size_t)vsnprintf(word, room, format, arguments) + 1;
+	va_end(arguments);
+	if (words->used > sizeof(words->text) || words->count == 39)
+		abort();
+	words->argv[words->count++] = word;
+	words->argv[words->count] = NULL;
 }
 
 #endif
