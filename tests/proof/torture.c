@@ -45,7 +45,7 @@
 /* Keys k0 and k1 are exclusive or shared, k2 keeps records, k3 and k4 have slots. */
 enum { FOREIGN = 1, RECORDED = 2, SLOTTED = 3, KEYS = 5, SLOTS = 3 };
 enum { RUNS = 512, FAMILIES = 300, DEEPEST = 3, PIPE_FD = 200 };
-enum { STUCK_AFTER = 30 * 1000000, SHRINK_FOR = 90 * 1000000 };
+enum { STUCK_AFTER = 30 * 1000000, SHRINK_FOR = 90 * 1000000, STOPPED_FOR = 200000 };
 
 enum kind {
 	WILD,
@@ -74,13 +74,13 @@ struct run {
 	struct event {
 		char to; /* k: its keylock, c: its command, w: whom that left at work, g: all */
 		int signo;
-		long at, thawed; /* microseconds after its start; so much later, SIGCONT */
+		long at; /* microseconds after its start */
 		bool done;
 	} event;
 
 	/* What came of it. */
 	pid_t pid; /* as who started it knows it */
-	int64_t started, thawed, told;
+	int64_t started, continued, told;
 	int stamp; /* its place among those started */
 	int entry; /* its place among the commands that ran, from 1; 0: did not */
 	int seen;  /* how many were started when it was seen to wait; 0: was not */
@@ -94,7 +94,7 @@ static struct judge {
 	int wave, size, count, parallel; /* its number; families; runs; families at once */
 	enum kind kind;
 	int hot; /* key of most runs, or -1 */
-	bool foreign, over, given_up;
+	bool foreign, nests, over, given_up;
 	const char *fault; /* the first one's kind: the same in all processes, being static */
 	int stamps, entries;
 	int forgets, last_forgets; /* odd: somebody forgets the record; when the last one ran */
@@ -130,6 +130,12 @@ has_key(const struct run *run, int key)
 		if (run->keys[i] == key)
 			return true;
 	return false;
+}
+
+static bool
+is_stop(int signo)
+{
+	return signo == SIGSTOP || signo == SIGTSTP;
 }
 
 /* Add to a text that has room for `size` bytes. */
@@ -572,16 +578,13 @@ draw_event(struct run *run)
 	event.signo = stops             ? (pick(2) && wild ? SIGSTOP : SIGTSTP)
 	              : pick(3) && wild ? SIGKILL
 	                                : ends[pick(4)];
-	if (stops) /* sometimes for longer than anybody waits at the gate */
-		event.thawed = pick(50) ? 1 + pick_size(15) : 250000;
 	/* In a calm wave, what keylock can catch, and nobody is left by it. */
 	if (judge->kind == EASY || run->daemon || !strchr("ch", run->what) ||
 	    (!wild && (run->kid[0] >= 0 || run->parent >= 0 || event.to != 'k' ||
 	               run->what == 'h' || run->records)))
 		return;
 	run->event = event;
-	NOTE(run, " [%d to %c after %ld us%s]", event.signo, event.to, event.at,
-	     stops ? ", and CONT" : "");
+	NOTE(run, " [%d to %c after %ld us]", event.signo, event.to, event.at);
 }
 
 /* How it takes and keeps its keys. */
@@ -635,8 +638,7 @@ draw_command(struct run *run, int depth)
 	bool wild = judge->kind == WILD, becomes;
 	int kids = 0;
 
-	if (depth < DEEPEST && judge->count < RUNS - 8 && judge->kind != EASY &&
-	    one_in(depth ? 3 : 6))
+	if (depth < DEEPEST && judge->count < RUNS - 8 && judge->nests && one_in(depth ? 3 : 6))
 		kids = 1 + one_in(3);
 	becomes = kids && !run->records && one_in(5);
 	for (int i = 0; i < kids; i++)
@@ -646,8 +648,8 @@ draw_command(struct run *run, int depth)
 		run->end = pick(2) ? -signals[pick(5)] : 129 + (int)pick(64);
 	if (wild && !run->close && !becomes && one_in(8))
 		run->worker = 100 + pick_size(13);
-	/* A guest that outlives its host leaves the key to the host's daemon. */
-	run->daemon = depth == 0 && !kids && !run->stays && ends_by_itself(run) && one_in(20);
+	/* Where there are guests, or who asks to be one, a daemon may be left with the key. */
+	run->daemon = !judge->nests && !run->stays && ends_by_itself(run) && one_in(20);
 	NOTE(run, " {%ld us, %s %d}", run->work, run->end < 0 ? "signal" : "exit", abs(run->end));
 	if (run->worker)
 		NOTE(run, " leaves work of %ld us", run->worker);
@@ -720,6 +722,7 @@ draw_wave(void)
 	/* With few the files come and go, with many the queues are long. */
 	judge->parallel = 1 + (int)pick(pick(2) ? 4 : 24);
 	judge->foreign = judge->kind == WILD && one_in(3);
+	judge->nests = judge->kind != EASY && pick(4);
 	judge->count = judge->stamps = judge->entries = 0;
 	judge->over = judge->given_up = false;
 	judge->fault = NULL;
@@ -766,12 +769,20 @@ static void
 tend(struct run *run)
 {
 	struct event *event = &run->event;
-	int64_t time = now(), due = run->started + event->at;
-	bool group = event->to == 'g';
+	bool group = event->to == 'g', stops = is_stop(event->signo);
 
-	if (!event->signo || run->ended || time < due)
+	if (!event->signo || event->done || !run->started || run->ended ||
+	    now() < run->started + event->at)
 		return;
-	for (int i = 0; i < judge->count && !event->done && !event->thawed; i++) {
+	event->done = true;
+	if (stops)
+		COUNT(stops);
+	else
+		COUNT(signals);
+	note_sent(run);
+	if (!strchr("kg", event->to))
+		return; /* they do it themselves */
+	for (int i = 0; i < judge->count && !stops; i++) {
 		struct run *it = &judge->runs[i];
 
 		if (!it->started || (it != run && !(group && it->top == run->top)))
@@ -779,23 +790,9 @@ tend(struct run *run)
 		/* Whose lock goes with keylock. */
 		if (it->what == 'h' ? group : event->signo == SIGKILL && it->close)
 			it->voided = true;
-		if (strchr("kg", event->to))
-			it->told = time;
+		it->told = now();
 	}
-	if (!event->done && event->thawed)
-		COUNT(stops);
-	else if (!event->done)
-		COUNT(signals);
-	note_sent(run);
-	if (!event->done && strchr("kg", event->to))
-		kill(group ? -run->pid : run->pid, event->signo);
-	event->done = true;
-	if (event->thawed && time >= due + event->thawed) {
-		/* A stop can come to who has just left the group, or made it. */
-		kill(run->parent < 0 ? -run->pid : 0, SIGCONT);
-		run->thawed = time;
-		event->thawed += 300000;
-	}
+	kill(group ? -run->pid : run->pid, event->signo);
 }
 
 /* Whether an ancestor surely held all its keys, so that it must be let in at once. */
@@ -896,19 +893,15 @@ glance(pid_t pid, const char *file, char text[2000])
 static void
 watch(const struct run *run, int64_t time)
 {
-	const struct run *top = &judge->runs[run->top];
-	int64_t from = run->started > top->thawed ? run->started : top->thawed, since = from;
 	int64_t wait = run->wait > 0 ? run->wait : 100000;
 	const char *why = NULL;
 	char call[2000];
 
-	if (!run->started || run->ended || (run->aside && run->parent >= 0) ||
-	    (run->event.thawed && !run->thawed) || (top->event.thawed && !top->thawed))
+	if (!run->started || run->ended || (run->aside && run->parent >= 0))
 		return;
-	since = run->told > since ? run->told : since;
-	if (!run->entry && !run->became && run->wait && time > from + wait + slack())
+	if (!run->entry && !run->became && run->wait && time > run->started + wait + slack())
 		why = "past its deadline";
-	if (run->told && time > since + slack())
+	if (run->told && time > run->told + slack())
 		why = "deaf to a signal that ends it";
 	if (time > run->started + (int64_t)scale * STUCK_AFTER)
 		why = "without an end";
@@ -961,6 +954,7 @@ begin_namespace(bool shows_itself)
 	if (pid < 0)
 		fail("clone");
 	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
 		    mount("proc", "/proc", "proc", 0, NULL) < 0)
 			fail("/proc");
@@ -998,10 +992,7 @@ reap(void)
 			if (run->pid != pid || run->ended || (run->aside && run->parent >= 0))
 				continue;
 			judge_end(run, status, &use);
-			if (run->parent < 0) {
-				kill(-pid, SIGCONT); /* what it leaves must not stay stopped */
-				families++;
-			}
+			families += run->parent < 0;
 			break;
 		}
 	return pid < 0 && !families ? -1 : families;
@@ -1025,15 +1016,23 @@ play(pid_t init)
 		while (first < next && judge->runs[first].ended)
 			first++;
 		for (int i = first; i < next; i++) {
-			if (judge->runs[i].parent < 0)
-				tend(&judge->runs[i]);
+			struct run *run = &judge->runs[i], *top = &judge->runs[run->top];
+
+			if (run == top)
+				tend(run);
+			/* What has been stopped, whoever it was, goes on. */
+			if (top->pid && !run->ended && time > top->continued + STOPPED_FOR) {
+				kill(-top->pid, SIGCONT);
+				top->continued = time;
+			}
 			if (!judge->given_up)
-				watch(&judge->runs[i], time);
+				watch(run, time);
 		}
 		if (next > first)
 			look_at(&judge->runs[first + looked++ % (next - first)]);
 		for (int i = 0; i < next && judge->given_up; i++)
-			if (judge->runs[i].parent < 0 && !judge->runs[i].ended) {
+			if (judge->runs[i].parent < 0 && judge->runs[i].pid &&
+			    !judge->runs[i].ended) {
 				judge->runs[i].sent |= (uint64_t)1 << SIGKILL;
 				kill(-judge->runs[i].pid, SIGKILL);
 			}
@@ -1114,7 +1113,7 @@ judge_order(void)
 		const struct run *early = &judge->runs[i / judge->count];
 		const struct run *late = &judge->runs[i % judge->count];
 
-		if (early->seen && !early->event.thawed && late->entry &&
+		if (early->seen && !is_stop(early->event.signo) && late->entry &&
 		    late->entry < early->entry && late->stamp > early->seen && late->parent < 0 &&
 		    has_key(late, early->keys[0]) && (late->mode == 'x' || early->mode == 'x'))
 			found("out of turn", early, "%d:%s%s was served before", i % judge->count,
