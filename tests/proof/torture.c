@@ -4,8 +4,8 @@
  *
  *	torture [-s SEED] [-w WAVE] KEYLOCK SECONDS
  *
- * KEYLOCK_DIR is the directory of the lockfiles, TMPDIR where the judge's files go;
- * TORTURE_DEAD, where it is set, a file system that answers nothing. All of a wave is
+ * KEYLOCK_DIR is the directory of the lockfiles; TORTURE_DEAD, where it is set, a file
+ * system that answers nothing. All of a wave is
  * drawn before it begins: what each run is called with, which runs its command begins
  * under it, how that ends, what it leaves behind, who is killed or stopped when. The first
  * wave with a fault is played again with fewer families of runs while the fault still
@@ -23,7 +23,7 @@
  *  P6 transparent: exit status, signal mask, dispositions and environment.
  *  P8 crash-honest: whether the command before came to its end is in shared memory.
  *  P9 never stuck: nobody runs on past its deadline, is deaf to a signal that ends it, or
- *     takes two seconds of a processor. All of this has 2 s, and twenty times as long as
+ *     takes two seconds of a processor. All of this has 2 s, and a hundred times as long as
  *     the player that wanted to sleep for a moment has overslept lately.
  */
 #define _GNU_SOURCE
@@ -44,7 +44,9 @@
 
 /* Keys k0 and k1 are exclusive or shared, k2 keeps records, k3 and k4 have slots. */
 enum { FOREIGN = 1, RECORDED = 2, SLOTTED = 3, KEYS = 5, SLOTS = 3 };
-enum { RUNS = 512, FAMILIES = 300, DEEPEST = 3, PIPE_FD = 200 };
+enum { RUNS = 512, FAMILIES = 300, DEEPEST = 3 };
+/* Descriptors that all have; all but the first two are of no use to them. */
+enum { JUDGE = 200, WITNESS, LOG, DEAD, PIPE, PIPE_END, OUTPUT };
 enum { STUCK_AFTER = 30 * 1000000, SHRINK_FOR = 90 * 1000000, STOPPED_FOR = 200000 };
 
 enum kind {
@@ -80,7 +82,7 @@ struct run {
 
 	/* What came of it. */
 	pid_t pid; /* as who started it knows it */
-	int64_t started, continued, told;
+	int64_t started, told;
 	int stamp; /* its place among those started */
 	int entry; /* its place among the commands that ran, from 1; 0: did not */
 	int seen;  /* how many were started when it was seen to wait; 0: was not */
@@ -106,8 +108,8 @@ static struct judge {
 	struct run runs[RUNS];
 } * judge;
 
-static char folder[400]; /* of the judge's files */
 static const char *self, *keylock, *directory;
+static int witness; /* WITNESS again, below 10, so that it is closed before the lock is */
 static bool skipped[FAMILIES];
 static uint64_t seed;
 static int scale = 1; /* of what is allowed to a slow keylock */
@@ -153,37 +155,20 @@ append(char *text, size_t size, const char *format, ...)
 #define OPTION(run, ...) append((run)->options, sizeof((run)->options), __VA_ARGS__)
 #define NOTE(run, ...) append((run)->text, sizeof((run)->text), __VA_ARGS__)
 
-/* Take down a fault of that kind. Standard error may be one that nobody reads. */
+/* Take down a fault of that kind. */
 __attribute__((format(printf, 3, 4))) static void
 found(const char *kind, const struct run *run, const char *format, ...)
 {
-	char path[500];
+	char text[1500] = "";
 	va_list arguments;
-	FILE *log;
 
-	snprintf(path, sizeof(path), "%s/log", folder);
-	log = fopen(path, "ae");
-	if (!log)
-		fail(path);
-	fprintf(log, "torture: wave %d: %s: ", judge->wave, kind);
 	va_start(arguments, format);
-	vfprintf(log, format, arguments);
+	vsnprintf(text, sizeof(text), format, arguments);
 	va_end(arguments);
-	if (run)
-		fprintf(log, ": %d:%s%s", (int)(run - judge->runs), run->options, run->text);
-	fputc('\n', log);
-	fclose(log);
+	dprintf(LOG, "torture: wave %d: %s: %s: %s%s\n", judge->wave, kind, text,
+	        run ? run->options : "", run ? run->text : "");
 	if (!judge->fault)
 		judge->fault = kind;
-}
-
-static void
-judge_open(void)
-{
-	char path[500];
-
-	snprintf(path, sizeof(path), "%s/judge", folder);
-	judge = share(path, sizeof(*judge));
 }
 
 /* Start a program: in a process group of its own and where else the run belongs. */
@@ -202,7 +187,7 @@ spawn(const struct run *run, char **argv, bool top, int in, int out)
 		if (top)
 			setpgid(0, 0);
 		if (top && run->muted)
-			dup2(PIPE_FD, 2);
+			dup2(PIPE, 2);
 		dup2(in, 0);
 		dup2(out, 1);
 		execv(argv[0], argv);
@@ -228,72 +213,77 @@ family(int number, int key)
 	return number;
 }
 
+/* The byte of a run: each key has two for each, the second ones for who shares. */
+static int
+place_of(const struct run *run, int number, int key)
+{
+	return (2 * key + (run->mode == 's')) * RUNS + number;
+}
+
 /* Whose bytes in [from, to) have a lock, and are not ours: added to list, up to 40. */
 static int
-others(int fd, int from, int to, int *list, int count)
+others(int from, int to, int *list, int count)
 {
 	struct flock lock = {.l_type = F_WRLCK, .l_start = from, .l_len = to - from};
 	int at;
 
-	if (from >= to || count >= 40 || fcntl(fd, F_GETLK, &lock) < 0 || lock.l_type == F_UNLCK)
+	if (from >= to || count >= 40 || fcntl(WITNESS, F_GETLK, &lock) < 0 ||
+	    lock.l_type == F_UNLCK)
 		return count;
 	at = (int)lock.l_start;
-	list[count++] = at;
-	count = others(fd, from, at, list, count);
-	return others(fd, at + 1, to, list, count);
+	list[count++] = at % RUNS;
+	count = others(from, at, list, count);
+	return others(at + 1, to, list, count);
 }
 
-/* The strangers among them that must not be there. Bytes from RUNS on: who shares. */
+/* The strangers among them that must not be there. */
 static int
-strangers(int number, int fd, int key, int *list)
+strangers(int number, int key, int *list)
 {
 	const struct run *run = &judge->runs[number];
-	int count = others(fd, 0, run->mode == 's' ? RUNS : 2 * RUNS, list, 0);
-	int kept = 0, own = family(number, key);
+	int from = 2 * key * RUNS, kept = 0, own = family(number, key);
+	int count = others(from, from + (run->mode == 's' ? RUNS : 2 * RUNS), list, 0);
 
 	for (int i = 0; i < count; i++) {
-		int other = list[i] % RUNS, whose = family(other, key);
-		const struct run *it = &judge->runs[other];
+		int whose = family(list[i], key);
+		const struct run *it = &judge->runs[list[i]];
 		bool again = it->voided || whose == own;
 
 		/* CAVEATS: flock(2) in the microsecond in which a guest is let in. */
 		again = again || (strchr("xs", it->what) && own != number) ||
-		        (strchr("xs", run->what) && whose != other);
+		        (strchr("xs", run->what) && whose != list[i]);
 		for (int j = 0; j < kept && run->mode == 'j'; j++)
 			again = again || family(list[j], key) == whose;
 		if (!again)
-			list[kept++] = other;
+			list[kept++] = list[i];
 	}
 	return kept;
 }
 
-/* Say that the keys are ours, until our process ends or the descriptors are closed. */
+/* Say that the keys are ours, until our process ends or `witness` is closed. */
 static void
-enter(int number, int fds[3])
+enter(int number)
 {
 	struct run *run = &judge->runs[number];
 	int limit = run->mode == 'j' ? SLOTS : 1;
 
+	witness = fcntl(WITNESS, F_DUPFD_CLOEXEC, 3);
 	for (int i = 0; i < run->count; i++) {
-		int list[40], again[40], count;
-		const struct run *other = &judge->runs[list[0] = number];
-		char path[500];
+		int list[40], again[40], count, key = run->keys[i];
+		const struct run *other;
 
-		snprintf(path, sizeof(path), "%s/witness.%d", folder, run->keys[i]);
-		/* Below 10, so that it is closed before the lock is. */
-		fds[i] = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-		if (fds[i] < 0 || !take(fds[i], F_RDLCK, number + (run->mode == 's' ? RUNS : 0)))
-			fail(path);
-		count = strangers(number, fds[i], run->keys[i], list);
+		if (!take(witness, F_RDLCK, place_of(run, number, key)))
+			fail("witness");
+		count = strangers(number, key, list);
 		if (count < limit || run->voided)
 			continue;
 		/* One leaves and the next one comes while we count: they stay, or it is none. */
-		if (limit > 1 && (strangers(number, fds[i], run->keys[i], again) != count ||
+		if (limit > 1 && (strangers(number, key, again) != count ||
 		                  memcmp(list, again, (size_t)count * sizeof(*list)) != 0))
 			continue;
 		other = &judge->runs[list[0]];
-		found("not alone", run, "k%d: %d others beside it, one is %d:%s%s\n\t",
-		      run->keys[i], count, list[0], other->options, other->text);
+		found("not alone", run, "k%d: %d others, one is %d:%s%s, beside %d", key, count,
+		      list[0], other->options, other->text, number);
 	}
 	if (!run->entry)
 		run->entry = __atomic_add_fetch(&judge->entries, 1, __ATOMIC_SEQ_CST);
@@ -374,24 +364,23 @@ arm(struct run *run, char to)
 
 /* Leave a process behind: at work under the lock, or a daemon that has nothing to do. */
 static pid_t
-leave_behind(int number, const int fds[3], bool works)
+leave_behind(int number, bool works)
 {
 	struct run *run = &judge->runs[number];
-	int wave = judge->wave, own[3];
+	int wave = judge->wave;
 	pid_t pid = fork();
 
 	if (pid != 0)
 		return pid;
-	for (int i = 0; i < run->count; i++)
-		close(fds[i]);
+	close(witness);
 	if (works) {
 		arm(run, 'w');
-		enter(number, own);
+		enter(number);
 		sleep_us(run->worker);
 		_exit(0);
 	}
 	setsid();
-	while (!judge->over && judge->wave == wave)
+	for (int i = 0; i < 3 * STUCK_AFTER / 3000 && !judge->over && judge->wave == wave; i++)
 		sleep_us(3000);
 	_exit(0);
 }
@@ -410,7 +399,7 @@ add_keylock(struct words *words, const struct run *run)
 
 /* Begin the runs that belong under this one. */
 static void
-begin_kids(struct run *run, const int fds[3])
+begin_kids(struct run *run)
 {
 	struct rusage use;
 	int status;
@@ -428,8 +417,7 @@ begin_kids(struct run *run, const int fds[3])
 			}
 			continue;
 		}
-		for (int key = 0; key < run->count; key++)
-			close(fds[key]);
+		close(witness);
 		arm(run, 0);
 		run->became = true;
 		kid->pid = getpid();
@@ -447,18 +435,17 @@ static int
 job(int number)
 {
 	struct run *run = &judge->runs[number];
-	int fds[3] = {-1, -1, -1};
 	pid_t worker = 0;
 
-	enter(number, fds);
+	enter(number);
 	compare(run);
 	if (run->records)
 		record_enter(number);
 	arm(run, 'c');
 	if (run->worker)
-		worker = leave_behind(number, fds, true);
+		worker = leave_behind(number, true);
 	sleep_us(run->work / 2);
-	begin_kids(run, fds);
+	begin_kids(run);
 	sleep_us(run->work / 2);
 	if (run->records && run->mode != 's')
 		judge->well = ends_by_itself(run);
@@ -468,7 +455,7 @@ job(int number)
 		waitpid(worker, NULL, 0);
 	}
 	if (run->daemon)
-		leave_behind(number, fds, false);
+		leave_behind(number, false);
 	run->finished = true;
 	if (run->end < 0)
 		kill(getpid(), -run->end);
@@ -481,7 +468,7 @@ caller(int number)
 {
 	struct run *run = &judge->runs[number];
 	struct words words = {.count = 0};
-	int in[2], out[2], fds[3] = {-1, -1, -1}, status;
+	int in[2], out[2], status;
 	char line[8] = "";
 	pid_t holder;
 
@@ -493,7 +480,7 @@ caller(int number)
 	close(in[0]);
 	close(out[1]);
 	if (read(out[0], line, sizeof(line)) == 7 && strcmp(line, "locked\n") == 0) {
-		enter(number, fds);
+		enter(number);
 		if (run->records)
 			record_enter(number);
 		sleep_us(run->work);
@@ -504,8 +491,7 @@ caller(int number)
 		}
 		if (run->records && run->mode != 's')
 			judge->well = run->end == 0;
-		for (int i = 0; i < run->count; i++)
-			close(fds[i]); /* from here on another may come */
+		close(witness); /* from here on another may come */
 		run->finished = true;
 		if (run->end == 0 && write(in[1], "done\n", 5) != 5)
 			run->end = 1;
@@ -525,18 +511,18 @@ foreigner(int number)
 {
 	struct run *run = &judge->runs[number];
 	struct flock all = {.l_type = run->what == 'w' ? F_WRLCK : F_RDLCK};
-	int fds[3], file, fd;
 	char path[500];
+	int file, fd;
 
 	snprintf(path, sizeof(path), "%s/k%d", directory, FOREIGN);
 	file = open(path, O_RDWR | O_CLOEXEC);
-	fd = fcntl(file, F_DUPFD_CLOEXEC, 10); /* is closed after the witness's */
+	fd = fcntl(file, F_DUPFD_CLOEXEC, 10); /* is closed after the witness */
 	close(file);
 	if (strchr("wr", run->what) ? fcntl(fd, F_SETLKW, &all) < 0
 	                            : flock(fd, run->what == 'x' ? LOCK_EX : LOCK_SH) < 0)
 		fail(path);
 	if (strchr("xs", run->what))
-		enter(number, fds);
+		enter(number);
 	sleep_us(run->work);
 	return 0;
 }
@@ -741,7 +727,7 @@ draw_wave(void)
 static int64_t
 slack(void)
 {
-	return (int64_t)scale * 2000000 + 20 * lag;
+	return (int64_t)scale * 2000000 + 100 * lag;
 }
 
 static void
@@ -1003,6 +989,7 @@ static void
 play(pid_t init)
 {
 	int next = 0, first = 0, alive = 0, looked = 0, ended;
+	int64_t continued = 0;
 
 	while ((ended = reap()) >= 0 || next < judge->count) {
 		int64_t time = now(), overslept;
@@ -1016,18 +1003,16 @@ play(pid_t init)
 		while (first < next && judge->runs[first].ended)
 			first++;
 		for (int i = first; i < next; i++) {
-			struct run *run = &judge->runs[i], *top = &judge->runs[run->top];
-
-			if (run == top)
-				tend(run);
-			/* What has been stopped, whoever it was, goes on. */
-			if (top->pid && !run->ended && time > top->continued + STOPPED_FOR) {
-				kill(-top->pid, SIGCONT);
-				top->continued = time;
-			}
+			if (judge->runs[i].parent < 0)
+				tend(&judge->runs[i]);
 			if (!judge->given_up)
-				watch(run, time);
+				watch(&judge->runs[i], time);
 		}
+		/* What has been stopped, whoever it was, goes on. */
+		for (int i = 0; i < next && time > continued + STOPPED_FOR; i++)
+			if (judge->runs[i].parent < 0 && judge->runs[i].pid)
+				kill(-judge->runs[i].pid, SIGCONT);
+		continued = time > continued + STOPPED_FOR ? time : continued;
 		if (next > first)
 			look_at(&judge->runs[first + looked++ % (next - first)]);
 		for (int i = 0; i < next && judge->given_up; i++)
@@ -1115,7 +1100,8 @@ judge_order(void)
 
 		if (early->seen && !is_stop(early->event.signo) && late->entry &&
 		    late->entry < early->entry && late->stamp > early->seen && late->parent < 0 &&
-		    has_key(late, early->keys[0]) && (late->mode == 'x' || early->mode == 'x'))
+		    strchr("ch", late->what) && has_key(late, early->keys[0]) &&
+		    (late->mode == 'x' || early->mode == 'x'))
 			found("out of turn", early, "%d:%s%s was served before", i % judge->count,
 			      late->options, late->text);
 	}
@@ -1145,26 +1131,25 @@ play_wave(int number)
 	return judge->fault;
 }
 
-/* Show on `out` what was found, or only drop it. */
+/* Show what was found, or only drop it. */
 static void
-tell(FILE *out)
+tell(bool aloud)
 {
-	char path[500], text[4096];
-	size_t length;
-	FILE *log;
+	char text[4096];
+	ssize_t length;
 
-	snprintf(path, sizeof(path), "%s/log", folder);
-	log = fopen(path, "re");
-	while (log && out && (length = fread(text, 1, sizeof(text), log)) > 0)
-		fwrite(text, 1, length, out);
-	if (log)
-		fclose(log);
-	unlink(path);
+	lseek(LOG, 0, SEEK_SET);
+	while ((length = read(LOG, text, sizeof(text))) > 0)
+		if (aloud && write(OUTPUT, text, (size_t)length) < 0)
+			fail("output");
+	lseek(LOG, 0, SEEK_SET);
+	if (ftruncate(LOG, 0) < 0)
+		fail("log");
 }
 
 /* Find the fewest families that still show the fault, each in a few tries, and list them. */
 static void
-shrink(const char *fault, FILE *out)
+shrink(const char *fault)
 {
 	int64_t until = now() + SHRINK_FOR;
 
@@ -1181,70 +1166,73 @@ shrink(const char *fault, FILE *out)
 				memcpy(skipped, kept, sizeof(kept));
 		}
 	draw_wave();
-	tell(NULL);
-	fprintf(out, "seed %llu, wave %d, shrunk to %d at once of\n", (unsigned long long)seed,
+	tell(false);
+	dprintf(OUTPUT, "seed %llu, wave %d, shrunk to %d at once of\n", (unsigned long long)seed,
 	        judge->wave, judge->parallel);
 	for (int i = 0; i < judge->count; i++)
-		fprintf(out, "\t%d:%s%s\n", i, judge->runs[i].options, judge->runs[i].text);
+		dprintf(OUTPUT, "\t%d:%s%s\n", i, judge->runs[i].options, judge->runs[i].text);
+}
+
+/* Give a descriptor a number of those above, for all that is played. */
+static void
+keep_as(int fd, int number)
+{
+	if (fd < 0 || dup2(fd, number) < 0)
+		fail("set up");
+	close(fd);
 }
 
 /*
  * What all that is played has: /dev/null; as standard error of some a pipe that nobody
- * reads; and a descriptor of a file system that never answers. Returns the true standard
- * output.
+ * reads; and a descriptor of a file system that never answers.
  */
-static FILE *
-open_streams(void)
+static void
+set_up(void)
 {
-	const char *dead = getenv("TORTURE_DEAD");
-	int ends[2], out = fcntl(1, F_DUPFD_CLOEXEC, PIPE_FD + 3), null = open("/dev/null", O_RDWR);
+	const char *dead = getenv("TORTURE_DEAD"), *longer = getenv("TORTURE_SLACK");
+	struct rlimit none = {0, 0};
+	int ends[2];
 
-	if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
+	scale = longer ? atoi(longer) : 1;
+	keep_as(memfd_create("judge", 0), JUDGE);
+	keep_as(memfd_create("witness", 0), WITNESS);
+	keep_as(memfd_create("log", 0), LOG);
+	if (dead)
+		keep_as(open(dead, O_PATH), DEAD);
+	if (pipe2(ends, O_NONBLOCK) < 0)
 		fail("pipe");
 	while (write(ends[1], "full", 4) > 0)
 		;
 	fcntl(ends[1], F_SETFL, 0);
-	if (dup3(ends[1], PIPE_FD, O_CLOEXEC) < 0 || dup3(ends[0], PIPE_FD + 1, O_CLOEXEC) < 0)
-		fail("dup3");
-	close(ends[0]);
-	close(ends[1]);
-	if (dead && dup2(open(dead, O_PATH), PIPE_FD + 2) < 0)
-		fail(dead);
+	keep_as(ends[0], PIPE_END);
+	keep_as(ends[1], PIPE);
+	keep_as(dup(1), OUTPUT);
 	for (int fd = 0; fd < 3; fd++)
-		dup2(null, fd);
-	close(null);
-	return fdopen(out, "w");
-}
-
-static void
-set_up(void)
-{
-	const char *temporary = getenv("TMPDIR"), *longer = getenv("TORTURE_SLACK");
-	struct rlimit none = {0, 0};
-
-	self = realpath("/proc/self/exe", NULL);
-	scale = longer ? atoi(longer) : 1;
-	our_pids = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
-	snprintf(folder, sizeof(folder), "%s/torture.XXXXXX", temporary ? temporary : "/tmp");
-	if (!mkdtemp(folder))
-		fail(folder);
-	judge_open();
+		keep_as(open("/dev/null", O_RDWR | O_CLOEXEC), fd);
 	setrlimit(RLIMIT_CORE, &none);
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	prctl(PR_SET_TIMERSLACK, 1L);
 	unsetenv("KEYLOCK_KEY");
 	unsetenv("KEYLOCK_ABANDONED");
-	setenv("TORTURE_KEYLOCK", keylock, 1);
-	setenv("TORTURE_FOLDER", folder, 1);
+	setenv("TORTURE", keylock, 1);
+}
+
+/* The judge, in memory that all share. */
+static void
+judge_open(void)
+{
+	if (ftruncate(JUDGE, sizeof(*judge)) < 0)
+		fail("judge");
+	judge = mmap(NULL, sizeof(*judge), PROT_READ | PROT_WRITE, MAP_SHARED, JUDGE, 0);
+	if (judge == MAP_FAILED)
+		fail("judge");
 }
 
 /* As the command of a run, or as what else belongs to it. */
 static int
 play_part(int number)
 {
-	self = realpath("/proc/self/exe", NULL);
-	keylock = getenv("TORTURE_KEYLOCK");
-	snprintf(folder, sizeof(folder), "%s", getenv("TORTURE_FOLDER"));
+	keylock = getenv("TORTURE");
 	judge_open();
 	return judge->runs[number].what == 'c'   ? job(number)
 	       : judge->runs[number].what == 'h' ? caller(number)
@@ -1257,11 +1245,11 @@ main(int argc, char **argv)
 	int option, only = -1, wave = 0;
 	const char *fault = NULL;
 	char figures[500];
-	FILE *out;
 	int64_t begin = now();
 
+	self = realpath("/proc/self/exe", NULL);
 	directory = getenv("KEYLOCK_DIR");
-	if (argc == 2 && getenv("TORTURE_FOLDER"))
+	if (argc == 2 && getenv("TORTURE"))
 		return play_part(atoi(argv[1]));
 	seed = (uint64_t)time(NULL);
 	while ((option = getopt(argc, argv, "s:w:")) != -1)
@@ -1275,7 +1263,8 @@ main(int argc, char **argv)
 	}
 	keylock = argv[optind];
 	set_up();
-	out = open_streams();
+	judge_open();
+	our_pids = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
 	for (; !fault && now() - begin < atol(argv[optind + 1]) * 1000000; wave++)
 		fault = play_wave(only >= 0 ? only : wave);
 	snprintf(figures, sizeof(figures),
@@ -1286,10 +1275,9 @@ main(int argc, char **argv)
 	         judge->counts.ran, judge->counts.nested, judge->counts.signals,
 	         judge->counts.stops, judge->counts.taken, judge->counts.doubtful,
 	         judge->counts.cycles, judge->counts.seen, fault ? fault : "no fault");
-	tell(out);
+	tell(true);
 	if (fault)
-		shrink(fault, out);
-	fprintf(out, "%s\n", figures);
-	fclose(out);
+		shrink(fault);
+	dprintf(OUTPUT, "%s\n", figures);
 	return fault != NULL;
 }
