@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034
 # What the proofs begin with, sourced with their arguments: "size" is quick or long, and
 # is taken off them; "name" is the proof's; "keylock" is the binary (KEYLOCK, or the one
-# beside tests/), "work" a folder on tmpfs where there is one, as /run is, that is removed
+# beside tests/), "work" a folder on tmpfs where one lets programs run, that is removed
 # at the end, after what `at_end` does. A proof says in its last line what it found.
 
 set -u
@@ -24,9 +24,12 @@ keylock=${KEYLOCK:-$PWD/keylock}
 unset KEYLOCK
 
 at_end() { :; }
-base=/dev/shm
-[ -w "$base" ] || base=${TMPDIR:-/tmp}
-work=$(mktemp -d "$base/$name.XXXXXX") || exit 1
+for base in /dev/shm "${TMPDIR:-/tmp}"; do
+	work=$(mktemp -d "$base/$name.XXXXXX") && cp /bin/true "$work" && "$work/true" && break
+	rm -rf "$work"
+	work=
+done 2>/dev/null
+[ -n "$work" ] || exit 1
 chmod 755 "$work"
 trap 'at_end; rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM

@@ -590,7 +590,7 @@ draw_options(struct run *run, const struct run *host, int key)
 			run->keys[run->count++] = RECORDED;
 	}
 	run->reentrant = host ? pick(4) != 0 : one_in(12);
-	run->close = run->what == 'c' && one_in(8);
+	run->close = run->what == 'c' && one_in(5);
 	run->stays = wild && !run->records && !run->close && run->what == 'c' && one_in(5);
 	run->muted = one_in(8);
 	run->wait = one_in(6) ? -1 : one_in(5) ? 1 + pick_size(16) : 0;
