@@ -153,28 +153,12 @@ run_end(const struct run *run, int place, int status, const struct rusage *use)
 	        use->ru_utime.tv_sec + use->ru_stime.tv_sec, run->what);
 }
 
-/* Which system call it is in, as /proc has it. */
-static const char *
-call_of(pid_t pid)
-{
-	static char text[100];
-	char path[40];
-	ssize_t length;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%d/syscall", (int)pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	length = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
-	text[length > 0 ? length - 1 : 0] = '\0';
-	close(fd);
-	return text;
-}
-
 static void
 use_keys(int64_t until)
 {
 	struct run runs[PLACES] = {0};
 	int64_t time, overslept, lag = 0;
+	char call[2000];
 	int alive = 0, status;
 	struct rusage use;
 	pid_t pid;

@@ -859,23 +859,6 @@ judge_end(struct run *run, int status, const struct rusage *use)
 		      signo ? signo : WEXITSTATUS(status), why);
 }
 
-/* What /proc has in a file of the process. */
-static char *
-glance(pid_t pid, const char *file, char text[2000])
-{
-	char path[64];
-	ssize_t length;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	length = fd < 0 ? 0 : read(fd, text, 1999);
-	text[length > 0 ? length : 0] = '\0';
-	if (fd >= 0)
-		close(fd);
-	return text;
-}
-
 /* P9: that it is past its deadline, deaf, or does not end at all. */
 static void
 watch(const struct run *run, int64_t time)
