@@ -178,8 +178,8 @@ use_keys(int64_t until)
 			} else if (run->pid && run->limit && now() > run->limit + 100 * lag) {
 				count_one(&judge->late);
 				fprintf(stderr, "hostile: %s, system call %s: %s\n",
-				        run->told ? "deaf" : "past its deadline", call_of(run->pid),
-				        run->what);
+				        run->told ? "deaf" : "past its deadline",
+				        glance(run->pid, "syscall", call), run->what);
 				run->limit = 0;
 				run->told = true;
 				kill(run->pid, SIGKILL);

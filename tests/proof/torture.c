@@ -889,7 +889,7 @@ watch(const struct run *run, int64_t time)
 static void
 look_at(struct run *run)
 {
-	char path[500], text[2000];
+	char path[500], name[20], text[2000];
 	struct stat file;
 	unsigned long inode;
 	long at;
@@ -901,8 +901,8 @@ look_at(struct run *run)
 	if (stat(path, &file) < 0)
 		return;
 	for (int fd = 3; fd < 10; fd++) {
-		snprintf(path, sizeof(path), "fdinfo/%d", fd);
-		for (char *line = glance(run->pid, path, text); (line = strstr(line, "OFDLCK"));
+		snprintf(name, sizeof(name), "fdinfo/%d", fd);
+		for (char *line = glance(run->pid, name, text); (line = strstr(line, "OFDLCK"));
 		     line++)
 			if (sscanf(line, "OFDLCK %*s WRITE %*d %*[^:]:%*[^:]:%lu %ld", &inode,
 			           &at) == 2 &&
