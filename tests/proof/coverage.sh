@@ -14,37 +14,15 @@
 #
 # COVERAGE_KEEP=FOLDER keeps gcov's annotated source there.
 
-set -u
-cd "$(dirname "$0")/../.." || exit 1
-exec </dev/null
-unset KEYLOCK KEYLOCK_DIR KEYLOCK_KEY KEYLOCK_ABANDONED COVERAGE_DUMP
-
-case ${1:-quick} in
-quick) unset KEYLOCK_LONG ;;
-long) export KEYLOCK_LONG=1 ;;
-*)
-	echo 'usage: coverage.sh [quick|long]' >&2
-	exit 64
-	;;
-esac
-for tool in gcc gcov bats ipcmk strace; do
-	command -v "$tool" >/dev/null || {
-		echo "coverage: skipped: needs $tool"
-		exit 0
-	}
-done
-
+# shellcheck source=tests/proof/head.sh
+. "$(dirname "$0")/head.sh"
 # Its tests of several users are where some lines run.
-[ "$(id -u)" = 0 ] || {
-	echo 'coverage: skipped: needs root'
-	exit 0
-}
-
-work=$(mktemp -d) || exit 1
-chmod 755 "$work"
+needs gcc gcov bats ipcmk strace root
+unset COVERAGE_DUMP KEYLOCK_LONG
+[ "$size" = quick ] || export KEYLOCK_LONG=1
 counters=
-trap 'rm -rf "$work"; [ -z "$counters" ] || ipcrm --shmem-id "$counters"' EXIT
-trap 'exit 1' HUP INT TERM
+# shellcheck disable=SC2317
+at_end() { [ -z "$counters" ] || ipcrm --shmem-id "$counters"; }
 
 # build: exactly one segment's size of pages for the counters alone, since they are
 # replaced by the segment.
@@ -70,16 +48,6 @@ build() {
 			-Wl,-T,"$work/counters.ld" -lgcov
 }
 
-# suite: all tests with that keylock.
-suite() {
-	local jobs=()
-	! parallel --version 2>/dev/null | grep -q GNU || jobs=(--jobs 4 --no-parallelize-within-files)
-	KEYLOCK=$work/keylock KEYLOCK_TEST_LIMIT=180 bats ${jobs[@]+"${jobs[@]}"} tests >"$work/bats.log" 2>&1 || {
-		sed -n '/^not ok/,/^ok/p' "$work/bats.log"
-		return 1
-	}
-}
-
 # lines: "line FUNCTION: TEXT" of each that can run, "miss FUNCTION: TEXT" if it did not.
 lines() {
 	COVERAGE_DUMP=1 "$work/keylock" >"$work/keylock.gcda" &&
@@ -94,7 +62,7 @@ lines() {
 
 status=0
 build || exit 1
-suite || status=1
+suites "$work/keylock" tests || status=1
 lines || exit 1
 [ -z "${COVERAGE_KEEP-}" ] || cp "$work/keylock.c.gcov" "$COVERAGE_KEEP" || exit 1
 

@@ -2,50 +2,34 @@
 # What keylock makes of text that others have written: keys, file names, command lines,
 # records, /proc, times, and what it shows of them.
 #
-#	fuzz.sh [quick|long|corpus] [TARGET...]
+#	fuzz.sh [quick|long [corpus] [TARGET...]]
 #
 # libFuzzer gives inputs to each target of fuzz.c (its head says what a target checks),
 # built with the address and undefined behaviour sanitizers, two targets at once: for
-# half a minute each (FUZZ_SECONDS), or in "long" for 10^7 executions each. It begins with the
+# 12 seconds each (FUZZ_SECONDS), or in "long" for 10^7 executions each. It begins with the
 # inputs of corpus/: TARGET has those that earlier runs found, TARGET.kept those that
 # once failed. One input a line, with \xHH for what cannot be printed; in .kept, lines
-# that begin with "# " say why. "corpus" is "quick" and then writes what was found, made
-# as small as can be, to corpus/.
+# that begin with "# " say why. With "corpus" what was found is then written there, made
+# as small as can be.
 #
-# Then names, times and JSON lines, of what was found and of 10^5 random texts each (10^7),
+# Then names, times and JSON lines, of what was found and of 50,000 random texts each (10^7),
 # are compared with those of reference.py, which is in another language.
 #
 # An input that fails is printed, as such a line and in hex. Ends with one line of figures.
 
-set -u -o pipefail
-LC_ALL=C
-export LC_ALL
-cd "$(dirname "$0")/../.." || exit 1
-unset KEYLOCK_DIR KEYLOCK_KEY
+# shellcheck source=tests/proof/head.sh
+. "$(dirname "$0")/head.sh"
+set -o pipefail
 
-size=${1:-quick}
-[ $# -eq 0 ] || shift
-case $size in
-quick | corpus) limit="-max_total_time=${FUZZ_SECONDS:-30}" random=100000 ;;
-long) limit=-runs=10000000 random=10000000 ;;
-*)
-	echo "usage: fuzz.sh [quick|long|corpus] [TARGET]..." >&2
-	exit 64
-	;;
-esac
-all=(name file options record read time shown)
-[ $# -gt 0 ] || set -- "${all[@]}"
-
-for tool in clang perl python3; do
-	command -v "$tool" >/dev/null || {
-		echo "fuzz: skipped: needs $tool"
-		exit 0
-	}
-done
-
-work=$(mktemp -d "${TMPDIR:-/tmp}/fuzz.XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT
-trap 'exit 1' HUP INT TERM
+corpus=
+if [ "${1-}" = corpus ]; then
+	corpus=yes
+	shift
+fi
+limit="-max_total_time=${FUZZ_SECONDS:-12}" random=50000
+[ "$size" = quick ] || limit=-runs=10000000 random=10000000
+[ $# -gt 0 ] || set -- name file options record read time shown
+needs clang perl python3
 
 # Sanitizers of before LLVM 17 need what newer kernels' random addresses may take.
 fuzz=("$work/fuzz")
@@ -162,7 +146,7 @@ for kind in name time shown; do
 	figures+="$kind beside reference $(tail -n 1 "$work/log"); "
 done
 
-if [ "$size" = corpus ] && [ "$failed" -eq 0 ]; then
+if [ -n "$corpus" ] && [ "$failed" -eq 0 ]; then
 	mkdir -p tests/proof/corpus
 	for target; do
 		keep "$target" || failed=1

@@ -1,41 +1,43 @@
 #!/usr/bin/env bash
+# All that the command line can do, under fire: runs of all kinds on few keys, at random,
+# killed, stopped and continued, in waves, for two minutes or an hour. What is judged, and
+# by what means, is told at the head of torture.c. A -s SEED repeats all choices.
 #
-# torture.sh [quick|long] [OPTION...] - all that the command line can do, under fire
+#	torture.sh [quick|long] [OPTION...]
 #
-# Runs of all kinds on few keys, at random, killed, stopped and continued, in waves:
-# 60,000 runs, or 1,000,000. What is judged, and by what means, is told at the head of
-# tests/proof/torture.c; so are its OPTIONs, as -s SEED, which repeats all choices. The
-# first fault ends it, and is shown with the fewest runs that still have it. Ends with a
-# line of figures.
-#
-#   KEYLOCK         the binary (default: the one beside tests/)
-#   TORTURE_SLACK   how many times slower than usual it may be, as under a sanitizer
+#   TORTURE_SECONDS   for so long
+#   TORTURE_SLACK     how many times slower than usual it may be, as under a sanitizer
 
-set -u
-cd "$(dirname "$0")/../.." || exit 1
-case ${1:-quick} in
-quick) runs=60000 ;;
-long) runs=1000000 ;;
-*)
-	echo 'usage: torture.sh [quick|long] [OPTION...]' >&2
-	exit 64
-	;;
-esac
-[ $# -eq 0 ] || shift
-keylock=${KEYLOCK:-$PWD/keylock}
-[ -x "$keylock" ] || {
-	echo "torture: $keylock: no such program; run make first" >&2
-	exit 1
-}
+# shellcheck source=tests/proof/head.sh
+. "$(dirname "$0")/head.sh"
 
-# On tmpfs where there is one, as /run is.
-base=/dev/shm
-[ -d "$base" ] && [ -w "$base" ] || base=${TMPDIR:-/tmp}
-work=$(mktemp -d "$base/torture.XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT
-trap 'exit 1' HUP INT TERM
+seconds=${TORTURE_SECONDS:-$([ "$size" = quick ] && echo 115 || echo 3600)}
+compile torture tests/proof/torture.c
+export KEYLOCK_DIR=$work/keys TMPDIR=$work
 
-# A static one starts sooner, as so many of them do.
-cc -O2 -static -o "$work/torture" tests/proof/torture.c 2>/dev/null ||
-	cc -O2 -o "$work/torture" tests/proof/torture.c || exit
-KEYLOCK_DIR=$work/keys TMPDIR=$work "$work/torture" "$@" "$keylock" "$runs"
+# A cleaner that goes about as systemd-tmpfiles(8) does, to whom all is old here: what is
+# sticky is passed over, an empty folder goes.
+while sleep 0.02; do
+	find "$KEYLOCK_DIR" -type f ! -perm -1000 -delete
+	rmdir "$KEYLOCK_DIR"
+done 2>/dev/null &
+cleaner=$!
+at_end() { kill "$cleaner"; }
+
+# The file system that never answers is mounted where nobody else sees it.
+torture=("$work/torture" "$@" "$keylock" "$seconds")
+if [ -c /dev/fuse ] && unshare -m true 2>/dev/null; then
+	compile deadfuse tests/tools/deadfuse.c
+	mkdir "$work/dead"
+	# shellcheck disable=SC2016
+	torture=(unshare -m bash -c '
+		"$0/deadfuse" "$0/dead" >"$0/said" & fuse=$!
+		until [ -s "$0/said" ] || ! kill -0 "$fuse"; do sleep 0.01; done
+		TORTURE_DEAD=$0/dead "$@"
+		status=$?
+		kill "$fuse"
+		exit "$status"' "$work" "${torture[@]}")
+else
+	echo 'torture: without a file system that never answers'
+fi
+"${torture[@]}"
