@@ -53,11 +53,13 @@
 #define _FILE_OFFSET_BITS 64
 #define _TIME_BITS 64
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <locale.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -78,6 +80,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include <wchar.h>
+#include <wctype.h>
 
 #define VERSION "1.0"
 
@@ -103,6 +107,7 @@ enum {
 
 enum {
 	SLOTS_MAX = 1000,
+	ANCESTORS_MAX = 1000,
 	KEY_MAX_BYTES = 131000,
 	NAME_MAX_BYTES = 200,
 	NAME_SIZE = NAME_MAX_BYTES + sizeof("%s-2147483648"),
@@ -118,17 +123,13 @@ enum {
  * lines of several keylocks do not mix.
  */
 
-/*
- * While keylock waits or holds, a line that standard error does not take at once is
- * dropped, so that nobody behind it pays for a pipe that nobody reads.
- */
+/* While keylock waits or holds, a line that standard error does not take at once is
+ * dropped: nobody behind it pays for a pipe that nobody reads. */
 static bool hurried;
 
-/*
- * Whether standard error takes a line at once, and by which descriptor. Others may fill
- * a pipe right after poll(2) has said that it has room: there it is a description of
- * our own, that does not wait, where we may open the pipe (fifo(7)).
- */
+/* The descriptor for a line on standard error, -1 where that does not take it at once.
+ * Others may fill a pipe after poll(2) has said that it has room: there it is a description
+ * of our own, that does not wait, where we may open the pipe (fifo(7)). */
 static int
 error_output(void)
 {
@@ -145,11 +146,9 @@ error_output(void)
 	return fd < 0 ? STDERR_FILENO : fd;
 }
 
-/*
- * Write `keylock: ` and the line to standard error; keeps errno. Returns `status`.
- * Signals are blocked, so a reader that is gone, or a limit on the file's size, is a
- * pending signal of our own: not the command's, nor a reason to die.
- */
+/* Write `keylock: ` and the line to standard error; keeps errno. Returns `status`. All
+ * signals are blocked: a reader that is gone, or a limit on the file's size, leaves one
+ * pending that is neither the command's nor a reason to die. */
 __attribute__((format(printf, 2, 3))) static int
 say(int status, const char *format, ...)
 {
@@ -176,79 +175,53 @@ say(int status, const char *format, ...)
 	return status;
 }
 
-/* How many bytes the UTF-8 character at `bytes` has, 0 where there is none. */
+/* How many bytes the character at `text` has in UTF-8, 0 where there is none; *character
+ * is which. Only who says or lists something needs a locale. */
 static size_t
-utf8_length(const unsigned char *bytes)
+utf8_length(const char *text, wchar_t *character)
 {
-	size_t length = bytes[0] < 0x80                        ? 1
-	                : bytes[0] >= 0xc2 && bytes[0] <= 0xdf ? 2
-	                : (bytes[0] & 0xf0) == 0xe0            ? 3
-	                : bytes[0] >= 0xf0 && bytes[0] <= 0xf4 ? 4
-	                                                       : 0;
+	static bool set;
+	int length;
 
-	for (size_t i = 1; i < length; i++)
-		if ((bytes[i] & 0xc0) != 0x80)
-			return 0;
-	/* Overlong forms, surrogates, and what lies above Unicode. */
-	if ((bytes[0] == 0xe0 && bytes[1] < 0xa0) || (bytes[0] == 0xed && bytes[1] > 0x9f) ||
-	    (bytes[0] == 0xf0 && bytes[1] < 0x90) || (bytes[0] == 0xf4 && bytes[1] > 0x8f))
-		return 0;
-	return length;
+	set = set || setlocale(LC_CTYPE, "C.UTF-8");
+	length = mbtowc(character, text, MB_LEN_MAX);
+	/* glibc knows longer forms, too. */
+	return length > 0 && *character <= 0x10ffff ? (size_t)length : 0;
 }
 
-/*
- * Make `text` fit for a line of a terminal: control characters, those of
- * UTF-8's C1 block too, and bytes that are no UTF-8 become \xHH, and what is too
- * long ends in "...". Returns `shown`.
- */
+/* Make `text` fit for a line of a terminal: control characters, and bytes that are no
+ * UTF-8, become \xHH, and what is too long ends in "...". Returns `shown`. */
 static const char *
 show(const char *text, char shown[SHOWN_SIZE])
 {
-	const unsigned char *byte = (const unsigned char *)text;
+	wchar_t character = 0;
 	size_t used = 0;
 
 	shown[0] = '\0';
-	while (*byte) {
-		size_t length = utf8_length(byte);
-		bool control = *byte < 0x20 || *byte == 0x7f || (*byte == 0xc2 && byte[1] < 0xa0);
+	while (*text) {
+		size_t length = utf8_length(text, &character);
+		bool plain = length && !iswcntrl((wint_t)character);
 
 		if (used + sizeof("\\xHH...") > SHOWN_SIZE) {
 			strcpy(shown + used, "...");
 			break;
 		}
-		if (length && !control)
-			used += (size_t)sprintf(shown + used, "%.*s", (int)length, byte);
+		if (plain)
+			used += (size_t)sprintf(shown + used, "%.*s", (int)length, text);
 		else
-			used += (size_t)sprintf(shown + used, "\\x%02x", *byte);
-		byte += length && !control ? length : 1;
+			used += (size_t)sprintf(shown + used, "\\x%02x", (unsigned char)*text);
+		text += plain ? length : 1;
 	}
 	return shown;
 }
 
-/* Write all of `text` to standard output. Returns 0, or REFUSED and says why. */
+/* Bring to standard output what was printed. Returns 0, or REFUSED and says why. */
 static int
-print(const char *text, size_t length)
+printed(void)
 {
-	while (length) {
-		ssize_t written = write(STDOUT_FILENO, text, length);
-
-		if (written <= 0)
-			return say(REFUSED, "standard output: %s", strerror(errno));
-		text += written;
-		length -= (size_t)written;
-	}
-	return 0;
-}
-
-/*
- * Make room for one more member of `size` bytes in a list that has `count`, and room up
- * to a power of two. Returns the list, or NULL where there is no memory: the old one
- * stays.
- */
-static void *
-list_grow(void *list, size_t size, size_t count)
-{
-	return count & (count - 1) ? list : realloc(list, (count ? 2 * count : 1) * size);
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return 0;
+	return say(REFUSED, "standard output: %s", strerror(errno));
 }
 
 /* Read a whole number from `low` to `high`: digits and nothing else. */
@@ -308,45 +281,28 @@ to_timespec(nanoseconds time)
 	};
 }
 
-/*
- * Read a TIME: digits with an optional fraction and an optional unit. What is
- * finer than a nanosecond is rounded up, so that only 0 is 0. Returns false for
- * anything else, a sign, an exponent and what passes 292 years included.
- */
+/* Read a TIME: digits with an optional fraction and an optional unit. What is finer than a
+ * nanosecond is rounded up, so that only 0 is 0. Returns false for anything else, a sign,
+ * an exponent and what passes 292 years included. */
 static bool
 parse_time(const char *text, nanoseconds *time)
 {
 	static const char *const suffixes[] = {"", "ms", "s", "m", "h", "d"};
-	static const nanoseconds lengths[] = {1000, 1, 1000, 60000, 3600000, 86400000};
-	size_t whole = strspn(text, "0123456789"), point = text[whole] == '.', unit = 0;
-	size_t fraction = point ? strspn(text + whole + 1, "0123456789") : 0;
-	nanoseconds length, sum = 0, rest = 0;
-	bool finer = false;
+	static const int lengths[] = {1000, 1, 1000, 60000, 3600000, 86400000};
+	char *end;
+	long double value = strtold(text, &end);
+	size_t unit = 0;
 
-	while (strcmp(text + whole + point + fraction, suffixes[unit]) != 0)
+	if (end == text || (size_t)(end - text) != strspn(text, "0123456789."))
+		return false;
+	while (strcmp(end, suffixes[unit]) != 0)
 		if (++unit == sizeof(suffixes) / sizeof(*suffixes))
 			return false;
-	if (whole + fraction == 0)
+	value = value * lengths[unit] * (long double)MILLISECOND;
+	if (value >= (long double)FOREVER)
 		return false;
-	length = lengths[unit] * MILLISECOND;
-	for (size_t i = 0; i < whole; i++) {
-		int digit = text[i] - '0';
-
-		if (sum > (INT64_MAX / length - digit) / 10)
-			return false;
-		sum = sum * 10 + digit;
-	}
-	sum *= length;
-	for (size_t i = fraction; i-- > 0;) { /* long division, from the last digit */
-		nanoseconds part = (text[whole + 1 + i] - '0') * length + rest;
-
-		finer = finer || part % 10 != 0;
-		rest = part / 10;
-	}
-	if (sum > INT64_MAX - 1 - rest)
-		return false;
-	sum += rest;
-	*time = sum + (finer ? 1 : 0);
+	*time = (nanoseconds)value;
+	*time += (long double)*time < value;
 	return *time != FOREVER;
 }
 
@@ -372,13 +328,15 @@ static const int caught_signals[] = {
 };
 
 static struct {
-	sigset_t came_mask;           /* the mask that keylock came with */
-	sigset_t wait_mask;           /* while waiting */
-	pid_t self;                   /* whom handlers and timer are for; 0: there are none yet */
-	timer_t timer;                /* valid with self */
-	nanoseconds armed;            /* for when; FOREVER: it does not run */
-	struct sigaction waker_came;  /* what was done with WAKER */
-	volatile sig_atomic_t caught; /* the signal that ends the wait, or 0 */
+	sigset_t came_mask; /* the mask that keylock came with */
+	sigset_t wait_mask; /* while waiting */
+	bool begun;         /* there are handlers and the timer */
+	timer_t timer;
+	nanoseconds armed;                /* for when; FOREVER: it does not run */
+	struct sigaction waker_came;      /* what was done with WAKER */
+	volatile sig_atomic_t caught;     /* the signal that ends the wait, or 0 */
+	bool in_child;                    /* the child is running, in our memory */
+	volatile sig_atomic_t child_stop; /* the stop signal that it was sent then, or 0 */
 } signals = {.armed = INT64_MAX};
 
 /* Stop signals, whose default is to stop the process (signal(7)). */
@@ -388,29 +346,21 @@ is_stop_signal(int signo)
 	return signo == SIGTSTP || signo == SIGTTIN || signo == SIGTTOU;
 }
 
-/* Every signal, those too that sigfillset(3) leaves to libc: musl has three, of which one
- * is SIGRTMIN to programs of glibc (nptl(7)). */
-static sigset_t
-all_signals(void)
-{
-	sigset_t all;
-
-	memset(&all, 0xff, sizeof(all));
-	return all;
-}
-
-/* Every signal but `signo`. */
+/* Every signal but `signo` (0: every one), those too that sigfillset(3) leaves to libc:
+ * musl has three, of which one is SIGRTMIN to programs of glibc (nptl(7)). */
 static sigset_t
 all_signals_but(int signo)
 {
 	enum { BITS = 8 * sizeof(unsigned long) };
-	unsigned long words[sizeof(sigset_t) / sizeof(unsigned long)];
-	sigset_t set;
+	union {
+		unsigned long words[sizeof(sigset_t) / sizeof(unsigned long)];
+		sigset_t set;
+	} all;
 
-	memset(words, 0xff, sizeof(words));
-	words[(unsigned)(signo - 1) / BITS] &= ~(1UL << (unsigned)(signo - 1) % BITS);
-	memcpy(&set, words, sizeof(set));
-	return set;
+	memset(&all, 0xff, sizeof(all));
+	if (signo)
+		all.words[(signo - 1) / BITS] &= ~(1UL << (unsigned)(signo - 1) % BITS);
+	return all.set;
 }
 
 /* sigprocmask(2) itself, since libc's keeps off those signals. */
@@ -423,7 +373,7 @@ mask_set(const sigset_t *mask, sigset_t *came)
 static void
 signals_keep_out(void)
 {
-	sigset_t all = all_signals();
+	sigset_t all = all_signals_but(0);
 
 	mask_set(&all, NULL);
 }
@@ -437,7 +387,7 @@ signals_let_in(void)
 static void
 signals_begin(void)
 {
-	sigset_t all = all_signals();
+	sigset_t all = all_signals_but(0);
 
 	mask_set(&all, &signals.came_mask);
 	/* A SIGCONT that is let in is lost where it comes just before the handler of
@@ -447,11 +397,9 @@ signals_begin(void)
 	sigdelset(&signals.wait_mask, WAKER);
 }
 
-/*
- * Take down what ends the wait; all that is called is async-signal-safe. In another
- * process than `self`, which is about to become the command, it does what the signal
- * does by default, but does not stop: keylock waits for the exec, and sends that again.
- */
+/* Take down what ends the wait; all that is called is async-signal-safe. In the child,
+ * which has our memory until it has become the command, do what the signal does by default,
+ * but do not stop: see child_run(). */
 static void
 on_signal(int signo)
 {
@@ -461,11 +409,11 @@ on_signal(int signo)
 	};
 	int kept = errno;
 
-	if (getpid() != signals.self) {
-		if (!is_stop_signal(signo)) {
-			signal(signo, SIG_DFL);
-			kill(getpid(), signo);
-		}
+	if (signals.in_child && is_stop_signal(signo)) {
+		signals.child_stop = signo;
+	} else if (signals.in_child) {
+		signal(signo, SIG_DFL);
+		kill(getpid(), signo);
 	} else if (signo != WAKER) {
 		if (!signals.caught || is_stop_signal(signals.caught))
 			signals.caught = signo;
@@ -493,15 +441,15 @@ waiting_begin(void)
 	struct sigaction handler = {.sa_handler = on_signal};
 	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = WAKER};
 
-	if (signals.self)
+	if (signals.begun)
 		return 0;
 	if (timer_create(CLOCK_MONOTONIC, &event, &signals.timer) < 0)
 		return errno == EAGAIN ? EDQUOT : errno; /* EAGAIN means taken here */
-	signals.self = getpid();
 	for (size_t i = 0; i < sizeof(caught_signals) / sizeof(*caught_signals); i++)
 		signal_handle(caught_signals[i]);
 	sigfillset(&handler.sa_mask);
 	sigaction(WAKER, &handler, &signals.waker_came);
+	signals.begun = true;
 	return 0;
 }
 
@@ -519,7 +467,8 @@ timer_arm(nanoseconds until)
 	return timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL) < 0 ? errno : 0;
 }
 
-/* Whether a signal has come that ends or stops keylock: it is in signals.caught then. */
+/* Let in what signals have come. Returns whether one is to end or to stop keylock: it is in
+ * signals.caught then. */
 static bool
 signal_came(void)
 {
@@ -533,20 +482,13 @@ signal_came(void)
 	return signals.caught != 0;
 }
 
-/*
- * Stop by the default action of the stop signal `signo`, until continued; not where
- * a SIGCONT has come since, which is pending then: a stop signal that is sent takes
- * it away (signal(7)). One that is sent in the microsecond in between is lost.
- */
+/* Do what `signo` does by default, until continued where that is to stop. */
 static void
-stop_by(int signo)
+act_by_default(int signo)
 {
 	struct sigaction by_default = {.sa_handler = SIG_DFL}, came;
-	sigset_t pending, others = all_signals_but(signo);
+	sigset_t others = all_signals_but(signo);
 
-	sigpending(&pending);
-	if (sigismember(&pending, SIGCONT) == 1)
-		return;
 	sigaction(signo, &by_default, &came);
 	kill(getpid(), signo);
 	mask_set(&others, NULL);
@@ -554,20 +496,26 @@ stop_by(int signo)
 	sigaction(signo, &came, NULL);
 }
 
-/*
- * Die of `signo`, without a second core. Returns 128 + signo where the kernel
- * does not let this process die of it, as process 1 of a pid namespace
- * (pid_namespaces(7)).
- */
+/* Stop by the stop signal `signo`; not where a SIGCONT has come since, which is pending
+ * then: a stop signal that is sent takes it away (signal(7)). One that is sent in the
+ * microsecond in between is lost. */
+static void
+stop_by(int signo)
+{
+	sigset_t pending;
+
+	sigpending(&pending);
+	if (sigismember(&pending, SIGCONT) != 1)
+		act_by_default(signo);
+}
+
+/* Die of `signo`, without a second core. Returns 128 + signo where the kernel does not let
+ * this process die of it, as process 1 of a pid namespace (pid_namespaces(7)). */
 static int
 die_by(int signo)
 {
-	sigset_t others = all_signals_but(signo);
-
 	prctl(PR_SET_DUMPABLE, 0);
-	signal(signo, SIG_DFL);
-	kill(getpid(), signo);
-	mask_set(&others, NULL);
+	act_by_default(signo);
 	return 128 + signo;
 }
 
@@ -618,29 +566,19 @@ is_late(const struct wait *wait)
 static bool
 wait_goes_on(const struct wait *wait)
 {
-	signals_let_in();
-	signals_keep_out();
-	return !signals.caught && !is_late(wait);
+	return !signal_came() && !is_late(wait);
 }
 
-/* What comes first, the deadline or the look. */
-static nanoseconds
-wait_until(const struct wait *wait)
-{
-	return wait->look_at < wait->deadline ? wait->look_at : wait->deadline;
-}
-
-/*
- * What is to be done before sleeping on. Returns 0 to sleep; ETIMEDOUT when the
- * deadline has passed; EINTR when a signal came (signals.caught); a result of `look`
- * as a negative number; else an errno.
- */
+/* What is to be done before sleeping on. Returns 0 to sleep until *until at most; ETIMEDOUT
+ * when the deadline has passed; EINTR when a signal came (signals.caught); a result of
+ * `look` as a negative number; else an errno. */
 static int
-wait_check(struct wait *wait)
+wait_check(struct wait *wait, nanoseconds *until)
 {
 	int error = waiting_begin();
 
 	while (!error) {
+		*until = wait->look_at < wait->deadline ? wait->look_at : wait->deadline;
 		if (signals.caught)
 			return EINTR;
 		if (wait->look_at && is_late(wait)) /* the look that is due at once comes first */
@@ -656,12 +594,13 @@ wait_check(struct wait *wait)
 static int
 wait_for(const struct request *wish, struct wait *wait)
 {
+	nanoseconds until;
 	int error;
 
 	do {
-		error = wait_check(wait);
+		error = wait_check(wait, &until);
 		if (!error)
-			error = timer_arm(wait_until(wait));
+			error = timer_arm(until);
 		if (error)
 			return error;
 		signals_let_in();
@@ -791,17 +730,13 @@ slot_name(char name[NAME_SIZE], const char *base, int number)
 		snprintf(name, NAME_SIZE, "%.*s%%s%d", NAME_MAX_BYTES, base, number);
 }
 
-/*
- * Read a file name back: the key to `key` and the number of the slot. A name with a
- * hash stands for itself, and *hashed tells so; what is before the hash is how the
- * key begins. Returns false for a name that the above do not make, which is found
- * out by making it again.
- */
+/* Read a file name back: the key to `key` and the number of the slot. A name with a hash
+ * stands for itself, and *hashed tells so. Returns false for a name that the above do not
+ * make, which is found out by making it again. */
 static bool
 key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 {
-	char base[NAME_SIZE], again[NAME_SIZE];
-	char *mark, *hash;
+	char base[NAME_SIZE], again[NAME_SIZE], *mark, *hash;
 	size_t used = 0;
 
 	if (strlen(name) >= NAME_SIZE)
@@ -809,28 +744,27 @@ key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 	strcpy(base, name);
 	*slot = 1;
 	mark = strstr(base, "%s");
-	if (mark && (!parse_number(mark + 2, 2, SLOTS_MAX, slot) || mark[2] == '0'))
+	if (mark && !parse_number(mark + 2, 2, SLOTS_MAX, slot))
 		return false;
 	if (mark)
 		*mark = '\0';
 	hash = strstr(base, "%h");
-	*hashed = hash && strlen(base) >= NAME_MAX_BYTES - 2 && strlen(base) <= NAME_MAX_BYTES &&
-	          strlen(hash) == 2 + 64 && strspn(hash + 2, "0123456789abcdef") == 64;
-	for (const char *byte = base; *byte && !(*hashed && byte == hash); byte++) {
+	*hashed = hash && strspn(hash + 2, "0123456789abcdef") == 64 && !hash[2 + 64];
+	if (*hashed) {
+		strcpy(key, base);
+		return true;
+	}
+	for (const char *byte = base; *byte; byte++) {
 		unsigned int value = (unsigned char)*byte;
 
-		if (*byte == '%' && (sscanf(byte + 1, "%2x", &value) != 1 || !byte[2]))
-			return false;
-		if (*byte == '%')
+		if (*byte == '%' && byte[1] && byte[2] && sscanf(byte + 1, "%2x", &value) == 1)
 			byte += 2;
 		key[used++] = (char)value;
 	}
 	key[used] = '\0';
-	name_of_key(key, again);
-	if (*hashed)
-		strcpy(key, base);
-	return *again && strncmp(again, base, strlen(again)) == 0 &&
-	       strlen(again) == (*hashed ? (size_t)(hash - base) : strlen(base));
+	name_of_key(key, base);
+	slot_name(again, base, *slot);
+	return *key && strcmp(again, name) == 0;
 }
 
 /* ---- Directory ----------------------------------------------------------
@@ -861,6 +795,8 @@ struct directory {
 	gid_t group;
 };
 
+static const char not_safe[] = "not safe for lockfiles";
+
 /* Where `fd` is 0, 1 or 2, which may have come in closed, move it above them. */
 static int
 above_standard(int fd)
@@ -884,38 +820,73 @@ directory_failure(const struct directory *directory, int status, const char *wha
 	           directory->named ? "" : "; name another with -d DIR or KEYLOCK_DIR");
 }
 
+/* The exit status for an error at the directory or a lockfile. */
 static int
-directory_unsafe(const struct directory *directory, const char *why)
+status_of(int error)
 {
-	return directory_failure(directory, UNSAFE, "not safe for lockfiles", why);
+	return error == EMFILE || error == ENFILE || error == ENOMEM ? REFUSED : NO_FILE;
 }
 
-/*
- * Whether /tmp is a service's own (systemd.exec(5), PrivateTmp): the mount there
- * shows a folder of systemd's (proc_pid_mountinfo(5)). Others do not see that folder.
- */
+/* The errno of a look that had not what it needs, so that its result may lack something. */
+static int look_failed;
+
+static void
+look_note(int error)
+{
+	if (status_of(error) == REFUSED)
+		look_failed = error;
+}
+
+/* What a file of /proc says, up to a NUL; "" where it cannot be read. Valid until the next. */
+__attribute__((format(printf, 1, 2))) static const char *
+proc_text(const char *format, ...)
+{
+	static char *text;
+	static size_t size;
+	ssize_t length = 0;
+	char path[64];
+	va_list arguments;
+	FILE *file;
+
+	va_start(arguments, format);
+	vsnprintf(path, sizeof(path), format, arguments);
+	va_end(arguments);
+	file = fopen(path, "re");
+	if (file) {
+		length = getdelim(&text, &size, '\0', file);
+		fclose(file);
+	}
+	if (length <= 0)
+		look_note(errno);
+	return length > 0 ? text : "";
+}
+
+/* What is behind the first line of `text`. */
+static const char *
+line_after(const char *text)
+{
+	text += strcspn(text, "\n");
+	return *text ? text + 1 : text;
+}
+
+/* Whether /tmp is a service's own (systemd.exec(5), PrivateTmp): the mount there shows a
+ * folder of systemd's (proc_pid_mountinfo(5)). Others do not see that folder. */
 static bool
 tmp_is_private(void)
 {
-	char root[PATH_MAX], point[PATH_MAX], *line = NULL;
-	FILE *mounts = fopen("/proc/self/mountinfo", "re");
-	bool private = false;
-	size_t size = 0;
+	const char *line = proc_text("/proc/self/mountinfo");
+	char root[PATH_MAX], point[PATH_MAX];
+	bool own = false;
 
-	while (mounts && getline(&line, &size, mounts) > 0)
+	for (; *line; line = line_after(line))
 		if (sscanf(line, "%*s %*s %*s %4095s %4095s", root, point) == 2 &&
 		    strcmp(point, "/tmp") == 0)
-	private = strstr(root, "/systemd-private-") != NULL;
-	free(line);
-	if (mounts)
-		fclose(mounts);
-	return private;
+			own = strstr(root, "/systemd-private-") != NULL;
+	return own;
 }
 
-/*
- * Settle which directory it is: `named`, or where that is NULL the default of the
- * effective user. Returns 0, or UNSAFE and says why.
- */
+/* Settle which directory it is: `named`, or where that is NULL the default of the effective
+ * user. Returns 0, or UNSAFE and says why. */
 static int
 directory_choose(struct directory *directory, const char *named)
 {
@@ -923,7 +894,6 @@ directory_choose(struct directory *directory, const char *named)
 	struct stat lock;
 	bool shared;
 
-	directory->fd = -1;
 	directory->named = named != NULL;
 	directory->path = named ? named : user ? directory->own : "/run/keylock";
 	if (named || !user)
@@ -932,17 +902,11 @@ directory_choose(struct directory *directory, const char *named)
 	         (lock.st_mode & S_ISVTX) && (lock.st_mode & S_IWOTH);
 	snprintf(directory->own, sizeof(directory->own), "%s/keylock-%lu",
 	         shared ? "/run/lock" : "/tmp", (unsigned long)user);
-	if (!shared && tmp_is_private())
-		return directory_unsafe(directory, "/tmp is this service's own (PrivateTmp), and a "
-		                                   "key there would be another one outside");
-	return 0;
-}
-
-/* The exit status for an error at the directory or a lockfile. */
-static int
-status_of(int error)
-{
-	return error == EMFILE || error == ENFILE || error == ENOMEM ? REFUSED : NO_FILE;
+	if (shared || !tmp_is_private())
+		return 0;
+	return directory_failure(directory, UNSAFE, not_safe,
+	                         "/tmp is this service's own (PrivateTmp), and a key there would "
+	                         "be another one outside");
 }
 
 /* The name of the network or cluster file system that `fd` is on, or NULL. */
@@ -973,7 +937,7 @@ network_file_system(int fd)
 static int
 directory_check(struct directory *directory)
 {
-	const char *network = network_file_system(directory->fd);
+	const char *network = network_file_system(directory->fd), *why = NULL;
 	char text[96];
 	struct stat file;
 
@@ -981,29 +945,26 @@ directory_check(struct directory *directory)
 		return directory_failure(directory, NO_FILE, "cannot be opened", strerror(errno));
 	directory->mode = file.st_mode;
 	directory->group = file.st_gid;
-	if (network) {
-		snprintf(text, sizeof(text), "on a network file system (%s)", network);
-		return directory_unsafe(directory, text);
-	}
-	if (directory->named && (file.st_mode & S_IWOTH) && !(file.st_mode & S_ISVTX))
-		return directory_unsafe(directory,
-		                        "all may write to it and it is not sticky; chmod +t it");
-	if (!directory->named && file.st_uid != geteuid())
-		return directory_unsafe(directory, "it belongs to another user");
-	if (!directory->named && (file.st_mode & (S_IRWXG | S_IRWXO)))
-		return directory_unsafe(directory, "it is open to others; chmod 700 it");
-	return 0;
+	snprintf(text, sizeof(text), "on a network file system (%s)", network ? network : "");
+	if (network)
+		why = text;
+	else if (directory->named && (file.st_mode & S_IWOTH) && !(file.st_mode & S_ISVTX))
+		why = "all may write to it and it is not sticky; chmod +t it";
+	else if (!directory->named && file.st_uid != geteuid())
+		why = "it belongs to another user";
+	else if (!directory->named && (file.st_mode & (S_IRWXG | S_IRWXO)))
+		why = "it is open to others; chmod 700 it";
+	return why ? directory_failure(directory, UNSAFE, not_safe, why) : 0;
 }
 
-/*
- * Open the directory and check it; make it, but not what it is in, where it is
- * missing (with look_only, leave it so and fd -1). Returns 0, NO_FILE, UNSAFE or
- * REFUSED, and says why.
- */
+/* Open the directory and check it; make it, but not what it is in, where it is missing
+ * (with look_only, leave it so and fd -1). Returns 0, NO_FILE, UNSAFE or REFUSED, and says
+ * why. */
 static int
 directory_open(struct directory *directory)
 {
 	int flags = O_PATH | O_DIRECTORY | O_CLOEXEC | (directory->named ? 0 : O_NOFOLLOW);
+	const char *what = "cannot be opened";
 
 	if (directory->fd >= 0)
 		close(directory->fd);
@@ -1013,63 +974,65 @@ directory_open(struct directory *directory)
 		directory->fd = above_standard(open(directory->path, flags));
 		if (directory->fd >= 0)
 			return directory_check(directory);
+		if (errno == ENOENT && directory->look_only)
+			return 0;
 		if (errno != ENOENT)
 			break;
-		if (directory->look_only)
-			return 0;
 		directory->made = mkdir(directory->path, S_IRWXU) == 0;
-		if (!directory->made && errno != EEXIST)
-			return directory_failure(directory, status_of(errno), "cannot be made",
-			                         strerror(errno));
+		if (!directory->made && errno != EEXIST) {
+			what = "cannot be made";
+			break;
+		}
 	}
 	if (errno == ENOTDIR || errno == ELOOP)
-		return directory_unsafe(directory, "it is a link or no directory");
-	return directory_failure(directory, status_of(errno), "cannot be opened", strerror(errno));
+		return directory_failure(directory, UNSAFE, not_safe,
+		                         "it is a link or no directory");
+	return directory_failure(directory, status_of(errno), what, strerror(errno));
 }
 
 /* ---- Lockfile -----------------------------------------------------------
  *
- * The lock of one key. All state is in kernel locks on one file, owned by the
- * open file description and let go by the kernel when the last process that
- * has it is gone. Nothing is read from the file and nothing written to it.
+ * The lock of one key. All state is in kernel locks on one file, owned by the open file
+ * description and let go by the kernel when the last process that has it is gone. Nothing
+ * is read from the file and nothing written to it.
  *
  *   lock      flock(2), exclusive or shared: the lock that others honour.
- *   gate      byte 0, a write lock, held for microseconds by whoever looks at
- *             or changes the state of this file.
+ *   gate      byte 0, a write lock, held for microseconds by whoever looks at or changes
+ *             the state of this file.
  *   presence  byte 1, a read lock, held by every holder until it releases.
- *   guests    byte 2, a read lock of each run under an ancestor's exclusive hold
- *             (see "Nesting"). Who takes the lock waits for them.
- *   others    byte 3, a read lock of each who waits for slots; byte 4, a write
- *             lock of who looks whether waiters wait for each other in a circle.
- *   tickets   bytes TICKETS and up, a write lock each, held by who waits. The
- *             next is one above the highest held; an empty queue starts anew.
+ *   guests    byte 2, a read lock of each run under an ancestor's exclusive hold (see
+ *             "Nesting"). Who takes the lock waits for them.
+ *   others    byte 3, a read lock of each who waits for slots; byte 4, a write lock of who
+ *             looks whether waiters wait for each other in a circle; byte 5, a read lock
+ *             of a host that has ended before its guests.
+ *   tickets   bytes TICKETS and up, a write lock each, held by who waits. The next is one
+ *             above the highest held; an empty queue starts anew.
  *
  * F_OFD_GETLK sees these bytes without disturbing anybody.
  *
- * Taking: inside the gate the lock is tried, and kept when nobody waits and no
- * guest is there; else a ticket is drawn, and outside the gate each waits for the
- * one before it in line, the first for the lock and then for the guests. Why
- * tickets: the kernel wakes blocked requests in their order, but lets a newcomer
- * in before the woken one has run. Why guests after the lock: a guest, before it
- * believes in its ancestor's lock, has its byte; so of a guest who has seen that
- * lock and a taker who has it next, the taker sees the guest.
+ * Taking: inside the gate the lock is tried, and kept when nobody waits and no guest is
+ * there; else a ticket is drawn, and outside the gate each waits for the one before it in
+ * line, the first for the lock and then for the guests. Why tickets: the kernel wakes
+ * blocked requests in their order, but lets a newcomer in before the woken one has run.
+ * Why guests after the lock: a guest, before it believes in its ancestor's lock, has its
+ * byte; so of a guest who has seen that lock and a taker who has it next, the taker sees
+ * the guest.
  *
- * Removing: who leaves, tidies. Inside the gate and with the lock held exclusively,
- * a file that shows neither presence nor guest nor ticket is nobody's, so its name
- * may go. What can still happen: another has opened the file but not come to the
- * gate. It will find its file nameless, since each taker compares file and name
- * last of all, once it has presence: from then on none removes it. Without that
- * comparison two could hold one key on two files; were presence not looked at with
- * the lock in hand, the name could go while one who came past the gate (-n), or a
- * guest, holds by it.
+ * Removing: who leaves, tidies. Inside the gate and with the lock held exclusively, a file
+ * that shows neither presence nor guest nor ticket is nobody's, so its name may go. What
+ * can still happen: another has opened the file but not come to the gate. It will find its
+ * file nameless, since each taker compares file and name last of all, once it has presence:
+ * from then on none removes it. Without that comparison two could hold one key on two
+ * files; were presence not looked at with the lock in hand, the name could go while one who
+ * came past the gate (-n), or a guest, holds by it.
  *
  * Rules that it MUST keep:
- *  1. The file is opened without O_CREAT first, then with O_CREAT|O_EXCL, and
- *     again on EEXIST: fs.protected_regular (proc_sys_fs(5)) refuses O_CREAT on
- *     another's file in a sticky directory. It is a regular file.
- *  2. It is born with its final mode: read and write for the owner and for each
- *     class that may write to the directory; and the sticky bit, by which
- *     systemd-tmpfiles(8) passes a file over, whatever its age.
+ *  1. The file is opened without O_CREAT first, then with O_CREAT|O_EXCL, and again on
+ *     EEXIST: fs.protected_regular (proc_sys_fs(5)) refuses O_CREAT on another's file in a
+ *     sticky directory. It is a regular file.
+ *  2. It is born with its final mode: read and write for the owner and for each class that
+ *     may write to the directory; and the sticky bit, by which systemd-tmpfiles(8) passes a
+ *     file over, whatever its age.
  *  3. Its descriptor is never 0, 1 or 2.
  */
 
@@ -1078,15 +1041,16 @@ static const off_t PRESENCE = 1;
 static const off_t GUESTS = 2;
 static const off_t SLOT_WAITER = 3;
 static const off_t CYCLE = 4;
+static const off_t ENDED = 5;
 static const off_t TICKETS = 1000;
 static const off_t LAST_TICKET = (off_t)1 << 61;
 
 static const nanoseconds GATE_PATIENCE = 100 * MILLISECOND;
 static const struct timespec a_moment = {.tv_nsec = 1000000};
 
-enum { PINNED = S_IXUSR }; /* the mode bit of a file that is never removed */
-
 enum { LOCKFILE_FLAGS = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY };
+enum { LOOK_FLAGS = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY };
+enum { PINNED = S_IXUSR }; /* the mode bit of a file that is never removed */
 
 /* An open lockfile. */
 struct lockfile {
@@ -1099,6 +1063,8 @@ struct lockfile {
 static const struct lockfile NO_LOCKFILE = {.fd = -1};
 
 struct lock {
+	struct directory *directory;
+	struct record *record; /* see "Record" */
 	const char *key;
 	char name[NAME_SIZE]; /* of its file */
 	bool shared;
@@ -1119,10 +1085,7 @@ byte_try(int fd, short type, off_t start)
 	return request(&(struct request){.fd = fd, .type = type, .start = start}, false);
 }
 
-/*
- * The same, with patience for 100 ms: for what others hold for microseconds, unless
- * they were stopped there. Returns 0 or an errno.
- */
+/* The same, with patience for 100 ms for what others hold for microseconds. */
 static int
 byte_try_again(int fd, short type, off_t start)
 {
@@ -1152,14 +1115,11 @@ byte_have(int fd, short type, off_t start, struct wait *wait)
 	return error == EAGAIN ? wait_for(&wish, wait) : error;
 }
 
-/*
- * Find a lock of others that keeps us from a lock of `type` on the bytes from
- * `start` to before `end` (0: to the last byte): its first byte, at `start` or
- * above, and to *next, unless that is NULL, the byte behind it (0: none is).
- * Returns -1 where there is none.
- */
-static off_t
-byte_held(int fd, short type, off_t start, off_t end, off_t *next)
+/* Find a lock of others that keeps us from a lock of `type` on the bytes from `start` to
+ * before `end` (0: to the last byte). Returns whether there is one; its first byte, at
+ * `start` or above, is then in *first, and its last one in *last. */
+static bool
+byte_held(int fd, short type, off_t start, off_t end, off_t *first, off_t *last)
 {
 	struct flock bytes = {
 	    .l_type = type,
@@ -1169,52 +1129,34 @@ byte_held(int fd, short type, off_t start, off_t end, off_t *next)
 	};
 
 	if ((end && end <= start) || fcntl(fd, F_OFD_GETLK, &bytes) < 0 || bytes.l_type == F_UNLCK)
-		return -1;
-	if (next)
-		*next = bytes.l_len ? bytes.l_start + bytes.l_len : 0;
-	return bytes.l_start > start ? bytes.l_start : start;
+		return false;
+	*first = bytes.l_start > start ? bytes.l_start : start;
+	*last = bytes.l_len ? bytes.l_start + bytes.l_len - 1 : INT64_MAX;
+	return true;
 }
 
-/* Whether others hold a lock on `byte`, or on one above it. */
+/* Whether others hold a lock on a byte from `start` to before `end` (0: to the last byte). */
 static bool
-any_held_from(int fd, off_t byte)
+is_held(int fd, off_t start, off_t end)
 {
-	return byte_held(fd, F_WRLCK, byte, 0, NULL) >= 0;
+	off_t first, last;
+
+	return byte_held(fd, F_WRLCK, start, end, &first, &last);
 }
 
-/* Whether others hold a lock on `byte`. */
-static bool
-is_held(int fd, off_t byte)
-{
-	return byte_held(fd, F_WRLCK, byte, byte + 1, NULL) >= 0;
-}
-
-/*
- * The highest ticket that others hold below `end` (0: no bound), 0 when there is
- * none. "One is held at x or above" is monotone in x, so this takes O(log n) calls.
- */
+/* The highest ticket that others hold below `end` (0: no bound), 0 when there is none. "One
+ * is held at x or above" is monotone in x, so this takes few calls. */
 static off_t
 highest_ticket(int fd, off_t end)
 {
-	off_t found = byte_held(fd, F_RDLCK, TICKETS, end, NULL);
-	off_t stride = 1;
+	off_t first, found;
 
-	if (found < 0)
+	if (!byte_held(fd, F_RDLCK, TICKETS, end, &first, &found))
 		return 0;
-	if (!end)
-		end = INT64_MAX;
-	while (end - found > 1) {
-		bool near = (end - found) / 2 < stride;
-		off_t middle = near ? found + (end - found) / 2 : found + stride;
-		off_t hit = byte_held(fd, F_RDLCK, middle, end, NULL);
-
-		if (hit < 0) {
-			end = middle;
-		} else {
-			found = hit;
-			stride *= 2;
-		}
-	}
+	for (off_t step = 1024; step; step /= 2)
+		while (found < LAST_TICKET &&
+		       byte_held(fd, F_RDLCK, found + step, end, &first, &found))
+			;
 	return found;
 }
 
@@ -1247,7 +1189,6 @@ static int
 lockfile_make(const struct directory *directory, const char *name)
 {
 	mode_t mode = S_ISVTX | S_IRUSR | S_IWUSR;
-	struct stat file;
 	int fd;
 
 	if (directory->mode & S_IWGRP)
@@ -1255,62 +1196,40 @@ lockfile_make(const struct directory *directory, const char *name)
 	if (directory->mode & S_IWOTH)
 		mode |= S_IROTH | S_IWOTH;
 	fd = openat(directory->fd, name, LOCKFILE_FLAGS | O_CREAT | O_EXCL, mode);
-	if (fd < 0 || !(directory->mode & S_IWGRP))
-		return fd;
 	/* The members of the directory's group, not those of the maker's. */
-	if (fstat(fd, &file) == 0 && file.st_gid != directory->group &&
-	    fchown(fd, (uid_t)-1, directory->group) < 0) {
+	if (fd >= 0 && (mode & S_IWGRP) && fchown(fd, (uid_t)-1, directory->group) < 0) {
 		/* Not a member: the directory's owner wanted it so. */
 	}
 	return fd;
 }
 
-/*
- * Open the lockfile by its name, or make it (rule 1). Returns its descriptor, or -1
- * and errno; *status is not 0 where the directory had to be opened anew and
- * that has failed, as has been said.
- */
-static int
-lockfile_find(struct directory *directory, const char *name, bool *made, int *status)
-{
-	int fd, chances = 50, reopened = 0;
-
-	for (;;) {
-		fd = openat(directory->fd, name, LOCKFILE_FLAGS);
-		*made = false;
-		/* While the group of a new file is changed its members cannot open it. */
-		if (fd < 0 && errno == EACCES && chances-- > 0) {
-			nanosleep(&a_moment, NULL);
-			continue;
-		}
-		if (fd >= 0 || errno != ENOENT)
-			return fd;
-		fd = lockfile_make(directory, name);
-		*made = fd >= 0;
-		if (fd >= 0 || (errno != EEXIST && errno != ENOENT))
-			return fd;
-		/* ENOENT: the directory itself has been removed, or takes no files. */
-		if (errno == ENOENT && reopened++ == 100)
-			return fd;
-		if (errno == ENOENT && (*status = directory_open(directory)) != 0)
-			return -1;
-	}
-}
-
-/*
- * Open the lockfile `name`, or make it, and note which file it is. Returns 0, or an
- * exit status and has said why.
- */
+/* Open the lockfile `name`, or make it (rule 1), and note which file it is. Returns 0, or
+ * an exit status and has said why. */
 static int
 lockfile_open(struct directory *directory, const char *name, struct lockfile *file)
 {
 	const char *why = NULL;
 	struct stat found;
-	int status = 0;
+	int status;
 
-	file->fd = above_standard(lockfile_find(directory, name, &file->made, &status));
-	if (status)
-		return status;
+	for (int tries = 0; tries < 100; tries++) {
+		file->fd = above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
+		file->made = file->fd < 0 && errno == ENOENT;
+		if (file->made)
+			file->fd = above_standard(lockfile_make(directory, name));
+		if (file->fd >= 0 || (errno != EACCES && errno != EEXIST && errno != ENOENT))
+			break;
+		/* While the group of a new file is changed its members cannot open it. */
+		if (errno == EACCES)
+			nanosleep(&a_moment, NULL);
+		if (errno != ENOENT)
+			continue;
+		/* The directory itself has been removed, or takes no files. */
+		status = directory_open(directory);
+		if (status)
+			return status;
+		errno = ENOENT;
+	}
 	if (file->fd >= 0 && fstat(file->fd, &found) == 0) {
 		file->device = found.st_dev;
 		file->inode = found.st_ino;
@@ -1326,10 +1245,8 @@ lockfile_open(struct directory *directory, const char *name, struct lockfile *fi
 	                        why ? why : strerror(errno));
 }
 
-/*
- * Whether the open lockfile still bears its name: 0; ESTALE when not; or, where that
- * cannot be told, an exit status as a negative number, and has said why.
- */
+/* Whether the open lockfile still bears its name: 0; ESTALE when not; or, where that cannot
+ * be told, an exit status as a negative number, and has said why. */
 static int
 lockfile_recheck(const struct directory *directory, const char *name, const struct lockfile *file)
 {
@@ -1355,9 +1272,8 @@ lockfile_close(struct lockfile *file)
  * Remove the lockfile `name` where nobody has or awaits it, nobody has pinned it, and
  * nothing is written in it (see "Record"). Called by whoever leaves it, on a new
  * description: one that a daemon of the command shares would keep the gate closed if
- * keylock were killed in here. What fails here leaves a file to the next one, and
- * does nobody harm; a stranger's file in a sticky directory, which only its owner can
- * unlink, stays.
+ * keylock were killed in here. What fails leaves a file to the next one, and does nobody
+ * harm; so does a stranger's file in a sticky directory, which only its owner can unlink.
  */
 static void
 lockfile_tidy(const struct directory *directory, const char *name)
@@ -1366,81 +1282,63 @@ lockfile_tidy(const struct directory *directory, const char *name)
 	struct stat file, named;
 	bool removed = false;
 
-	if (fd < 0)
-		return;
-	if (any_held_from(fd, PRESENCE) || byte_try_again(fd, F_WRLCK, GATE) != 0) {
-		close(fd); /* whoever is there tidies */
-		return;
+	/* Whoever is there tidies. */
+	if (fd >= 0 && !is_held(fd, PRESENCE, 0) && byte_try_again(fd, F_WRLCK, GATE) == 0) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0 && !is_held(fd, PRESENCE, 0) &&
+		    fstat(fd, &file) == 0 && S_ISREG(file.st_mode) && !(file.st_mode & PINNED) &&
+		    file.st_size == 0 &&
+		    fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+		    named.st_ino == file.st_ino && named.st_dev == file.st_dev)
+			removed = unlinkat(directory->fd, name, 0) == 0;
+		/* close(2) alone opens the gate a moment before it gives up the lock, and a
+		 * newcomer would find taken what nobody has: of a file that has its name. */
+		if (!removed)
+			flock(fd, LOCK_UN);
 	}
-	if (flock(fd, LOCK_EX | LOCK_NB) == 0 && !any_held_from(fd, PRESENCE) &&
-	    fstat(fd, &file) == 0 && S_ISREG(file.st_mode) && !(file.st_mode & PINNED) &&
-	    file.st_size == 0 && fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
-	    named.st_ino == file.st_ino && named.st_dev == file.st_dev)
-		removed = unlinkat(directory->fd, name, 0) == 0;
-	/* close(2) alone opens the gate a moment before it gives up the lock, and a
-	 * newcomer would find taken what nobody has: of a file that has its name. */
-	if (!removed)
-		flock(fd, LOCK_UN);
-	close(fd);
+	if (fd >= 0)
+		close(fd);
 }
 
-/*
- * Wait, with a ticket, until none below it is held. Returns 0, or as wait_for()
- * does. What is read-locked on the way is given up with the ticket.
- */
+/* Wait, with a ticket, until none below it is held. Returns as wait_for() does. What is
+ * read-locked on the way is given up with the ticket. */
 static int
 turn_await(const struct lock *lock, struct wait *wait)
 {
 	int fd = lock->file.fd, error = 0;
-	off_t ahead, before = lock->ticket - 1; /* most often that one is still there */
+	off_t ahead = lock->ticket - 1; /* most often that one is still there */
 
-	do {
-		ahead = before >= TICKETS && byte_held(fd, F_RDLCK, before, before + 1, NULL) >= 0
-		            ? before
-		            : highest_ticket(fd, lock->ticket);
-		if (ahead)
-			error = byte_have(fd, F_RDLCK, ahead, wait);
-	} while (!error && ahead);
+	if (!is_held(fd, ahead, lock->ticket))
+		ahead = highest_ticket(fd, lock->ticket);
+	while (ahead >= TICKETS && !error) {
+		error = byte_have(fd, F_RDLCK, ahead, wait);
+		ahead = highest_ticket(fd, lock->ticket);
+	}
 	return error;
 }
 
-/*
- * Draw the ticket above the highest held. Inside the gate, which stays closed where
- * another program's locks are in the way, until they are gone. Returns 0, or as
- * wait_for() does.
- */
+/* Draw the ticket above the highest held. Inside the gate, which stays closed where another
+ * program's locks are in the way, until they are gone. Returns as wait_for() does. */
 static int
 ticket_draw(struct lock *lock, struct wait *wait)
 {
+	int fd = lock->file.fd, error = 0;
 	off_t last;
-	int error;
 
-	while ((last = highest_ticket(lock->file.fd, 0)) >= LAST_TICKET) {
-		error = byte_have(lock->file.fd, F_RDLCK, last, wait);
-		bytes_give_up(lock->file.fd, TICKETS);
-		if (error)
-			return error;
+	while (!error && (last = highest_ticket(fd, 0)) >= LAST_TICKET) {
+		error = byte_have(fd, F_RDLCK, last, wait);
+		bytes_give_up(fd, TICKETS);
 	}
+	if (error)
+		return error;
 	lock->ticket = last ? last + 1 : TICKETS;
 	lock->file.made = false; /* held later than made */
-	error = byte_have(lock->file.fd, F_WRLCK, lock->ticket, wait);
 	if (wait->early)
 		wait->look_at = 0;
-	return error;
+	return byte_have(fd, F_WRLCK, lock->ticket, wait);
 }
 
-/* Give the ticket back, with what was locked on the way to its turn. */
-static void
-ticket_give_back(struct lock *lock)
-{
-	bytes_give_up(lock->file.fd, TICKETS);
-	lock->ticket = 0;
-}
-
-/*
- * Wait, with a ticket, for our turn, for the lock and for the guests; become a
- * holder and give the ticket back. Returns 0, or as wait_for() does.
- */
+/* Wait, with a ticket, for our turn, for the lock and for the guests; become a holder and
+ * give the ticket back, with what was locked on the way. Returns as wait_for() does. */
 static int
 lock_await(struct lock *lock, struct wait *wait)
 {
@@ -1451,22 +1349,19 @@ lock_await(struct lock *lock, struct wait *wait)
 		error = request(&wish, false);
 	if (error == EAGAIN)
 		error = wait_for(&wish, wait);
-	if (!error && is_held(fd, GUESTS)) {
+	if (!error && is_held(fd, GUESTS, GUESTS + 1)) {
 		error = byte_have(fd, F_WRLCK, GUESTS, wait);
 		byte_try(fd, F_UNLCK, GUESTS);
 	}
 	if (!error)
 		error = byte_have(fd, F_RDLCK, PRESENCE, wait);
 	if (!error)
-		ticket_give_back(lock);
+		bytes_give_up(fd, TICKETS);
 	return error;
 }
 
-/*
- * Take the lock of the open lockfile, or a place in its queue and then the
- * lock. Returns as lock_await() does; EAGAIN when it is taken and we do not
- * wait.
- */
+/* Take the lock of the open lockfile, or a place in its queue and then the lock. Returns as
+ * lock_await() does; EAGAIN when it is taken and we do not wait. */
 static int
 lock_take(struct lock *lock, struct wait *wait)
 {
@@ -1479,121 +1374,114 @@ lock_take(struct lock *lock, struct wait *wait)
 	if (error && !(error == ETIMEDOUT && wait->nonblock))
 		return error;
 	error = request(&at_once, false);
-	if (!error && any_held_from(fd, GUESTS)) {
+	if (!error && is_held(fd, GUESTS, 0)) {
 		flock(fd, LOCK_UN);
 		error = EAGAIN;
 	}
-	if (!error) {
+	if (!error)
 		error = byte_have(fd, F_RDLCK, PRESENCE, wait);
-	} else if (error == EAGAIN && !wait->nonblock) {
+	else if (error == EAGAIN && !wait->nonblock)
 		error = ticket_draw(lock, wait);
-		byte_try(fd, F_UNLCK, GATE);
-		return error ? error : lock_await(lock, wait);
-	}
 	byte_try(fd, F_UNLCK, GATE);
-	return error;
+	return !error && lock->ticket ? lock_await(lock, wait) : error;
 }
 
-/*
- * What has become of the acquisition of `lock` that left with `error`: 0 and a
- * lock that is held; else TAKEN, CAUGHT, COVERED or another result, which has been
- * said, and all is given back.
- */
+/* What has become of the acquisition of `lock` that left with `error`: 0 and a lock that is
+ * held; else TAKEN, CAUGHT, COVERED or another result, which has been said, and all is
+ * given back. */
 static int
-lock_result(const struct directory *directory, struct lock *lock, int error)
+lock_result(struct lock *lock, int error)
 {
+	bool taken = error == EAGAIN || error == ETIMEDOUT;
+	int fd = lock->file.fd, result = CAUGHT;
 	struct stat file;
-	int result;
 
+	lock->ticket = 0;
 	if (!error && !signals.caught) {
-		/* Held since now, unless others hold it along with us. A file that
-		 * has a second name may be a stranger's, whose times are not ours. */
-		if (!lock->file.made && !(lock->shared && is_held(lock->file.fd, PRESENCE)) &&
-		    fstat(lock->file.fd, &file) == 0 && file.st_nlink == 1)
-			futimens(lock->file.fd, NULL);
+		/* Held since now, unless others hold it along with us. A file that has a
+		 * second name may be a stranger's, whose times are not ours. */
+		if (!lock->file.made && !(lock->shared && is_held(fd, PRESENCE, PRESENCE + 1)) &&
+		    fstat(fd, &file) == 0 && file.st_nlink == 1)
+			futimens(fd, NULL);
 		return 0;
 	}
-	if (signals.caught)
-		result = CAUGHT;
-	else if (error == EAGAIN || error == ETIMEDOUT)
-		result = TAKEN;
-	else
-		result = error < 0 ? -error : lock_refused(lock, error);
+	if (!signals.caught)
+		result = taken ? TAKEN : error < 0 ? -error : lock_refused(lock, error);
 	lockfile_close(&lock->file);
-	lock->ticket = 0;
-	lockfile_tidy(directory, lock->name);
+	lockfile_tidy(lock->directory, lock->name);
 	return result;
 }
 
-/*
- * Acquire the lock of lock->key: open its file, take the lock, and see that the
- * file is still the one that bears the name. Returns as lock_result() does.
- */
+/* Acquire the lock of lock->key: open its file, take the lock, and see that the file is
+ * still the one that bears the name. Returns as lock_result() does. */
 static int
-lock_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
+lock_acquire(struct lock *lock, struct wait *wait)
 {
 	int error, renamed;
 
 	for (;;) {
-		error = -lockfile_open(directory, lock->name, &lock->file);
+		lock->ticket = 0;
+		error = -lockfile_open(lock->directory, lock->name, &lock->file);
 		if (!error)
 			error = lock_take(lock, wait);
 		if (error && error != EAGAIN)
 			break;
 		/* "Taken" too is only true of the file that bears the name. */
-		renamed = lockfile_recheck(directory, lock->name, &lock->file);
-		if (renamed <= 0) {
-			error = renamed ? renamed : error;
+		renamed = lockfile_recheck(lock->directory, lock->name, &lock->file);
+		if (renamed != ESTALE || (!wait->nonblock && is_late(wait))) {
+			error = renamed == ESTALE ? ETIMEDOUT : renamed ? renamed : error;
 			break;
 		}
 		lockfile_close(&lock->file);
-		if (!wait->nonblock && is_late(wait)) {
-			error = ETIMEDOUT;
-			break;
-		}
 	}
-	return lock_result(directory, lock, error);
+	return lock_result(lock, error);
 }
 
 /*
- * Let the lock go: for everybody at once, also while a daemon that the command
- * left behind has the description. With `linger` it lasts until the last process
- * that inherited it has ended; and where a guest is still there, so that flock(1),
- * which knows nothing of guests, finds it taken as well.
+ * Let the lock go: for everybody at once, also while a daemon that the command left behind
+ * has the description. With `linger` it lasts until the last process that inherited it has
+ * ended. Where a guest is still there, who alone can be present beside an exclusive holder,
+ * it lasts, too, so that flock(1), which knows nothing of guests, finds it taken: until the
+ * last of them lets it go (guest_leave()).
  */
 static void
-lock_release(const struct directory *directory, struct lock *lock, bool linger)
+lock_release(struct lock *lock, bool linger)
 {
 	int fd = lock->file.fd;
-	char shown[SHOWN_SIZE];
+	bool alone = lock->shared || lock->guest || !is_held(fd, PRESENCE, PRESENCE + 1);
 
-	if (!linger && (lock->guest || !is_held(fd, GUESTS))) {
-		if (flock(fd, LOCK_UN) < 0)
-			say(0, "%s: cannot be let go: %s", show(lock->key, shown), strerror(errno));
+	if (!linger && !alone) {
+		byte_try(fd, F_RDLCK, ENDED);
+		/* The last may have gone just now, and not have seen that. */
+		alone = !is_held(fd, PRESENCE, PRESENCE + 1);
+	}
+	if (!linger && alone) {
+		/* In this order: who has the lock next would see our presence for a guest's. */
 		bytes_give_up(fd, GATE);
+		flock(fd, LOCK_UN);
 	}
 	lockfile_close(&lock->file);
-	lockfile_tidy(directory, lock->name);
+	lockfile_tidy(lock->directory, lock->name);
 }
 
 /* ---- Record -------------------------------------------------------------
  *
- * With -A or -R the lockfile holds a record while an exclusive holder runs: one
- * line of RECORD_SIZE bytes, blanks before its newline,
+ * With -A or -R the lockfile holds a record while an exclusive holder runs: one line of
+ * RECORD_SIZE bytes, blanks before its newline,
  *
  *     keylock1 pid=812 since=2026-11-24T23:26:16Z cause=killed command=charge.sh
  *
- * written by one pwrite(2) and on disk before the command starts. It says what
- * became of the command if nobody can change it any more: keylock was killed. A
- * command that ends by itself ends it; one that died leaves it with that cause.
- * Whatever else is found in a file of ours counts as a record that cannot be read,
- * never as none. Of ours is a file that is empty, begins with the version word, or
- * has the sticky bit that keylock gives its files: no other is written to.
+ * written by one pwrite(2) and on disk before the command starts. It says what became of
+ * the command if nobody can change it any more: keylock was killed. A command that ends by
+ * itself ends it; one that died leaves it with that cause. Whatever else is found in a file
+ * of ours counts as a record that cannot be read, never as none. Of ours is a file that is
+ * empty, begins with the version word, or has the sticky bit that keylock gives its files:
+ * no other is written to.
  */
 
 enum { RECORD_SIZE = 192, DATE_SIZE = sizeof("2026-11-24T23:26:16Z") };
 
-static const char RECORD_VERSION[] = "keylock1 ";
+#define RECORD_VERSION "keylock1 "
 
 struct record {
 	char found[RECORD_SIZE]; /* what was left when the lock was acquired, or empty */
@@ -1604,10 +1492,8 @@ struct record {
 	char since[DATE_SIZE];
 };
 
-/*
- * Write a time of CLOCK_REALTIME as RFC 3339 has it, in UTC; what lies before 1970
- * or after 9999, as a file's time may, as the nearest that does not.
- */
+/* Write a time of CLOCK_REALTIME as RFC 3339 has it, in UTC; what lies before 1970 or after
+ * 9999, as a file's time may, as the nearest that does not. */
 static const char *
 date_text(time_t time, char text[DATE_SIZE])
 {
@@ -1628,106 +1514,93 @@ record_compose(struct record *record, const char *cause, const char *command)
 	char shown[SHOWN_SIZE], line[2 * SHOWN_SIZE];
 	size_t used = RECORD_SIZE - 1;
 
-	snprintf(line, sizeof(line), "%spid=%ld since=%s cause=%s command=%s", RECORD_VERSION,
+	snprintf(line, sizeof(line), RECORD_VERSION "pid=%ld since=%s cause=%s command=%s",
 	         (long)getpid(), record->since, cause, show(slash ? slash + 1 : command, shown));
-	if (strlen(line) > used)
-		while (((unsigned char)line[used] & 0xc0) == 0x80)
-			used--; /* no half a character */
-	line[used] = '\0';
-	sprintf(record->own, "%-*.*s\n", RECORD_SIZE - 1, RECORD_SIZE - 1, line);
+	while (strlen(line) > used && ((unsigned char)line[used] & 0xc0) == 0x80)
+		used--; /* no half a character */
+	sprintf(record->own, "%-*.*s\n", RECORD_SIZE - 1, (int)used, line);
 }
 
-/*
- * Write what the record says to `text`, "pid=… since=… cause=… command=…", from
- * the `length` bytes of the file; with cause=unreadable where they are no
- * record. `text` holds one line without control characters in any case.
- */
+/* Write what the record says to `text`, "pid=… since=… cause=… command=…", from the
+ * `length` bytes of the file; with cause=unreadable where they are no record. `text` holds
+ * one line without control characters in any case. */
 static void
 record_text(const char *bytes, size_t length, char text[RECORD_SIZE])
 {
-	char line[RECORD_SIZE] = "", again[2 * RECORD_SIZE], shown[SHOWN_SIZE];
-	char pid[32], since[32], cause[32], command[RECORD_SIZE] = "";
+	char line[RECORD_SIZE] = "", shown[SHOWN_SIZE];
+	int whole = 0;
 
 	snprintf(text, RECORD_SIZE, "pid=? since=? cause=unreadable command=?");
-	if (length != RECORD_SIZE || bytes[RECORD_SIZE - 1] != '\n' || memchr(bytes, '\0', length))
+	if (length != RECORD_SIZE || bytes[RECORD_SIZE - 1] != '\n')
 		return;
 	memcpy(line, bytes, RECORD_SIZE - 1);
 	for (size_t end = RECORD_SIZE - 1; end && line[end - 1] == ' '; end--)
 		line[end - 1] = '\0';
-	if (sscanf(line, "keylock1 pid=%31[0-9] since=%31[^ ] cause=%31[^ ] command=%191[^\n]", pid,
-	           since, cause, command) < 3)
-		return;
-	/* A blank in that format stands for any number of them: made again it is the
-	 * same, or was none of ours. */
-	snprintf(again, sizeof(again), "%spid=%s since=%s cause=%s command=%s", RECORD_VERSION, pid,
-	         since, cause, command);
-	if (strcmp(again, line) == 0 && strcmp(show(line, shown), line) == 0)
+	/* A blank in a format stands for any number of them. */
+	sscanf(line,
+	       "keylock1%*1[ ]pid=%*[0-9]%*1[ ]since=%*[^ ]%*1[ ]cause=%*[^ ]%*1[ ]command=%n",
+	       &whole);
+	if (whole && strcmp(show(line, shown), line) == 0)
 		snprintf(text, RECORD_SIZE, "%s", line + strlen(RECORD_VERSION));
 }
 
-/*
- * Whether the open file is one that may be written to. Returns 0, or an exit status
- * and says why; *found is what is known of it.
- */
+/* Whether the open file is one that may be written to. Returns 0, or an exit status and
+ * says why; *found is what is known of it. */
 static int
-record_check(const struct directory *directory, const struct lock *lock, struct stat *found)
+record_check(const struct lock *lock, struct stat *found)
 {
-	char version[sizeof(RECORD_VERSION) - 1];
+	const char *why = NULL;
+	char version[sizeof(RECORD_VERSION)] = "";
 
 	if (fstat(lock->file.fd, found) < 0)
-		return lockfile_failure(directory, lock->name, NO_FILE, strerror(errno));
+		return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(errno));
 	if (found->st_nlink != 1)
-		return lockfile_failure(directory, lock->name, UNSAFE,
-		                        "not safe to write to: it has another name; remove it");
-	if (found->st_size == 0 || (found->st_mode & S_ISVTX) ||
-	    (pread(lock->file.fd, version, sizeof(version), 0) == sizeof(version) &&
-	     memcmp(version, RECORD_VERSION, sizeof(version)) == 0))
-		return 0;
-	return lockfile_failure(directory, lock->name, UNSAFE,
-	                        "not safe to write to: it is no lockfile of keylock's; is the "
-	                        "directory right?");
+		why = "not safe to write to: it has another name; remove it";
+	else if (found->st_size && !(found->st_mode & S_ISVTX) &&
+	         (pread(lock->file.fd, version, sizeof(version) - 1, 0) < 0 ||
+	          strcmp(version, RECORD_VERSION) != 0))
+		why =
+		    "not safe to write to: it is no lockfile of keylock's; is the directory right?";
+	return why ? lockfile_failure(lock->directory, lock->name, UNSAFE, why) : 0;
 }
 
 /* Read what is in the open lockfile. Returns 0, or an exit status and says why. */
 static int
-record_read(const struct directory *directory, const struct lock *lock, struct record *record)
+record_read(const struct lock *lock)
 {
+	struct record *record = lock->record;
 	struct stat file;
-	int status = record_check(directory, lock, &file);
+	int status = record_check(lock, &file);
 
 	if (status || !file.st_size)
 		return status;
 	record->old_size = file.st_size;
 	if (pread(lock->file.fd, record->old, sizeof(record->old), 0) < 0)
-		return lockfile_failure(directory, lock->name, NO_FILE, strerror(errno));
+		return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(errno));
 	record_text(record->old, file.st_size == RECORD_SIZE ? RECORD_SIZE : 0, record->found);
 	return 0;
 }
 
-/* Bring the lockfile's name to disk, and that of a directory that was made. */
+/* Bring the lockfile's name to disk, and that of a directory that was made. Returns 0 or an
+ * errno. */
 static int
 directory_sync(const struct directory *directory)
 {
-	static const char *const names[] = {".", ".."};
+	int error = 0;
 
-	for (size_t i = 0; i < (directory->made ? 2 : 1); i++) {
-		int fd = openat(directory->fd, names[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		int error;
+	for (int above = 0; above < (directory->made ? 2 : 1) && !error; above++) {
+		int fd = openat(directory->fd, above ? ".." : ".", O_RDONLY | O_CLOEXEC);
 
-		if (fd < 0)
-			return errno;
-		error = fsync(fd) < 0 && errno != EINVAL ? errno : 0;
-		close(fd);
-		if (error)
-			return error;
+		if (fd < 0 || (fsync(fd) < 0 && errno != EINVAL))
+			error = errno;
+		if (fd >= 0)
+			close(fd);
 	}
-	return 0;
+	return error;
 }
 
-/*
- * Write `length` bytes to the beginning of the file, make it `size` large, and bring it
- * to disk. Returns 0 or an errno.
- */
+/* Write `length` bytes to the beginning of the file, make it `size` large, and bring it to
+ * disk. Returns 0 or an errno. */
 static int
 record_put(int fd, const char *bytes, size_t length, off_t size)
 {
@@ -1742,22 +1615,21 @@ record_put(int fd, const char *bytes, size_t length, off_t size)
 
 /* Bring the file back to what was found in it. Returns 0 or an errno. */
 static int
-record_restore(const struct lock *lock, const struct record *record)
+record_restore(const struct lock *lock)
 {
+	struct record *record = lock->record;
 	size_t old = record->old_size < RECORD_SIZE ? (size_t)record->old_size : RECORD_SIZE;
 
 	return record_put(lock->file.fd, record->old, old, record->old_size);
 }
 
-/*
- * Write our record before the command starts. What was found stays behind it
- * where it is longer, so that it can be restored. Returns 0, or NO_FILE and
- * says why; the file is then as it was, as far as that can be had.
- */
+/* Write our record before the command starts. What was found stays behind it where it is
+ * longer, so that it can be restored. Returns 0, or NO_FILE and says why; the file is then
+ * as it was, as far as that can be had. */
 static int
-record_write(const struct directory *directory, const struct lock *lock, struct record *record,
-             const char *command)
+record_write(const struct lock *lock, const char *command)
 {
+	struct record *record = lock->record;
 	off_t size = record->old_size > RECORD_SIZE ? record->old_size : RECORD_SIZE;
 	int error;
 
@@ -1765,66 +1637,62 @@ record_write(const struct directory *directory, const struct lock *lock, struct 
 	record_compose(record, "killed", command);
 	error = record_put(lock->file.fd, record->own, RECORD_SIZE, size);
 	if (!error && !record->old_size)
-		error = directory_sync(directory);
-	if (error) {
-		record_restore(lock, record);
-		return lockfile_failure(directory, lock->name, NO_FILE, strerror(error));
-	}
-	record->written = true;
-	return 0;
+		error = directory_sync(lock->directory);
+	record->written = !error;
+	if (!error)
+		return 0;
+	record_restore(lock);
+	return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(error));
 }
 
 /*
  * Settle our record: end it, or with `cause` leave it, or where the command was not
- * executed bring back what was found. Not where it is ours no more: a descendant may
- * have unlocked the description that it shares with us, and somebody else may hold the
- * lock by now. Says what fails; then the record stays, and the next is told.
+ * executed bring back what was found. Not where it is ours no more: a descendant may have
+ * unlocked the description that it shares with us, and somebody else may hold the lock by
+ * now. Says what fails; then the record stays, and the next is told.
  */
 static void
-record_settle(const struct directory *directory, const struct lock *lock, struct record *record,
-              bool ran, const char *cause, const char *command)
+record_settle(const struct lock *lock, bool ran, const char *cause, const char *command)
 {
+	struct record *record = lock->record;
 	int fd = lock->file.fd, error = 0;
-	char there[RECORD_SIZE];
-	ssize_t length = -1;
+	char there[RECORD_SIZE] = "";
 
 	if (!record->written)
 		return;
-	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-		length = pread(fd, there, RECORD_SIZE, 0);
-	if (length < 0) {
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
 		error = errno == EWOULDBLOCK ? 0 : errno;
-	} else if (length != RECORD_SIZE || memcmp(there, record->own, RECORD_SIZE) != 0) {
+	else if (pread(fd, there, RECORD_SIZE, 0) < 0)
+		error = errno;
+	else if (memcmp(there, record->own, RECORD_SIZE) != 0)
 		error = 0;
-	} else if (!ran) {
-		error = record_restore(lock, record);
-	} else if (!cause) {
+	else if (!ran)
+		error = record_restore(lock);
+	else if (!cause)
 		error = record_put(fd, NULL, 0, 0);
-	} else {
+	else {
 		record_compose(record, cause, command);
 		error = record_put(fd, record->own, RECORD_SIZE, RECORD_SIZE);
 	}
 	if (error)
-		lockfile_failure(directory, lock->name, NO_FILE, strerror(error));
+		lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(error));
 }
 
 /* ---- Slots --------------------------------------------------------------
  *
- * With -j N up to N hold a key at once, each with the lock of one of N files:
- * the key's own, and N-1 with a number behind their name. The tickets of the
- * first file are the queue of all; whoever is first in it, or comes while it is
- * empty, tries each slot under that slot's gate. The first in line keeps the
- * slots' files open between its tries, since closing them would wake it, and
- * sleeps on inotify(7): it tries again 1 ms after an event, then after twice as
- * long each time, up to a second. That covers what is odd here: IN_CLOSE, which is
- * all that tells of a holder that was killed, is sent before the kernel has dropped
- * its lock (fs/file_table.c, __fput); and what happened before the watch made no
- * event. Who releases a slot whose file a daemon keeps open makes an event by
- * tidying, after it has unlocked.
+ * With -j N up to N hold a key at once, each with the lock of one of N files: the key's
+ * own, and N-1 with a number behind their name. The tickets of the first file are the queue
+ * of all; whoever is first in it, or comes while it is empty, tries each slot under that
+ * slot's gate. The first in line keeps the slots' files open between its tries, since
+ * closing them would wake it, and sleeps on inotify(7): it tries again 1 ms after an event,
+ * then after twice as long each time, up to a second. That covers what is odd here:
+ * IN_CLOSE, which is all that tells of a holder that was killed, is sent before the kernel
+ * has dropped its lock (fs/file_table.c, __fput); and what happened before the watch made
+ * no event. Who releases a slot whose file a daemon keeps open makes an event by tidying,
+ * after it has unlocked.
  */
 
 struct slots {
-	struct directory *directory;
 	struct lock *lock;      /* whose file is the queue */
 	char base[NAME_SIZE];   /* the first file's name */
 	struct lockfile *files; /* lock->slots of them */
@@ -1835,25 +1703,23 @@ struct slots {
 /* Closing it takes the kernel milliseconds (synchronize_srcu): it is left to exit. */
 static int slots_events = -1;
 
-/*
- * Try to take the lock of the open file of a slot; `gated` where we are in its gate. A
- * gate that is closed counts as a slot that is taken. Returns 0, EAGAIN when it is
- * taken, or another errno; then nothing is kept.
- */
+/* Try to take the lock of the open file of a slot; `gated` where we are in its gate. A gate
+ * that is closed counts as a slot that is taken. Returns 0, EAGAIN when it is taken, or
+ * another errno; then nothing is kept. */
 static int
 slot_take(int fd, bool gated)
 {
 	int error = 0;
 
 	/* A holder or a guest: no need to disturb anybody. */
-	if (byte_held(fd, F_WRLCK, PRESENCE, GUESTS + 1, NULL) >= 0)
+	if (is_held(fd, PRESENCE, GUESTS + 1))
 		return EAGAIN;
 	if (!gated)
 		error = byte_try(fd, F_WRLCK, GATE);
 	if (error)
 		return error;
 	error = request(&(struct request){.fd = fd, .flock = LOCK_EX}, false);
-	if (!error && is_held(fd, GUESTS))
+	if (!error && is_held(fd, GUESTS, GUESTS + 1))
 		error = EAGAIN;
 	if (!error)
 		error = byte_try(fd, F_RDLCK, PRESENCE);
@@ -1864,39 +1730,35 @@ slot_take(int fd, bool gated)
 	return error;
 }
 
-/*
- * Try to acquire slot `place`, from 0, whose file is opened where it is not; with
- * `gated` we are in the gate of the first. Returns 0, EAGAIN when it is taken, ESTALE
- * where the first file has lost its name, another errno, or a result as a negative
- * number.
- */
+/* Try to acquire slot `place`, from 0, whose file is opened where it is not; with `gated`
+ * we are in the gate of the first. Returns 0, EAGAIN when it is taken, ESTALE where the
+ * first file has lost its name, another errno, or a result as a negative number. */
 static int
 slot_try(struct slots *slots, int place, bool gated)
 {
 	struct lockfile *file = &slots->files[place];
-	char name[NAME_SIZE];
 	int error = EAGAIN, renamed = ESTALE;
+	char name[NAME_SIZE];
 
 	slot_name(name, slots->base, place + 1);
 	/* That of a holder who has left may be gone, and another of that name be there. */
 	for (int tries = 0; renamed == ESTALE && tries < 100; tries++) {
-		error = file->fd < 0 ? -lockfile_open(slots->directory, name, file) : 0;
+		error = file->fd < 0 ? -lockfile_open(slots->lock->directory, name, file) : 0;
 		if (!error)
 			error = slot_take(file->fd, gated && place == 0);
 		if (error && error != EAGAIN)
 			return error;
-		renamed = lockfile_recheck(slots->directory, name, file);
-		if (renamed == ESTALE && place == 0)
-			return ESTALE;
-		if (renamed == ESTALE) {
+		renamed = lockfile_recheck(slots->lock->directory, name, file);
+		if (renamed == ESTALE && place > 0) {
 			lockfile_close(file);
 			slots->watched = 0;
-			error = EAGAIN;
 		}
+		if (renamed < 0 || (renamed && place == 0))
+			return renamed;
 	}
-	if (!error)
-		renamed = lockfile_recheck(slots->directory, slots->base, &slots->lock->file);
-	return renamed < 0 || (renamed && !error) ? renamed : error;
+	if (error || renamed)
+		return EAGAIN;
+	return lockfile_recheck(slots->lock->directory, slots->base, &slots->lock->file);
 }
 
 /* Try all slots. Returns as slot_try(); slots->taken is the one that was had. */
@@ -1929,54 +1791,39 @@ slots_watch(struct slots *slots)
 	return slots_events >= 0;
 }
 
-/*
- * Sleep until an event comes, a signal, or it is `until`; signals are let in by the
- * same step (ppoll(2)). Returns 0 or an errno; *woken is whether an event came.
- */
-static int
-slots_sleep(nanoseconds until, bool *woken)
-{
-	struct pollfd ready = {.fd = slots_events, .events = POLLIN};
-	nanoseconds left = until - now();
-	struct timespec timeout = to_timespec(left > 0 ? left : 0);
-	char ignored[4096]; /* which slot it was does not matter: all are tried */
-
-	*woken = false;
-	if (ppoll(&ready, 1, &timeout, &signals.wait_mask) < 0 && errno != EINTR)
-		return errno;
-	while (slots_events >= 0 && read(slots_events, ignored, sizeof(ignored)) > 0)
-		*woken = true;
-	return 0;
-}
-
-/*
- * First in line: try the slots whenever one may have become free, until one is
- * had. Returns as slots_try() does, and as wait_check().
- */
+/* First in line: try the slots whenever one may have become free, until one is had; signals
+ * are let in by the same step as sleep comes (ppoll(2)). Returns as slots_try() does, and
+ * as wait_check(). */
 static int
 slots_await(struct slots *slots, struct wait *wait)
 {
-	nanoseconds pause = MILLISECOND, retry;
-	int error = timer_arm(FOREVER); /* ppoll(2) needs none */
-	bool woken;
+	nanoseconds pause = MILLISECOND, until, left;
+	int error = timer_arm(FOREVER);
+	char ignored[4096]; /* which slot it was does not matter: all are tried */
 
 	while (!error && (error = slots_try(slots, false)) == EAGAIN) {
-		error = wait_check(wait);
+		struct pollfd ready = {.events = POLLIN};
+		struct timespec timeout;
+
+		error = wait_check(wait, &until);
 		if (error)
 			break;
 		if (!slots_watch(slots))
 			pause = 50 * MILLISECOND;
-		retry = time_in(pause);
-		error = slots_sleep(retry < wait_until(wait) ? retry : wait_until(wait), &woken);
-		pause = woken ? MILLISECOND : pause < SECOND / 2 ? 2 * pause : SECOND;
+		left = until - now();
+		timeout = to_timespec(left < 0 ? 0 : left < pause ? left : pause);
+		ready.fd = slots_events;
+		if (ppoll(&ready, 1, &timeout, &signals.wait_mask) < 0 && errno != EINTR)
+			return errno;
+		pause = pause < SECOND / 2 ? 2 * pause : SECOND;
+		while (slots_events >= 0 && read(slots_events, ignored, sizeof(ignored)) > 0)
+			pause = MILLISECOND;
 	}
 	return error;
 }
 
-/*
- * Take a slot, or a place in the queue of the open first file and then a slot.
- * Returns as slots_await() does; EAGAIN when all are taken and we do not wait.
- */
+/* Take a slot, or a place in the queue of the open first file and then a slot. Returns as
+ * slots_await() does; EAGAIN when all are taken and we do not wait. */
 static int
 slots_take(struct slots *slots, struct wait *wait)
 {
@@ -1987,29 +1834,25 @@ slots_take(struct slots *slots, struct wait *wait)
 		return error;
 	/* Here too, and not only after a slot is had: inside the gate, and then by
 	 * our ticket, the file keeps its name. */
-	error = lockfile_recheck(slots->directory, slots->base, &lock->file);
+	error = lockfile_recheck(slots->lock->directory, slots->base, &lock->file);
 	if (error)
 		return error;
-	error = any_held_from(fd, TICKETS) ? EAGAIN : slots_try(slots, true);
-	if (error != EAGAIN || wait->nonblock) {
-		byte_try(fd, F_UNLCK, GATE);
-		return error;
+	error = is_held(fd, TICKETS, 0) ? EAGAIN : slots_try(slots, true);
+	if (error == EAGAIN && !wait->nonblock) {
+		error = ticket_draw(lock, wait);
+		byte_try(fd, F_RDLCK, SLOT_WAITER);
 	}
-	error = ticket_draw(lock, wait);
-	byte_try(fd, F_RDLCK, SLOT_WAITER);
 	byte_try(fd, F_UNLCK, GATE);
-	if (!error)
+	if (!error && lock->ticket)
 		error = turn_await(lock, wait);
-	return error ? error : slots_await(slots, wait);
+	return error || !lock->ticket ? error : slots_await(slots, wait);
 }
 
-/*
- * Who leaves a slot leaves the first file, too, whose queue it has used; and where
- * nobody is there, the files of slots whose holders were killed, which nobody may
- * come to again: the lowest slot that is free is taken.
- */
+/* Who leaves a slot leaves the first file, too, whose queue it has used; and where nobody
+ * is there, the files of slots whose holders were killed, which nobody may come to again:
+ * the lowest slot that is free is taken. */
 static void
-slots_tidy(const struct directory *directory, const struct lock *lock)
+slots_tidy(const struct lock *lock)
 {
 	char base[NAME_SIZE], name[NAME_SIZE];
 
@@ -2017,11 +1860,11 @@ slots_tidy(const struct directory *directory, const struct lock *lock)
 		return;
 	name_of_key(lock->key, base);
 	if (strcmp(base, lock->name) != 0)
-		lockfile_tidy(directory, base);
-	for (int number = 2; number <= lock->slots && faccessat(directory->fd, base, F_OK, 0) < 0;
-	     number++) {
+		lockfile_tidy(lock->directory, base);
+	for (int number = 2;
+	     number <= lock->slots && faccessat(lock->directory->fd, base, F_OK, 0) < 0; number++) {
 		slot_name(name, base, number);
-		lockfile_tidy(directory, name);
+		lockfile_tidy(lock->directory, name);
 	}
 }
 
@@ -2036,19 +1879,17 @@ slots_close(struct slots *slots)
 		lockfile_close(&slots->files[i]);
 		slot_name(name, slots->base, i + 1);
 		if (made)
-			lockfile_tidy(slots->directory, name);
+			lockfile_tidy(slots->lock->directory, name);
 	}
 	slots->watched = 0;
 }
 
-/*
- * Acquire one of lock->slots slots. Returns as lock_result() does; lock->name is
- * then that of the slot's file.
- */
+/* Acquire one of lock->slots slots. Returns as lock_result() does; lock->name is then that
+ * of the slot's file. */
 static int
-slots_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
+slots_acquire(struct lock *lock, struct wait *wait)
 {
-	struct slots slots = {.directory = directory, .lock = lock};
+	struct slots slots = {.lock = lock};
 	int error;
 
 	slots.files = malloc((size_t)lock->slots * sizeof(*slots.files));
@@ -2060,23 +1901,23 @@ slots_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 	do {
 		slots_close(&slots);
 		lockfile_close(&lock->file);
+		lock->ticket = 0;
 		strcpy(lock->name, slots.base);
-		error = -lockfile_open(directory, lock->name, &lock->file);
+		error = -lockfile_open(lock->directory, lock->name, &lock->file);
 		if (!error)
 			error = slots_take(&slots, wait);
 	} while (error == ESTALE && (wait->nonblock || !is_late(wait)));
 	if (!error) {
 		lockfile_close(&lock->file); /* the place in the queue */
-		lock->ticket = 0;
 		lock->file = slots.files[slots.taken];
 		slots.files[slots.taken] = NO_LOCKFILE;
 		slot_name(lock->name, slots.base, slots.taken + 1);
 	}
 	slots_close(&slots);
 	free(slots.files);
-	error = lock_result(directory, lock, error == ESTALE ? ETIMEDOUT : error);
+	error = lock_result(lock, error == ESTALE ? ETIMEDOUT : error);
 	if (error)
-		slots_tidy(directory, lock);
+		slots_tidy(lock);
 	return error;
 }
 
@@ -2088,13 +1929,12 @@ slots_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 
 struct keys {
 	struct lock *locks;
-	struct record *records;
 	size_t count;
 };
 
 /* Acquire one key. Returns as lock_result() does. */
 static int
-key_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
+key_acquire(struct lock *lock, struct wait *wait)
 {
 	char base[NAME_SIZE];
 	int result;
@@ -2103,8 +1943,7 @@ key_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 	wait->look_at = time_in(SECOND);
 	lock->file = lock->cover = NO_LOCKFILE;
 	lock->guest = false;
-	result = lock->slots > 1 ? slots_acquire(directory, lock, wait)
-	                         : lock_acquire(directory, lock, wait);
+	result = lock->slots > 1 ? slots_acquire(lock, wait) : lock_acquire(lock, wait);
 	if (result == TAKEN && wait->nonblock) { /* an ancestor may have it, and cover us */
 		result = wait->look(wait);
 		result = result ? result : TAKEN;
@@ -2121,31 +1960,29 @@ key_acquire(struct directory *directory, struct lock *lock, struct wait *wait)
 
 /* Let the first `count` keys go, the last one first. */
 static void
-keys_release(const struct directory *directory, struct keys *keys, size_t count, bool linger)
+keys_release(struct keys *keys, size_t count, bool linger)
 {
 	while (count--) {
-		lock_release(directory, &keys->locks[count], linger);
-		slots_tidy(directory, &keys->locks[count]);
+		lock_release(&keys->locks[count], linger);
+		slots_tidy(&keys->locks[count]);
 	}
 }
 
-/*
- * Acquire all keys. A stop signal gives every place and key up, stops, and queues
- * anew; the deadline stays. Returns 0, or a result with *failed the key that was not
- * had, and nothing is kept.
- */
+/* Acquire all keys. A stop signal gives every place and key up, stops, and queues anew; the
+ * deadline stays. Returns 0, or a result with *failed the key that was not had, and nothing
+ * is kept. */
 static int
-keys_acquire(struct directory *directory, struct keys *keys, struct wait *wait, size_t *failed)
+keys_acquire(struct keys *keys, struct wait *wait, size_t *failed)
 {
 	int result = 0, signo;
 
 	for (size_t i = 0; i < keys->count; i++) {
 		wait->early = wait->early || i > 0; /* where we hold others */
-		result = key_acquire(directory, &keys->locks[i], wait);
+		result = key_acquire(&keys->locks[i], wait);
 		if (!result)
 			continue;
 		*failed = i;
-		keys_release(directory, keys, i, false);
+		keys_release(keys, i, false);
 		signo = signals.caught;
 		if (result != CAUGHT || !is_stop_signal(signo))
 			break;
@@ -2175,6 +2012,7 @@ keys_order(struct keys *keys)
 			keys->locks[kept++] = keys->locks[i];
 	keys->count = kept;
 }
+
 /* ---- Processes ----------------------------------------------------------
  *
  * What /proc tells of the processes that have a lockfile open: one look serves
@@ -2187,57 +2025,61 @@ keys_order(struct keys *keys)
 
 /* A process that has a lockfile open, and what its description of it has. */
 struct seat {
-	pid_t pid, parent;
-	bool inherited;            /* our own descriptor, that we came with */
-	char name[NAME_SIZE];      /* of the lockfile */
-	unsigned int major, minor; /* the file's device and inode as the kernel prints them */
-	unsigned long long inode;  /* in lock lines, which need not be what stat(2) says */
-	bool flocked, shared;      /* what flock(2) gives, also to other programs */
-	pid_t taker;               /* who took that, says the kernel; it may be dead by now */
-	bool present, guest;       /* what only a keylock that was let in has; or asks to be */
-	bool for_slots;            /* waits for one of several slots */
-	long long ticket;          /* 0: does not wait */
+	pid_t pid, parent, command; /* command: of a holder, whose name says what for */
+	size_t height;              /* among our ancestors, where it is one */
+	int fd;
+	bool inherited;           /* our own descriptor, that we came with */
+	char name[NAME_SIZE];     /* of the lockfile */
+	dev_t device;             /* as the kernel prints them in lock lines, which need not */
+	unsigned long long inode; /* be what stat(2) says */
+	bool flocked, shared;     /* what flock(2) gives, also to other programs */
+	pid_t taker;              /* who took that, says the kernel; it may be dead by now */
+	bool present, guest;      /* what only a keylock that was let in has; or asks to be */
+	bool ended;               /* what a host has that has ended before its guests */
+	bool for_slots;           /* waits for one of several slots */
+	long long ticket;         /* 0: does not wait */
 };
 
 struct seats {
 	struct seat *list;
 	size_t count;
+	dev_t device; /* of the directory's file system, in lock lines */
 };
 
 /*
- * Take down what one line of /proc/PID/fdinfo/FD tells of locks:
- * "lock:\t1: FLOCK  ADVISORY  WRITE 812 08:02:1234 0 EOF". Of byte locks only those
- * of open file descriptions count; side by side the kernel makes two read locks one,
- * but one that covers the gate is another program's. Other lines change nothing.
+ * Take down what one line of /proc/PID/fdinfo/FD tells of locks, as "lock:\t1: FLOCK
+ * ADVISORY  WRITE 812 08:02:1234 0 EOF" does. Of byte locks only those of open file
+ * descriptions count; side by side the kernel makes two read locks one, but one that
+ * covers the gate is another program's. Other lines change nothing.
  */
 static void
 seat_line(struct seat *seat, const char *line)
 {
 	char kind[16], mode[16];
-	long long start, end;
-	struct seat read = *seat;
+	unsigned int device[2];
+	unsigned long long inode;
+	long long start, end = INT64_MAX; /* "EOF" */
+	pid_t pid;
 	int fields = sscanf(line, "lock: %*s %15s %*s %15s %d %x:%x:%llu %lld %lld", kind, mode,
-	                    &read.taker, &read.major, &read.minor, &read.inode, &start, &end);
+	                    &pid, &device[0], &device[1], &inode, &start, &end);
 	bool flocked = fields >= 7 && strcmp(kind, "FLOCK") == 0;
+	bool shared = fields >= 7 && strcmp(mode, "READ") == 0;
 
 	if (!flocked && (fields < 7 || strcmp(kind, "OFDLCK") != 0))
 		return;
-	if (fields == 7)
-		end = INT64_MAX; /* "EOF" */
-	seat->major = read.major;
-	seat->minor = read.minor;
-	seat->inode = read.inode;
+	seat->device = makedev(device[0], device[1]);
+	seat->inode = inode;
 	if (flocked) {
 		seat->flocked = true;
-		seat->taker = read.taker;
-		seat->shared = strcmp(mode, "READ") == 0;
-	} else if (strcmp(mode, "WRITE") == 0) {
-		if (start >= TICKETS && start < LAST_TICKET)
-			seat->ticket = start;
-	} else if (start > GATE) {
-		seat->present = seat->present || (start <= PRESENCE && end >= PRESENCE);
-		seat->guest = seat->guest || (start <= GUESTS && end >= GUESTS);
-		seat->for_slots = seat->for_slots || (start <= SLOT_WAITER && end >= SLOT_WAITER);
+		seat->taker = pid;
+		seat->shared = shared;
+	} else if (!shared && start >= TICKETS && start < LAST_TICKET) {
+		seat->ticket = start;
+	} else if (shared && start > GATE) {
+		seat->present |= start <= PRESENCE && end >= PRESENCE;
+		seat->guest |= start <= GUESTS && end >= GUESTS;
+		seat->ended |= start <= ENDED && end >= ENDED;
+		seat->for_slots |= start <= SLOT_WAITER && end >= SLOT_WAITER;
 	}
 }
 
@@ -2245,35 +2087,20 @@ seat_line(struct seat *seat, const char *line)
 static bool
 seat_read(struct seat *seat, int fd)
 {
-	char path[64], line[256];
-	FILE *file;
+	const char *line = proc_text("/proc/%ld/fdinfo/%d", (long)seat->pid, fd);
 
-	snprintf(path, sizeof(path), "/proc/%ld/fdinfo/%d", (long)seat->pid, fd);
-	file = fopen(path, "re");
-	if (!file)
-		return false;
-	while (fgets(line, sizeof(line), file))
+	for (; *line; line = line_after(line))
 		seat_line(seat, line);
-	fclose(file);
 	return seat->inode != 0;
 }
 
-/*
- * A proof that the seat's process holds. Not the flock alone, which who tidies has for
- * a moment before it removes the file; nor the guests' byte alone, which one has who
- * still asks to be let in.
- */
+/* A proof that the seat's process holds. Not the flock alone, which who tidies has for a
+ * moment before it removes the file; nor the guests' byte alone, which one has who still
+ * asks to be let in. */
 static bool
 holds(const struct seat *seat)
 {
-	return seat->present && (seat->flocked || seat->guest);
-}
-
-static bool
-same_file(const struct seat *one, const struct seat *other)
-{
-	return one->inode == other->inode && one->major == other->major &&
-	       one->minor == other->minor && strcmp(one->name, other->name) == 0;
+	return seat->present && !seat->ended && (seat->flocked || seat->guest);
 }
 
 /*
@@ -2285,32 +2112,37 @@ same_file(const struct seat *one, const struct seat *other)
 static bool
 process_parent(pid_t *pid, pid_t *parent)
 {
-	char path[64] = "/proc/self/stat", text[512], *end;
-	bool told;
-	FILE *file;
+	const char *text =
+	    *pid ? proc_text("/proc/%ld/stat", (long)*pid) : proc_text("/proc/self/stat");
+	const char *end = strrchr(text, ')');
 
-	if (*pid)
-		snprintf(path, sizeof(path), "/proc/%ld/stat", (long)*pid);
-	file = fopen(path, "re");
-	if (!file)
-		return false;
-	told = fgets(text, sizeof(text), file) && sscanf(text, "%d", pid) == 1 &&
-	       (end = strrchr(text, ')')) && sscanf(end + 1, " %*c %d", parent) == 1;
-	fclose(file);
-	return told;
+	return end && sscanf(text, "%d", pid) == 1 && sscanf(end + 1, " %*c %d", parent) == 1;
 }
 
-/*
- * Add the seats of process `pid` at the lockfiles of the directory, or at `name` alone.
- * With `own` it is this process, and those count that it came with: all that we open
- * is to be closed by exec. A file that was removed has a name that no key has.
- */
+/* Add a seat to the list. Returns whether there was memory. */
+static bool
+seats_add(struct seats *seats, const struct seat *seat)
+{
+	struct seat *list = realloc(seats->list, (seats->count + 1) * sizeof(*list));
+
+	if (list) {
+		seats->list = list;
+		list[seats->count++] = *seat;
+	} else {
+		look_note(ENOMEM);
+	}
+	return list != NULL;
+}
+
+/* Add the seats of process `pid` at the lockfiles of the directory, or at `name` alone.
+ * With `own` it is this process, and those count that it came with: all that we open is to
+ * be closed by exec. A file that was removed has a name that no key has. */
 static void
 seats_of(struct seats *seats, const struct directory *directory, pid_t pid, bool own,
          const char *name)
 {
 	char prefix[PATH_MAX + 1], path[PATH_MAX];
-	struct seat seat = {.pid = 0}, *list;
+	struct seat seat = {.pid = 0};
 	ssize_t length;
 	DIR *fds;
 
@@ -2320,6 +2152,8 @@ seats_of(struct seats *seats, const struct directory *directory, pid_t pid, bool
 		prefix[length++] = '/';
 	snprintf(path, sizeof(path), "/proc/%ld/fd", (long)pid);
 	fds = length > 0 ? opendir(path) : NULL;
+	if (!fds)
+		look_note(errno);
 	for (struct dirent *entry; fds && (entry = readdir(fds));) {
 		ssize_t got = readlinkat(dirfd(fds), entry->d_name, path, sizeof(path) - 1);
 		const char *file = path + length;
@@ -2330,56 +2164,57 @@ seats_of(struct seats *seats, const struct directory *directory, pid_t pid, bool
 		    strlen(file) >= NAME_SIZE || strpbrk(file, "/ ") ||
 		    (name && strcmp(file, name) != 0) || (own && fcntl(fd, F_GETFD) != 0))
 			continue;
-		seat = (struct seat){.pid = pid, .parent = seat.parent, .inherited = own};
+		seat = (struct seat){.pid = pid, .parent = seat.parent, .fd = fd, .inherited = own};
 		strcpy(seat.name, file);
-		if (!seat_read(&seat, fd))
+		if (!seat_read(&seat, fd) || (seats->device && seat.device != seats->device))
 			continue;
 		if (!seat.parent)
 			process_parent(&pid, &seat.parent);
-		list = list_grow(seats->list, sizeof(seat), seats->count);
-		if (!list)
+		if (!seats_add(seats, &seat))
 			break;
-		seats->list = list;
-		seats->list[seats->count++] = seat;
 	}
 	if (fds)
 		closedir(fds);
 }
 
-static int
-by_name(const void *one, const void *other)
+/* The device of the directory's file system as lock lines have it, which is that of its
+ * mount (proc_pid_mountinfo(5)); stat(2) may give another (btrfs, overlayfs). 0 where that
+ * cannot be told. */
+static dev_t
+directory_device(const struct directory *directory)
 {
-	return strcmp(((const struct seat *)one)->name, ((const struct seat *)other)->name);
+	const char *line = proc_text("/proc/self/fdinfo/%d", directory->fd);
+	unsigned int device[2];
+	int mount = -1, number;
+
+	for (; *line; line = line_after(line))
+		sscanf(line, "mnt_id: %d", &mount);
+	for (line = proc_text("/proc/self/mountinfo"); *line; line = line_after(line))
+		if (sscanf(line, "%d %*d %u:%u", &number, &device[0], &device[1]) == 3 &&
+		    number == mount)
+			return makedev(device[0], device[1]);
+	return 0;
 }
 
-static int
-by_pid(const void *one, const void *other)
-{
-	pid_t a = ((const struct seat *)one)->pid, b = ((const struct seat *)other)->pid;
-
-	return (a > b) - (a < b);
-}
-
+/* The order of names, those who wait in the order of the line, then of processes. */
 static int
 by_place(const void *one, const void *other)
 {
 	const struct seat *a = one, *b = other;
-	int order = by_name(one, other);
+	int order = strcmp(a->name, b->name);
 
-	if (order || a->ticket == b->ticket)
-		return order ? order : by_pid(one, other);
-	return a->ticket < b->ticket ? -1 : 1;
+	if (!order)
+		order = (a->ticket > b->ticket) - (a->ticket < b->ticket);
+	return order ? order : (a->pid > b->pid) - (a->pid < b->pid);
 }
 
-/*
- * All seats that can be seen at the lockfiles of the directory, or at `name` alone, in
- * the order of names, those who wait in the order of the line. Ends early where `wait`
- * is not NULL and over. The caller frees seats->list.
- */
+/* All seats that can be seen at the lockfiles of the directory, or at `name` alone, in the
+ * order of by_place(). Ends early where `wait` is not NULL and over. The caller frees
+ * seats->list. */
 static struct seats
 seats_scan(const struct directory *directory, const char *name, const struct wait *wait)
 {
-	struct seats seats = {0};
+	struct seats seats = {.device = directory_device(directory)};
 	DIR *proc = opendir("/proc");
 
 	for (struct dirent *entry; proc && (entry = readdir(proc));) {
@@ -2397,22 +2232,21 @@ seats_scan(const struct directory *directory, const char *name, const struct wai
 	return seats;
 }
 
-/* The seats that compare equal to `wanted`: their number, and *first the first of them. */
+/* The seats at the file `name` of seats_scan(): how many, and *first the first of them. */
 static size_t
-seats_at(const struct seats *seats, const struct seat *wanted,
-         int (*compare)(const void *, const void *), const struct seat **first)
+seats_at(const struct seats *seats, const char *name, const struct seat **first)
 {
 	size_t low = 0, high = seats->count, end;
 
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
 
-		if (compare(&seats->list[middle], wanted) < 0)
+		if (strcmp(seats->list[middle].name, name) < 0)
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	for (end = low; end < seats->count && compare(&seats->list[end], wanted) == 0;)
+	for (end = low; end < seats->count && strcmp(seats->list[end].name, name) == 0;)
 		end++;
 	*first = seats->list + low;
 	return end - low;
@@ -2421,44 +2255,35 @@ seats_at(const struct seats *seats, const struct seat *wanted,
 /* One lockfile as it is seen without taking a lock. */
 struct glance {
 	struct stat file;         /* its modification time is when it was acquired */
-	unsigned long long inode; /* as the kernel has it in lock lines, as far as it tells */
-	int mount;                /* the number of the mount that it is on, or 0 */
+	unsigned long long inode; /* as lock lines have it, as far as the kernel tells */
 	bool held;
 	size_t waiting;
 };
 
-/*
- * How many tickets others hold. A lock that covers more than one byte is another
- * program's, and counts as one. The kernel names any one of several.
- */
+/* How many tickets others hold. A lock that covers more than one byte is another program's,
+ * and counts as one. The kernel names any one of several. */
 static size_t
 tickets_count(int fd)
 {
-	off_t at = TICKETS, hit, next, below;
+	off_t last = TICKETS - 1, hit, next;
 	size_t count = 0;
 
-	while ((hit = byte_held(fd, F_RDLCK, at, 0, &next)) >= 0) {
-		while (hit > at && (below = byte_held(fd, F_RDLCK, at, hit, &next)) >= 0)
-			hit = below;
+	while (last < INT64_MAX && byte_held(fd, F_RDLCK, last + 1, 0, &hit, &next)) {
+		while (byte_held(fd, F_RDLCK, last + 1, hit, &hit, &next))
+			;
+		last = next;
 		count++;
-		if (!next)
-			break;
-		at = next;
 	}
 	return count;
 }
 
-/*
- * Look at the lockfile `name`. Returns 0; ENOENT where there is none that we could
- * lock; else an errno.
- */
+/* Look at the lockfile `name`. Returns 0; ENOENT where there is none that we could lock;
+ * else an errno. */
 static int
 glance_at(const struct directory *directory, const char *name, struct glance *glance)
 {
-	int flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
-	int fd = openat(directory->fd, name, flags), error = 0;
-	char path[64], line[256];
-	FILE *info;
+	int fd = openat(directory->fd, name, LOOK_FLAGS), error = 0;
+	const char *line;
 
 	if (fd < 0)
 		return status_of(errno) == REFUSED || errno == EIO ? errno : ENOENT;
@@ -2467,66 +2292,24 @@ glance_at(const struct directory *directory, const char *name, struct glance *gl
 	else if (!S_ISREG(glance->file.st_mode))
 		error = ENOENT;
 	glance->inode = glance->file.st_ino;
-	glance->mount = 0;
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	info = error ? NULL : fopen(path, "re");
-	while (info && fgets(line, sizeof(line), info))
-		if (sscanf(line, "ino: %llu", &glance->inode) < 1) /* since Linux 5.14 */
-			sscanf(line, "mnt_id: %d", &glance->mount);
-	if (info)
-		fclose(info);
-	glance->held = is_held(fd, PRESENCE);
+	for (line = proc_text("/proc/self/fdinfo/%d", fd); *line; line = line_after(line))
+		sscanf(line, "ino: %llu", &glance->inode); /* since Linux 5.14 */
+	glance->held = is_held(fd, PRESENCE, PRESENCE + 1);
 	glance->waiting = tickets_count(fd);
 	close(fd);
 	return error;
 }
 
-/* A process that holds a lock, and the one whose name says what for. */
-struct holder {
-	pid_t pid;
-	pid_t command;
-	bool shared;
-};
-
-/*
- * Whether the seat is on the device of the glance's file. Where stat(2) gives another
- * than the kernel's locks have (btrfs, overlayfs), mountinfo tells the latter
- * (proc_pid_mountinfo(5)).
- */
-static bool
-same_device(const struct seat *seat, const struct glance *glance)
-{
-	unsigned int major_number = 0, minor_number = 0;
-	FILE *mounts;
-	char *line = NULL;
-	size_t size = 0;
-	int number = -1;
-
-	if (makedev(seat->major, seat->minor) == glance->file.st_dev)
-		return true;
-	mounts = fopen("/proc/self/mountinfo", "re");
-	while (mounts && number != glance->mount && getline(&line, &size, mounts) > 0)
-		sscanf(line, "%d %*d %u:%u", &number, &major_number, &minor_number);
-	free(line);
-	if (mounts)
-		fclose(mounts);
-	return number == glance->mount && seat->major == major_number &&
-	       seat->minor == minor_number;
-}
-
-/*
- * Whether a seat of the `here` at the file of the glance holds by itself: its process
- * took the lock, or is the highest of its family to have inherited it from one that is
- * gone. Another program's counts where no keylock holds.
- */
+/* Whether a seat of the `here` at the file of the glance holds by itself: its process took
+ * the lock, or is the highest of its family to have inherited it from one that is gone.
+ * Another program's counts where no keylock holds. */
 static bool
 holds_itself(const struct seat *first, size_t here, const struct seat *seat,
              const struct glance *glance)
 {
 	bool any = !glance->held && !seat->ticket;
 
-	if (seat->inode != glance->inode || !same_device(seat, glance) ||
-	    !(holds(seat) || (any && seat->flocked)))
+	if (seat->inode != glance->inode || !(holds(seat) || (any && seat->flocked)))
 		return false;
 	for (size_t i = 0; i < here && seat->taker != seat->pid; i++)
 		if (first[i].pid != seat->pid && (holds(&first[i]) || (any && first[i].flocked)) &&
@@ -2535,91 +2318,52 @@ holds_itself(const struct seat *first, size_t here, const struct seat *seat,
 	return true;
 }
 
-enum { LOCKS_MAX = 64 };
-
-/*
- * Where nobody's descriptors can be seen: who took the lock of the file, of whatever
- * user, as /proc/locks (proc_locks(5)) has it, to `holders`. Returns how many.
- */
-static size_t
-holders_from_locks(const struct glance *glance, struct holder holders[LOCKS_MAX])
+/* Who holds the file `name`, of the glance: a list of malloc(3). Where nobody's descriptors
+ * can be seen it is who took the lock, of whatever user, as proc_locks(5) has it. */
+static struct seats
+holders_of(const char *name, const struct glance *glance, const struct seats *seats)
 {
-	FILE *locks = fopen("/proc/locks", "re");
-	unsigned int major_number, minor_number;
-	unsigned long long inode;
-	char line[256], mode[16];
-	size_t found = 0;
-	pid_t pid;
-
-	while (locks && found < LOCKS_MAX && fgets(line, sizeof(line), locks))
-		if (sscanf(line, "%*s FLOCK %*s %15s %d %x:%x:%llu", mode, &pid, &major_number,
-		           &minor_number, &inode) == 5 &&
-		    inode == glance->inode && pid > 0 &&
-		    makedev(major_number, minor_number) == glance->file.st_dev) {
-			holders[found] = (struct holder){pid, pid, strcmp(mode, "READ") == 0};
-			found += kill(pid, 0) == 0 || errno == EPERM;
-		}
-	if (locks)
-		fclose(locks);
-	return found;
-}
-
-/*
- * Who holds the file `name`, of the glance: *list, of malloc(3); returns how many there
- * are, 0 without memory.
- */
-static size_t
-holders_of(const char *name, const struct glance *glance, const struct seats *seats,
-           struct holder **list)
-{
+	struct seats holders = {.count = 0};
 	const struct seat *first;
-	struct seat wanted = {.pid = 0};
-	size_t here, count = 0;
+	size_t here = seats_at(seats, name, &first);
+	const char *line = "";
+	char mode[16];
 
-	strcpy(wanted.name, name);
-	here = seats_at(seats, &wanted, by_name, &first);
-	*list = calloc(here + LOCKS_MAX, sizeof(**list));
-	for (size_t i = 0; i < here && *list; i++) {
-		const struct seat *seat = &first[i];
-		bool again = count && (*list)[count - 1].pid == seat->pid;
+	for (size_t i = 0; i < here; i++) {
+		struct seat seat = first[i];
 
-		if (again || !holds_itself(first, here, seat, glance))
+		if ((holders.count && holders.list[holders.count - 1].pid == seat.pid) ||
+		    !holds_itself(first, here, &seat, glance))
 			continue;
-		(*list)[count] = (struct holder){seat->pid, seat->pid, seat->shared};
+		seat.command = seat.pid;
 		/* keylock, whose command says more than its own name. */
-		for (size_t child = 0; child < here && seat->present; child++)
-			if (first[child].parent == seat->pid)
-				(*list)[count].command = first[child].pid;
-		count++;
+		for (size_t child = 0; child < here && seat.present && seat.taker == seat.pid;
+		     child++)
+			if (first[child].parent == seat.pid)
+				seat.command = first[child].pid;
+		seats_add(&holders, &seat);
 	}
-	return count || !*list || !glance->held ? count : holders_from_locks(glance, *list);
+	if (!holders.count && glance->held)
+		line = proc_text("/proc/locks");
+	for (; *line; line = line_after(line)) {
+		struct seat seat = {.pid = 0};
+		unsigned int device[2];
+
+		if (sscanf(line, "%*s FLOCK %*s %15s %d %x:%x:%llu", mode, &seat.pid, &device[0],
+		           &device[1], &seat.inode) != 5 ||
+		    seat.inode != glance->inode || seat.pid <= 0 ||
+		    makedev(device[0], device[1]) != seats->device ||
+		    (kill(seat.pid, 0) < 0 && errno != EPERM))
+			continue;
+		seat.command = seat.pid;
+		seat.shared = strcmp(mode, "READ") == 0;
+		seats_add(&holders, &seat);
+	}
+	return holders;
 }
 
-/* Write for how long `age` is, as "3m2s", to `text`. */
-static const char *
-age_text(nanoseconds age, char text[32])
-{
-	long long s = age / SECOND, m = s / 60, h = m / 60, d = h / 24;
-
-	snprintf(text, 32,
-	         d   ? "%lldd%lldh"
-	         : h ? "%lldh%lldm"
-	         : m ? "%lldm%llds"
-	             : "%llds",
-	         d   ? d
-	         : h ? h
-	         : m ? m
-	             : s,
-	         d   ? h % 24
-	         : h ? m % 60
-	             : s % 60);
-	return text;
-}
-
-/*
- * For how long a key has been held: since an acquirer set its file's modification
- * time; -1 where another program holds it, which sets none.
- */
+/* For how long a key has been held: since an acquirer set its file's modification time; -1
+ * where another program holds it, which sets none. */
 static nanoseconds
 age_of(const struct glance *glance)
 {
@@ -2630,41 +2374,47 @@ age_of(const struct glance *glance)
 	return clock_now(CLOCK_REALTIME) - (seconds * SECOND + glance->file.st_mtim.tv_nsec);
 }
 
+/* Write ", held for 3m2s" to `text`; returns it, or "" where the age is not known. */
+static const char *
+age_text(nanoseconds age, char text[48])
+{
+	long long s = age / SECOND;
+
+	if (s >= 86400)
+		snprintf(text, 48, ", held for %lldd%lldh", s / 86400, s / 3600 % 24);
+	else if (s >= 3600)
+		snprintf(text, 48, ", held for %lldh%lldm", s / 3600, s / 60 % 60);
+	else if (s >= 60)
+		snprintf(text, 48, ", held for %lldm%llds", s / 60, s % 60);
+	else
+		snprintf(text, 48, ", held for %llds", s);
+	return age < 0 ? "" : text;
+}
+
 enum { WHOSE_SIZE = 512 };
 
-/*
- * Write who holds the file `name`, of the glance, as "pid 812 (charge.sh), held for
- * 3m2s", to `text`; where that cannot be seen, "another process, held for 3m2s".
- */
+/* Write who holds the file `name`, of the glance, as "pid 812 (charge.sh), held for 3m2s",
+ * to `text`; where that cannot be seen, "another process, held for 3m2s". */
 static const char *
 whose_text(const struct directory *directory, const char *name, const struct glance *glance,
            const struct wait *wait, char text[WHOSE_SIZE])
 {
 	struct seats seats = seats_scan(directory, name, wait);
-	struct holder *holders;
-	size_t count = holders_of(name, glance, &seats, &holders);
-	char path[64], process[64] = "?", shown[SHOWN_SIZE], age[32], more[64] = "";
-	FILE *comm = NULL;
+	struct seats holders = holders_of(name, glance, &seats);
+	char process[64] = "?", shown[SHOWN_SIZE], held[48], more[64] = "";
+	const char *age = age_text(age_of(glance), held);
 
-	if (count) {
-		snprintf(path, sizeof(path), "/proc/%ld/comm", (long)holders->command);
-		comm = fopen(path, "re");
-	}
-	if (comm && fgets(process, sizeof(process), comm))
-		process[strcspn(process, "\n")] = '\0';
-	if (comm)
-		fclose(comm);
-	if (count > 1)
-		snprintf(more, sizeof(more), " and %zu more", count - 1);
-	snprintf(text, WHOSE_SIZE, "another process");
-	if (count)
-		snprintf(text, WHOSE_SIZE, "pid %ld (%s)%s", (long)holders->pid,
-		         show(process, shown), more);
-	if (age_of(glance) >= 0) {
-		strcat(text, ", held for ");
-		strcat(text, age_text(age_of(glance), age));
-	}
-	free(holders);
+	if (holders.count)
+		sscanf(proc_text("/proc/%ld/comm", (long)holders.list->command), "%63[^\n]",
+		       process);
+	if (holders.count > 1)
+		snprintf(more, sizeof(more), " and %zu more", holders.count - 1);
+	if (holders.count)
+		snprintf(text, WHOSE_SIZE, "pid %ld (%s)%s%s", (long)holders.list->pid,
+		         show(process, shown), more, age);
+	else
+		snprintf(text, WHOSE_SIZE, "another process%s", age);
+	free(holders.list);
 	free(seats.list);
 	return text;
 }
@@ -2686,17 +2436,18 @@ whose_text(const struct directory *directory, const char *name, const struct gla
 /* What the looks of one run need, beside the wait. */
 struct looker {
 	struct directory *directory;
-	bool reentrant; /* -r */
-	bool aloud;     /* say what is waited for at once */
-	bool quiet;     /* never say it */
-	int turn;       /* at the byte CYCLE, kept until all is given back; or -1 */
+	bool reentrant;          /* -r */
+	bool aloud;              /* say what is waited for at once */
+	bool quiet;              /* never say it */
+	const struct lock *told; /* what it was said of */
+	bool unsure;             /* an ancestor seemed to hold, and that could not be proved */
+	int turn;                /* at the byte CYCLE, kept until all is given back; or -1 */
 	char turn_name[NAME_SIZE];
 };
 
 /* This process, its ancestors, and their seats. */
 struct lineage {
-	pid_t pids[64];
-	size_t count;
+	pid_t pids[ANCESTORS_MAX];
 	struct seats seats;
 };
 
@@ -2706,14 +2457,16 @@ lineage_find(struct lineage *lineage, const struct directory *directory)
 {
 	pid_t pid = 0, parent;
 
-	*lineage = (struct lineage){.count = 0};
-	while (lineage->count < sizeof(lineage->pids) / sizeof(*lineage->pids) &&
-	       process_parent(&pid, &parent)) {
-		seats_of(&lineage->seats, directory, pid, lineage->count == 0, NULL);
-		lineage->pids[lineage->count++] = pid;
-		if (parent <= 0)
-			break;
-		pid = parent;
+	*lineage = (struct lineage){.pids = {0}};
+	for (size_t height = 0; height < sizeof(lineage->pids) / sizeof(pid_t) &&
+	                        (height == 0 || pid > 0) && process_parent(&pid, &parent);
+	     height++, pid = parent) {
+		size_t from = lineage->seats.count;
+
+		lineage->pids[height] = pid;
+		seats_of(&lineage->seats, directory, pid, height == 0, NULL);
+		for (; from < lineage->seats.count; from++)
+			lineage->seats.list[from].height = height;
 	}
 }
 
@@ -2728,69 +2481,82 @@ lineage_holder(const struct lineage *lineage, const char *name)
 		const struct seat *seat = &lineage->seats.list[i];
 
 		if (strcmp(seat->name, name) == 0 &&
-		    (holds(seat) || (seat->inherited && seat->flocked && !found)))
+		    (holds(seat) || (seat->inherited && seat->flocked && !seat->ended && !found)))
 			found = seat;
 	}
 	return found;
 }
 
-/* Whether two climbs have gone the same way up to `pid`. */
+/* Look again, through our own description `fd` of the file of *seat, which has the guests'
+ * byte: whether the same ancestor, up to which the climb goes the same way, holds the same
+ * file. *seat is how. */
 static bool
-lineage_is_same(const struct lineage *one, const struct lineage *other, pid_t pid)
-{
-	for (size_t i = 0; i < one->count && i < other->count; i++) {
-		if (one->pids[i] != other->pids[i])
-			return false;
-		if (one->pids[i] == pid)
-			return true;
-	}
-	return false;
-}
-
-/*
- * Look again, through our own description of the file of `before`, which has the
- * guests' byte: whether the same ancestors hold the same file. *found is how.
- */
-static bool
-ancestor_holds(const struct looker *looker, const struct lineage *lineage,
-               const struct seat *before, int fd, struct seat *found)
+ancestor_holds(const struct looker *looker, const struct lineage *lineage, int fd,
+               struct seat *seat)
 {
 	struct lineage again;
 	struct seat own = {.pid = lineage->pids[0]};
-	const struct seat *seat;
+	const struct seat *found;
 	bool same;
 
-	strcpy(own.name, before->name);
 	lineage_find(&again, looker->directory);
-	seat = lineage_holder(&again, before->name);
-	same = seat_read(&own, fd) && seat && same_file(seat, &own) &&
-	       seat->shared == before->shared && lineage_is_same(&again, lineage, seat->pid);
+	found = lineage_holder(&again, seat->name);
+	same = found && seat_read(&own, fd) && found->inode == own.inode &&
+	       found->device == own.device && found->shared == seat->shared &&
+	       memcmp(again.pids, lineage->pids, (found->height + 1) * sizeof(pid_t)) == 0;
 	if (same)
-		*found = *seat;
+		*seat = *found;
 	free(again.seats.list);
 	return same;
 }
 
 /*
- * An ancestor seems to hold slot `number` of the lock by `seat`. See whether that is
- * so, and with `come` come under it, past the queue. Returns 0; COVERED, and
- * lock->cover is how; ENDLESS, and *seat is who holds.
+ * Who was, or asked to be, a guest at the file `name` has left it. Where the host has ended,
+ * the last one lets its lock go, which a daemon may share, by the descriptors that we came
+ * with. With `over` they are closed: they would keep the file from being removed.
  */
+static void
+guest_leave(const struct directory *directory, const char *name, bool over)
+{
+	int fd = above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
+	bool last = fd >= 0 && !is_held(fd, GUESTS, GUESTS + 1);
+	struct seats seats = {.count = 0};
+	pid_t pid = 0, parent;
+
+	if (process_parent(&pid, &parent))
+		seats_of(&seats, directory, pid, true, name);
+	for (size_t i = 0; i < seats.count; i++) {
+		if (last && seats.list[i].ended) {
+			bytes_give_up(seats.list[i].fd, GATE);
+			flock(seats.list[i].fd, LOCK_UN);
+		}
+		if (over)
+			close(seats.list[i].fd);
+	}
+	free(seats.list);
+	if (fd >= 0)
+		close(fd);
+	lockfile_tidy(directory, name);
+}
+
+/* An ancestor seems to hold slot `number` of the lock by *seat. See whether that is so, and
+ * with -r come under it, past the queue. Returns 0 where it cannot be proved; COVERED, and
+ * lock->cover is how; ENDLESS, and *seat is who holds. */
 static int
 nest(const struct looker *looker, const struct lineage *lineage, struct lock *lock, int number,
-     bool come, struct seat *seat)
+     struct seat *seat)
 {
 	struct lockfile file = NO_LOCKFILE;
-	int directory = looker->directory->fd, result = 0;
 	bool shared = seat->flocked && seat->shared;
+	bool come = looker->reentrant && (lock->shared || !shared) && holds(seat);
 	struct stat found = {0};
+	int result = 0;
 
-	file.fd = above_standard(openat(directory, seat->name, LOCKFILE_FLAGS));
-	come = come && (lock->shared || !shared) && holds(seat);
+	file.fd = above_standard(openat(looker->directory->fd, seat->name, LOCKFILE_FLAGS));
 	if (file.fd >= 0 && fstat(file.fd, &found) == 0 &&
 	    byte_try_again(file.fd, F_RDLCK, GUESTS) == 0 &&
 	    (!come || !shared || flock(file.fd, LOCK_SH | LOCK_NB) == 0) &&
-	    ancestor_holds(looker, lineage, seat, file.fd, seat))
+	    ancestor_holds(looker, lineage, file.fd, seat))
 		result = ENDLESS;
 	file.device = found.st_dev;
 	file.inode = found.st_ino;
@@ -2798,6 +2564,7 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 		result = lockfile_recheck(looker->directory, seat->name, &file) ? 0 : COVERED;
 	if (result != COVERED) {
 		lockfile_close(&file);
+		guest_leave(looker->directory, seat->name, false);
 		return result;
 	}
 	if (shared) /* a holder, and no guest */
@@ -2808,30 +2575,36 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	return COVERED;
 }
 
+/* The same for each of the keys, which were given back. */
+static void
+guests_leave(const struct keys *keys)
+{
+	for (size_t i = 0; i < keys->count; i++)
+		if (keys->locks[i].guest)
+			guest_leave(keys->locks[i].directory, keys->locks[i].name, true);
+}
+
 /* Say that an ancestor holds the key. Returns ENDLESS. */
 static int
 say_nested(const struct looker *looker, const struct lock *lock, const struct seat *seat)
 {
-	char who[64] = "a descriptor that this process inherited";
-	char shown[SHOWN_SIZE];
-	const char *remedy = looker->reentrant
-	                         ? " and shared, which does not cover an exclusive lock"
-	                         : "; -r runs under its lock";
+	char who[64] = "a descriptor that this process inherited", shown[SHOWN_SIZE];
+	const char *remedy = "; -r runs under its lock";
 
 	if (!seat->inherited)
 		snprintf(who, sizeof(who), "pid %ld, an ancestor of this process", (long)seat->pid);
 	if (!holds(seat))
 		remedy = ", by another program's lock";
+	else if (looker->reentrant)
+		remedy = " and shared, which does not cover an exclusive lock";
 	return say(ENDLESS, "%s: waiting would never end: held by %s%s", show(lock->key, shown),
 	           who, remedy);
 }
 
-/*
- * See whether ancestors hold the key, all of its slots, or with -r one of them. Returns
- * 0, COVERED, or ENDLESS and says so. *related is whether they hold any key.
- */
+/* See whether ancestors hold the key, all of its slots, or with -r one of them. Returns 0,
+ * COVERED, or ENDLESS and says so. *related is whether they hold any key. */
 static int
-look_for_ancestors(const struct looker *looker, struct lock *lock, bool *related)
+look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 {
 	int count = lock->slots > 1 ? lock->slots : 1, held = 0, result = 0;
 	char base[NAME_SIZE], name[NAME_SIZE];
@@ -2841,6 +2614,7 @@ look_for_ancestors(const struct looker *looker, struct lock *lock, bool *related
 
 	lineage_find(&lineage, looker->directory);
 	name_of_key(lock->key, base);
+	looker->unsure = false;
 	for (size_t i = 0; i < lineage.seats.count; i++)
 		*related = *related || holds(&lineage.seats.list[i]);
 	for (int number = 1; number <= count && result != COVERED && lineage.seats.count;
@@ -2850,8 +2624,9 @@ look_for_ancestors(const struct looker *looker, struct lock *lock, bool *related
 		if (!found)
 			continue;
 		seat = *found;
-		result = nest(looker, &lineage, lock, number, looker->reentrant, &seat);
+		result = nest(looker, &lineage, lock, number, &seat);
 		held += result == ENDLESS;
+		looker->unsure = looker->unsure || !result;
 	}
 	free(lineage.seats.list);
 	if (result == COVERED)
@@ -2891,8 +2666,7 @@ struct link {
 };
 
 struct search {
-	struct seats seats;  /* in the order of names */
-	struct seats by_pid; /* the same in the order of processes */
+	struct seats seats;
 	struct link *links;
 	size_t count;
 	bool *seen; /* the waiter's seat of this number */
@@ -2914,7 +2688,8 @@ cycle_write(struct cycle *cycle, const struct link *links, const struct link *li
 	int slot;
 
 	for (; link->holder; link = &links[link->next]) {
-		const struct seat *holder = link->holder, *waiter = link->waiter;
+		const struct seat *holder = link->holder;
+		long long parts[] = {link->waiter->pid, link->waiter->ticket, holder->pid};
 
 		if (!key_of_name(holder->name, key, &slot, &hashed))
 			strcpy(key, "?");
@@ -2924,44 +2699,57 @@ cycle_write(struct cycle *cycle, const struct link *links, const struct link *li
 			    used ? ", which waits for " : "", show(key, shown), (long)holder->pid);
 		if (!*cycle->first || strcmp(holder->name, cycle->first) < 0)
 			strcpy(cycle->first, holder->name);
-		cycle->sum = cycle->sum * 1000003 + (unsigned long long)waiter->pid;
-		cycle->sum = cycle->sum * 1000003 + (unsigned long long)waiter->ticket;
-		cycle->sum = cycle->sum * 1000003 + (unsigned long long)holder->pid;
+		for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
+			cycle->sum = cycle->sum * 1000003 + (unsigned long long)parts[i];
 	}
 }
 
-/*
- * Add all who wait for a file that process `pid` holds, which the waiter of link `at` is
- * or descends from. Returns whether we are among them: the last link is that.
- */
+/* Add all who wait for the file of `holder`, below which is the waiter of link `at`. Returns
+ * whether we are among them: the last link is that. */
 static bool
-search_add(struct search *search, size_t at, pid_t pid)
+search_add(struct search *search, size_t at, const struct seat *holder)
 {
-	const struct seat wanted = {.pid = pid}, *holder, *waiter;
-	size_t holders = seats_at(&search->by_pid, &wanted, by_pid, &holder);
+	const struct seat *waiter;
 
-	for (; holders--; holder++) {
-		size_t here = seats_at(&search->seats, holder, by_name, &waiter);
+	for (size_t here = seats_at(&search->seats, holder->name, &waiter); here--; waiter++) {
+		size_t number = (size_t)(waiter - search->seats.list);
 
-		for (; here-- && holds(holder); waiter++) {
-			size_t number = (size_t)(waiter - search->seats.list);
+		if (!waiter->ticket || waiter->for_slots || waiter->pid == holder->pid ||
+		    search->seen[number])
+			continue;
+		search->seen[number] = true;
+		search->links[search->count++] = (struct link){waiter, holder, at};
+		if (waiter == search->links[0].waiter)
+			return true;
+	}
+	return false;
+}
 
-			if (!waiter->ticket || waiter->for_slots || waiter->pid == holder->pid ||
-			    search->seen[number])
-				continue;
-			search->seen[number] = true;
-			search->links[search->count++] = (struct link){waiter, holder, at};
-			if (waiter == search->links[0].waiter)
+/* Go on from link `at`: to what the process of its waiter, or one above it, holds. Returns as
+ * search_add() does. */
+static bool
+search_go_on(struct search *search, size_t at)
+{
+	pid_t above[ANCESTORS_MAX] = {0}, pid = search->links[at].waiter->pid, parent;
+	size_t height = 0;
+
+	for (; pid > 0 && height < ANCESTORS_MAX && process_parent(&pid, &parent); pid = parent)
+		above[height++] = pid;
+	/* From the highest on, which is who took the lock that the others inherited. */
+	while (height--) {
+		for (size_t i = 0; i < search->seats.count; i++) {
+			const struct seat *holder = &search->seats.list[i];
+
+			if (holder->pid == above[height] && holds(holder) &&
+			    search_add(search, at, holder))
 				return true;
 		}
 	}
 	return false;
 }
 
-/*
- * Find the shortest way from our own wait back to it, breadth first. cycle.text is empty
- * where there is none, no memory, or the wait is over.
- */
+/* Find the shortest way from our own wait back to it, breadth first. cycle.text is empty
+ * where there is none, no memory, or the wait is over. */
 static struct cycle
 cycle_find(const struct directory *directory, const struct wait *wait)
 {
@@ -2973,34 +2761,19 @@ cycle_find(const struct directory *directory, const struct wait *wait)
 
 	search.links = calloc(count + 2, sizeof(*search.links));
 	search.seen = calloc(count + 1, sizeof(*search.seen));
-	search.by_pid.list = calloc(count + 1, sizeof(struct seat));
 	process_parent(&pid, &parent);
-	for (size_t i = 0; i < count && search.links && search.seen && search.by_pid.list; i++) {
+	for (size_t i = 0; i < count && search.links && search.seen; i++) {
 		const struct seat *seat = &search.seats.list[i];
 
-		search.by_pid.list[search.by_pid.count++] = *seat;
 		if (seat->pid == pid && seat->ticket == wait->lock->ticket &&
 		    strcmp(seat->name, wait->lock->name) == 0)
-			search.links[0].waiter = seat;
+			search.links[search.count++].waiter = seat;
 	}
-	search.count = search.links && search.links[0].waiter ? 1 : 0;
-	if (search.by_pid.count)
-		qsort(search.by_pid.list, count, sizeof(struct seat), by_pid);
-	for (size_t at = 0; at < search.count && !found && wait_goes_on(wait); at++) {
-		pid_t above[64];
-		size_t height = 0;
-
-		pid = search.links[at].waiter->pid;
-		for (; pid > 0 && height < 64 && process_parent(&pid, &parent); pid = parent)
-			above[height++] = pid;
-		/* From the highest on, which is who took the lock that the others inherited. */
-		while (height-- && !found)
-			found = search_add(&search, at, above[height]);
-	}
+	for (size_t at = 0; at < search.count && !found && wait_goes_on(wait); at++)
+		found = search_go_on(&search, at);
 	if (found)
 		cycle_write(&cycle, search.links, &search.links[search.count - 1]);
 	free(search.seats.list);
-	free(search.by_pid.list);
 	free(search.links);
 	free(search.seen);
 	return cycle;
@@ -3017,11 +2790,9 @@ turn_end(struct looker *looker)
 	lockfile_tidy(looker->directory, looker->turn_name);
 }
 
-/*
- * Look whether our wait is part of a cycle. Returns ENDLESS, and says so, where it is and
+/* Look whether our wait is part of a cycle. Returns ENDLESS, and says so, where it is and
  * we are the one to fail; looker->turn is then kept until our places are given back, so
- * that the next to look finds the cycle broken.
- */
+ * that the next to look finds the cycle broken. */
 static int
 cycle_look(struct looker *looker, struct wait *wait)
 {
@@ -3045,29 +2816,25 @@ cycle_look(struct looker *looker, struct wait *wait)
 	return 0;
 }
 
-/*
- * Look around, as struct wait has it: whether an ancestor holds what we wait for; at
- * the look that comes after a second, tell a terminal, and look for a cycle.
- */
+/* Look around, as struct wait has it: whether an ancestor holds what we wait for; at the
+ * look that comes after a second, tell a terminal, and look for a cycle. */
 static int
 look_around(struct wait *wait)
 {
 	struct looker *looker = wait->looker;
 	bool at_once = wait->look_at == 0, related = false;
-	bool tell =
-	    at_once ? looker->aloud : !looker->aloud && !looker->quiet && isatty(STDERR_FILENO);
 	int result;
 
 	if (wait->nonblock && !looker->reentrant)
 		return 0;
-	/* With -r again and again: an ancestor that ended in between may have spoilt a look. */
-	wait->look_at = at_once || looker->reentrant ? time_in(SECOND) : FOREVER;
 	result = look_for_ancestors(looker, wait->lock, &related);
 	if (result || wait->nonblock)
 		return result;
-	if (tell) {
+	wait->look_at = at_once || looker->unsure ? time_in(SECOND) : FOREVER;
+	if (!looker->quiet && looker->told != wait->lock && at_once == looker->aloud &&
+	    (at_once || isatty(STDERR_FILENO))) {
 		say_waiting(looker, wait);
-		looker->quiet = true; /* once is enough */
+		looker->told = wait->lock; /* once is enough */
 	}
 	/* Who looks at once for it holds other keys, or may descend from who does. */
 	return !at_once && (related || wait->early) ? cycle_look(looker, wait) : 0;
@@ -3082,15 +2849,15 @@ look_around(struct wait *wait)
  */
 
 struct command {
-	char **argv;
-	char **environment;       /* KEYLOCK_KEY last */
+	char **argv;              /* with a word of ours before it */
+	char **environment;       /* KEYLOCK_KEY first */
 	const struct lock *locks; /* whose descriptors it inherits */
 	size_t count;
 	mode_t came_umask;
 	struct sigaction child_came; /* what was done with SIGCHLD */
 	/* The child's word where it did not become the command; it runs in our memory. */
 	volatile int status, error;
-	char file[PATH_MAX]; /* that it tried last */
+	char *file; /* that it tried last */
 };
 
 /* How a command ended, or that it was not run. */
@@ -3101,41 +2868,36 @@ struct ending {
 	int error;  /* errno, where it was not */
 };
 
-/*
- * Whether the command died: of a signal, or with a shell's word for one. What it left
- * running is still its work then, and the key that of what has inherited it.
- */
+/* Whether the command died: of a signal, or with a shell's word for one. What it left
+ * running is still its work then, and the key that of what has inherited it. */
 static bool
 has_died(const struct ending *ending)
 {
 	return ending->signal || (ending->ran && ending->status > 128 && ending->status <= 192);
 }
 
-/*
- * Execute the command, found along PATH as execvp(3) finds it, but that a directory
- * of PATH which this user may not search hides no command: what is nowhere else
- * is not found then, as a shell says too. Only returns on failure, with errno set.
- */
+/* Execute the command, found along PATH as execvp(3) finds it, but that a directory of PATH
+ * which this user may not search hides no command: what is nowhere else is not found then,
+ * as a shell says too. Only returns on failure, with errno set. */
 static void
 execute(struct command *command)
 {
+	static char file[PATH_MAX];
 	const char *name = command->argv[0], *path = getenv("PATH");
 	bool denied = false;
 
-	if (strchr(name, '/')) {
-		snprintf(command->file, PATH_MAX, "%s", name);
+	command->file = strchr(name, '/') ? command->argv[0] : file;
+	if (command->file != file) {
 		execve(name, command->argv, command->environment);
 		return;
 	}
-	if (!path)
-		path = "/bin:/usr/bin";
-	for (;; path++) {
+	for (path = path ? path : "/bin:/usr/bin";; path++) {
 		int length = (int)strcspn(path, ":");
 
-		if (*name && snprintf(command->file, PATH_MAX, "%.*s%s%s", length, path,
-		                      length ? "/" : "", name) < PATH_MAX) {
-			execve(command->file, command->argv, command->environment);
-			if (errno == EACCES && access(command->file, F_OK) == 0)
+		if (*name && snprintf(file, PATH_MAX, "%.*s%s%s", length, path, length ? "/" : "",
+		                      name) < PATH_MAX) {
+			execve(file, command->argv, command->environment);
+			if (errno == EACCES && access(file, F_OK) == 0)
 				denied = true;
 			else if (errno != EACCES && errno != ENOENT && errno != ENOTDIR)
 				return;
@@ -3147,11 +2909,9 @@ execute(struct command *command)
 	errno = denied ? EACCES : ENOENT;
 }
 
-/*
- * Become the command: give back umask, dispositions and mask, keep the lock's
- * descriptor over the exec, and execute. Only returns on failure: the exit
- * status for it, with errno set.
- */
+/* Become the command: give back umask, dispositions and mask, keep the lock's descriptor
+ * over the exec, and execute. Only returns on failure: the exit status for it, with errno
+ * set. */
 static int
 become(struct command *command)
 {
@@ -3168,16 +2928,15 @@ become(struct command *command)
 	return errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE;
 }
 
-/*
- * In the child, that runs in our memory while we wait for its exec: it does not stop
- * before that, or keylock could not stop with it. See on_signal().
- */
+/* In the child. Until it has become the command it runs in our memory, and we wait for
+ * that: it does not stop before, or keylock could not stop with it. */
 static int
 child_run(void *argument)
 {
 	struct command *command = argument;
 
-	if (!signals.self) {
+	signals.in_child = true;
+	if (!signals.begun) {
 		signal_handle(SIGTSTP);
 		signal_handle(SIGTTIN);
 		signal_handle(SIGTTOU);
@@ -3216,16 +2975,14 @@ forward(const siginfo_t *info, pid_t child)
 	kill(group == child && apart && (by_terminal || signo == SIGCONT) ? -group : child, signo);
 }
 
-/*
- * Wait for the command, passing signals on to it and stopping with it. Other
- * children, as process 1 of a container gets them, are reaped in passing.
- */
+/* Wait for the command, passing signals on to it and stopping with it. Other children, as
+ * process 1 of a container gets them, are reaped in passing. */
 static struct ending
 command_wait(pid_t child)
 {
 	struct ending ending = {.ran = true};
 	siginfo_t info;
-	sigset_t all = all_signals();
+	sigset_t all = all_signals_but(0);
 	int status;
 	pid_t pid;
 
@@ -3256,35 +3013,31 @@ command_wait(pid_t child)
 	}
 }
 
-/*
- * Make the command a script of /bin/sh, since the kernel does not know its format, as
- * execvp(3) of glibc does and musl's does not. Returns whether there was memory.
- */
+/* Make good what kept the command from being executed: the key may be too long for its
+ * environment; and a file whose format the kernel does not know is a script of /bin/sh, as
+ * execvp(3) of glibc has it and musl's has not. Returns whether to try again. */
 static bool
-command_by_shell(struct command *command)
+command_mend(struct command *command)
 {
 	static char shell[] = "/bin/sh";
-	size_t count = 0;
-	char **argv;
+	const char *first = *command->environment;
 
-	while (command->argv[count])
-		count++;
-	argv = calloc(count + 2, sizeof(*argv));
-	if (!argv || command->argv[0] == shell)
+	if (command->error == E2BIG && first && strncmp(first, "KEYLOCK_KEY=", 12) == 0) {
+		command->environment++;
+	} else if (command->error == ENOEXEC && command->argv[0] != shell) {
+		command->argv[0] = command->file;
+		*--command->argv = shell;
+	} else {
 		return false;
-	argv[0] = shell;
-	argv[1] = strdup(command->file);
-	memcpy(argv + 2, command->argv + 1, (count - 1) * sizeof(*argv));
-	command->argv = argv;
-	return argv[1] != NULL;
+	}
+	return true;
 }
 
 /*
- * Become the command, with `in_place`, or start it. Until the exec the child runs in this
- * process's memory, so nothing is copied for it, and this process goes on after that:
- * clone(2) and not vfork(2), which is a fork(2) in musl on some machines, as on aarch64.
- * Returns its pid, 0 in place, or -1 and errno; where it did not become the command
- * command->status is not 0.
+ * Become the command, with `in_place`, or start it: by clone(2), which copies nothing, and
+ * not by vfork(2), which is a fork(2) in musl on some machines, as on aarch64. Returns its
+ * pid, 0 in place, or -1 and errno; where it did not become the command command->status
+ * is not 0.
  */
 static pid_t
 command_start(struct command *command, bool in_place)
@@ -3292,49 +3045,39 @@ command_start(struct command *command, bool in_place)
 	_Alignas(16) char stack[8 * PATH_MAX];
 	pid_t child = 0;
 	sigset_t waker;
-	char **last;
 
-	command->status = 0;
-	if (in_place) {
-		/* Neither our handlers nor our timer are the command's. */
-		signals.self = 0;
+	if (in_place) { /* neither our handlers nor our timer are the command's */
 		timer_arm(FOREVER);
+		signals.in_child = true;
 		sigemptyset(&waker);
 		sigaddset(&waker, WAKER);
 		sigtimedwait(&waker, NULL, &(struct timespec){.tv_sec = 0});
-		command->status = become(command);
-		command->error = errno;
-		signals_keep_out();
-	} else {
-		child = clone(child_run, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD,
-		              command);
+	}
+	do {
+		command->status = 0;
+		if (in_place) {
+			command->status = become(command);
+			command->error = errno;
+		} else {
+			child = clone(child_run, stack + sizeof(stack),
+			              CLONE_VM | CLONE_VFORK | SIGCHLD, command);
+		}
 		if (child > 0 && command->status)
 			waitpid(child, NULL, 0);
-	}
-	if (!command->status)
-		return child;
-	last = command->environment;
-	while (*last && last[1])
-		last++;
-	if (command->error == E2BIG && *last && strncmp(*last, "KEYLOCK_KEY=", 12) == 0) {
-		*last = NULL; /* it may be the key that is too long */
-		return command_start(command, in_place);
-	}
-	if (command->error == ENOEXEC && command_by_shell(command))
-		return command_start(command, in_place);
+	} while (command->status && command_mend(command));
+	signals.in_child = false;
+	if (in_place)
+		signals_keep_out();
 	return child;
 }
 
-/*
- * Run the command as a child and wait for its end, or run it in this process
- * with `in_place`.
- */
+/* Run the command as a child and wait for its end, or run it in this process with
+ * `in_place`. */
 static struct ending
 command_run(struct command *command, bool in_place)
 {
 	pid_t child;
 	int signo;
-	sigset_t stops;
 
 	while (!in_place && signal_came()) { /* before there was a command to give it to */
 		signo = signals.caught;
@@ -3351,13 +3094,8 @@ command_run(struct command *command, bool in_place)
 	if (command->status)
 		return (struct ending){.status = command->status, .error = command->error};
 	timer_arm(FOREVER);
-	/* What stops came while it could not yet stop. */
-	sigemptyset(&stops);
-	sigaddset(&stops, SIGTSTP);
-	sigaddset(&stops, SIGTTIN);
-	sigaddset(&stops, SIGTTOU);
-	while ((signo = sigtimedwait(&stops, NULL, &(struct timespec){.tv_sec = 0})) > 0)
-		kill(child, signo);
+	if (signals.child_stop)
+		kill(child, signals.child_stop);
 	/* As without keylock, the command alone decides when its input's writer
 	 * and its output's reader see it closed; their numbers stay taken. */
 	if (dup2(STDERR_FILENO, STDIN_FILENO) < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
@@ -3367,10 +3105,8 @@ command_run(struct command *command, bool in_place)
 	return command_wait(child);
 }
 
-/*
- * Say why the command was not run. Not before the key is free: who reads standard
- * error may be slow.
- */
+/* Say why the command was not run. Not before the key is free: who reads standard error may
+ * be slow. */
 static void
 say_not_run(const char *name, const struct ending *ending)
 {
@@ -3412,22 +3148,14 @@ struct input {
 	bool done; /* the last line was `done` */
 };
 
-/*
- * Read standard input, with signals let in: in the background of a terminal keylock
- * stops here, as any reader does, the key kept. Returns 1 where the input goes on, 0 at
- * its end, -1 where it fails.
- */
-static int
+/* Read standard input: in the background of a terminal keylock stops here, as any reader
+ * does, the key kept. Returns as read(2) does. */
+static ssize_t
 hold_read(struct input *input)
 {
 	char bytes[512];
-	ssize_t count;
+	ssize_t count = read(STDIN_FILENO, bytes, sizeof(bytes));
 
-	signals_let_in();
-	count = read(STDIN_FILENO, bytes, sizeof(bytes));
-	signals_keep_out();
-	if (count < 0)
-		return errno == EINTR || errno == EAGAIN ? 1 : -1;
 	for (ssize_t i = 0; i < count; i++) {
 		if (bytes[i] == '\n') {
 			input->done = input->used == 4 && memcmp(input->line, "done", 4) == 0;
@@ -3436,173 +3164,106 @@ hold_read(struct input *input)
 			input->line[input->used++] = bytes[i];
 		}
 	}
-	return count > 0;
+	return count;
 }
 
-/*
- * Say `locked`, when standard output takes it, and wait until standard input ends, or
- * standard output has had no reader for a second, in which the input may end as well:
- * whichever the caller closes first, what it has written counts. Returns 0, or an errno
- * with *failed the stream.
- */
-static int
-hold_until_end(struct input *input, const char **failed)
-{
-	static const char locked[] = "locked\n";
-	struct pollfd ends[] = {{.fd = STDIN_FILENO, .events = POLLIN},
-	                        {.fd = STDOUT_FILENO, .events = POLLOUT}};
-	nanoseconds until = FOREVER;
-	int more = 1;
-
-	while (more > 0 && !signals.caught && (until == FOREVER || now() < until)) {
-		nanoseconds left = until - now();
-		struct timespec timeout = to_timespec(left > 0 ? left : 0);
-		ssize_t written = 0;
-
-		*failed = "standard input";
-		if (ppoll(ends, 2, until == FOREVER ? NULL : &timeout, &signals.wait_mask) < 0) {
-			if (errno != EINTR)
-				return errno;
-			continue;
-		}
-		if (ends[1].revents && ends[1].events) {
-			signals_let_in();
-			written = write(STDOUT_FILENO, locked, strlen(locked));
-			signals_keep_out();
-			*failed = "standard output";
-			if (written < 0 && errno != EINTR && errno != EAGAIN)
-				return errno;
-			ends[1].events = written > 0 ? 0 : POLLOUT;
-		} else if (ends[1].revents) {
-			until = time_in(SECOND);
-			ends[1].fd = -1;
-		}
-		if (ends[0].revents)
-			more = hold_read(input);
-	}
-	return more < 0 ? errno : 0;
-}
-
-/*
- * Hold the key. `ran` of what is returned says that it was held; *cause, unless the line
- * `done` came last, why the caller counts as one that died.
- */
+/* Hold the key: say `locked` when standard output takes it, and wait until standard input
+ * ends. `ran` of what is returned says that it was held; *cause, unless the line `done` came
+ * last, why the caller counts as one that died. */
 static struct ending
 hold(const char **cause)
 {
+	struct pollfd ends[] = {{.fd = STDIN_FILENO, .events = POLLIN},
+	                        {.fd = STDOUT_FILENO, .events = POLLOUT}};
 	struct input input = {.used = 0};
-	struct ending ending = {.ran = true};
+	struct ending ending = {.ran = false};
 	const char *failed = "timer";
 	int error = waiting_begin();
+	ssize_t count = 1;
 
-	/* A stop is by its default action, the key kept. */
-	signal(SIGTSTP, SIG_DFL);
-	signal(SIGTTIN, SIG_DFL);
-	signal(SIGTTOU, SIG_DFL);
-	if (!error)
-		error = hold_until_end(&input, &failed);
+	/* A stop is by its default action, the key kept; not where it came ignored. */
+	for (size_t i = 0; i < sizeof(caught_signals) / sizeof(*caught_signals); i++)
+		if (is_stop_signal(caught_signals[i]) &&
+		    signal(caught_signals[i], SIG_DFL) == SIG_IGN)
+			signal(caught_signals[i], SIG_IGN);
+	while (!error && count && !signals.caught) {
+		count = ppoll(ends, 2, NULL, &signals.wait_mask);
+		failed = ends[1].revents ? "standard output" : "standard input";
+		signals_let_in();
+		if (count > 0 && ends[1].revents)
+			count = write(STDOUT_FILENO, "locked\n", strlen("locked\n"));
+		else if (count > 0)
+			count = hold_read(&input);
+		error = count >= 0 || errno == EINTR || errno == EAGAIN ? 0 : errno;
+		signals_keep_out();
+		if (count > 0 && ends[1].revents)
+			ends[1].fd = -1;
+	}
+	ending.ran = ends[1].fd < 0 || !count;
 	if (error)
 		ending.status = say(REFUSED, "%s: %s", failed, strerror(error));
-	ending.ran = !error || strcmp(failed, "standard input") == 0;
 	ending.signal = signals.caught;
 	*cause = input.done ? NULL : "input-ended";
 	return ending;
 }
+
 /* ---- Looking ------------------------------------------------------------
  *
  * What --list, --who, --path, --pin and --forget do. No lock is taken for looking.
  */
 
-/*
- * Add a JSON string (RFC 8259), or null. A byte that is no UTF-8 becomes the lone
- * surrogate \udcHH, as Python's surrogateescape has it, so that nothing is lost.
- */
+/* Print `before` and a JSON string (RFC 8259), or null. A byte that is no UTF-8 becomes the
+ * lone surrogate \udcHH, as Python's surrogateescape has it, so that nothing is lost. */
 static void
-json_string(FILE *out, const char *string)
+json_string(const char *before, const char *text)
 {
-	const unsigned char *byte = (const unsigned char *)string;
+	wchar_t character;
 
-	for (fputs(byte ? "\"" : "null", out); byte && *byte;) {
-		size_t length = utf8_length(byte);
+	printf("%s%s", before, text ? "\"" : "null");
+	while (text && *text) {
+		size_t length = utf8_length(text, &character);
 
 		if (length == 0)
-			fprintf(out, "\\udc%02x", *byte);
-		else if (*byte == '"' || *byte == '\\')
-			fprintf(out, "\\%c", *byte);
-		else if (*byte < 0x20 || *byte == 0x7f)
-			fprintf(out, "\\u%04x", *byte);
+			printf("\\udc%02x", (unsigned char)*text);
+		else if (*text == '"' || *text == '\\')
+			printf("\\%c", *text);
+		else if ((unsigned char)*text < 0x20 || *text == 0x7f)
+			printf("\\u%04x", (unsigned int)character);
 		else
-			fprintf(out, "%.*s", (int)length, (const char *)byte);
-		byte += length ? length : 1;
+			fwrite(text, 1, length, stdout);
+		text += length ? length : 1;
 	}
-	fputs(byte ? "\"" : "", out);
+	if (text)
+		putchar('"');
 }
+
+enum { COLUMNS = 7 };
+
+/* What --list and --who make of the files that they look at. */
+struct listing {
+	const struct directory *directory;
+	bool json, who;
+	struct seats seats;
+	FILE *cells; /* of the table, each with its NUL */
+	size_t rows, held, seen;
+};
 
 /* One lockfile as it is listed. What is NULL is not known, or there is none. */
 struct row {
-	char name[NAME_SIZE];
-	const char *key; /* as it was asked for, or as the name tells it */
+	const char *name, *key;
 	int slot;
 	struct glance glance;
-	const char *state; /* held, abandoned or pinned */
-	struct holder *holders;
-	size_t count;
+	struct seats holders;
 	const struct seat *waiters; /* in the order of the line */
 	size_t waiter_count;
+	const char *state; /* held, abandoned or pinned */
 	const char *mode, *since, *cause, *command;
-	char text[NAME_SIZE], date[32], word[32], line[4096]; /* what they point to */
+	char date[32], word[32], line[4096]; /* what they point to */
 };
 
-struct rows {
-	struct row **list;
-	size_t count;
-};
-
-/*
- * Take down the file `name` where it is a lockfile, and one of `keys` if any.
- * Returns 0 or an errno.
- */
-static int
-rows_add(struct rows *rows, const struct directory *directory, const char *name, char **keys)
-{
-	struct row *row = calloc(1, sizeof(*row)), **list;
-	char base[NAME_SIZE], wanted[NAME_SIZE];
-	bool hashed;
-	int error = row ? ENOENT : ENOMEM;
-
-	if (row && key_of_name(name, row->text, &row->slot, &hashed)) {
-		row->key = hashed || *keys ? NULL : row->text;
-		for (char **key = keys; *key; key++) {
-			name_of_key(*key, base);
-			slot_name(wanted, base, row->slot);
-			if (strcmp(wanted, name) == 0)
-				row->key = *key;
-		}
-		if (row->key || !*keys)
-			error = glance_at(directory, name, &row->glance);
-	}
-	list = error ? NULL : list_grow(rows->list, sizeof(*list), rows->count);
-	if (!list) {
-		free(row);
-		return error == ENOENT ? 0 : error ? error : ENOMEM;
-	}
-	strcpy(row->name, name);
-	rows->list = list;
-	rows->list[rows->count++] = row;
-	return 0;
-}
-
-static int
-rows_compare(const void *one, const void *other)
-{
-	return strcmp((*(struct row *const *)one)->name, (*(struct row *const *)other)->name);
-}
-
-/*
- * Read the command line of process `pid` to row->line, its arguments with blanks between.
- * Returns whether it can be told; it cannot be that of a zombie.
- */
-static bool
+/* Take the command line of process `pid` for that of the row, its arguments with blanks
+ * between. Not where it cannot be told, as of a zombie. */
+static void
 row_command_line(struct row *row, pid_t pid)
 {
 	char path[64];
@@ -3611,16 +3272,15 @@ row_command_line(struct row *row, pid_t pid)
 
 	snprintf(path, sizeof(path), "/proc/%ld/cmdline", (long)pid);
 	file = fopen(path, "re");
-	if (file) {
-		length = fread(row->line, 1, sizeof(row->line) - 1, file);
-		fclose(file);
-	}
-	row->line[length] = '\0';
+	if (!file)
+		return;
+	length = fread(row->line, 1, sizeof(row->line) - 1, file);
+	fclose(file);
 	for (size_t i = 0; i + 1 < length; i++)
 		if (!row->line[i])
 			row->line[i] = ' ';
+	row->line[length] = '\0';
 	row->command = length ? row->line : NULL;
-	return length > 0;
 }
 
 /* Take what is told of a key that nobody holds from the record in its lockfile. */
@@ -3628,8 +3288,7 @@ static void
 row_read_record(struct row *row, const struct directory *directory)
 {
 	char bytes[RECORD_SIZE + 1], text[RECORD_SIZE];
-	int flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
-	int fd = openat(directory->fd, row->name, flags);
+	int fd = openat(directory->fd, row->name, LOOK_FLAGS);
 	ssize_t length = fd < 0 ? 0 : pread(fd, bytes, sizeof(bytes), 0);
 
 	if (fd >= 0)
@@ -3638,87 +3297,85 @@ row_read_record(struct row *row, const struct directory *directory)
 	sscanf(text, "pid=%*s since=%31s cause=%31s command=%191[^\n]", row->date, row->word,
 	       row->line);
 	row->state = "abandoned";
-	row->since = strcmp(row->date, "?") == 0 ? NULL : row->date;
 	row->cause = row->word;
-	row->command = strcmp(row->date, "?") == 0 ? NULL : row->line;
+	if (strcmp(row->date, "?") != 0) {
+		row->since = row->date;
+		row->command = row->line;
+	}
 }
 
 /* Find out who holds the lockfile of a row and with which command, and who waits. */
 static void
-row_look(struct row *row, const struct directory *directory, const struct seats *seats)
+row_look(struct row *row, const struct listing *listing)
 {
-	struct seat wanted = {.pid = 0};
-
-	strcpy(wanted.name, row->name);
-	row->waiter_count = seats_at(seats, &wanted, by_name, &row->waiters);
+	row->waiter_count = seats_at(&listing->seats, row->name, &row->waiters);
 	for (; row->waiter_count && !row->waiters->ticket; row->waiter_count--)
 		row->waiters++;
-	row->count = holders_of(row->name, &row->glance, seats, &row->holders);
-	if (row->glance.held || row->count)
+	row->holders = holders_of(row->name, &row->glance, &listing->seats);
+	if (row->glance.held || row->holders.count)
 		row->state = "held";
 	else if (row->glance.file.st_size)
-		row_read_record(row, directory);
+		row_read_record(row, listing->directory);
 	else if (row->glance.file.st_mode & PINNED)
 		row->state = "pinned";
 	if (row->glance.held)
 		row->since = date_text(row->glance.file.st_mtim.tv_sec, row->date);
-	if (!row->count)
+	if (!row->holders.count)
 		return;
-	row->mode = row->holders->shared ? "shared" : "exclusive";
-	if (!row_command_line(row, row->holders->command))
-		row_command_line(row, row->holders->pid);
+	row->mode = row->holders.list->shared ? "shared" : "exclusive";
+	row_command_line(row, row->holders.list->command);
+	if (!row->command)
+		row_command_line(row, row->holders.list->pid);
 }
 
-/*
- * Collect the lockfiles of the directory, those of `keys` where there are any, and what
- * can be seen of them, in the order of names. All of it lasts to the end.
- */
-static int
-rows_collect(struct rows *rows, const struct directory *directory, char **keys)
-{
-	int fd = openat(directory->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *entries = fd >= 0 ? fdopendir(fd) : NULL;
-	/* Where names can be opened but not listed, those asked for are tried. */
-	bool blind = fd < 0 && errno == EACCES && *keys;
-	int error = entries || blind ? 0 : errno;
-	char base[NAME_SIZE], name[NAME_SIZE], shown[SHOWN_SIZE];
-	struct dirent *entry;
-	struct seats seats;
-	size_t kept = 0;
-
-	while (entries && !error && (errno = 0, entry = readdir(entries)))
-		error = rows_add(rows, directory, entry->d_name, keys);
-	if (entries && !error)
-		error = errno;
-	for (char **key = keys; blind && *key; key++) {
-		name_of_key(*key, base);
-		for (int slot = 1; slot <= SLOTS_MAX && !error; slot++) {
-			slot_name(name, base, slot);
-			error = rows_add(rows, directory, name, keys);
-		}
-	}
-	if (error)
-		return say(status_of(error), "%s: cannot be read: %s", show(directory->path, shown),
-		           strerror(error));
-	if (!rows->count)
-		return 0;
-	seats = seats_scan(directory, NULL, NULL);
-	qsort(rows->list, rows->count, sizeof(*rows->list), rows_compare);
-	for (size_t i = 0; i < rows->count; i++) {
-		row_look(rows->list[i], directory, &seats);
-		if (rows->list[i]->state) /* else it is on the point of going */
-			rows->list[kept++] = rows->list[i];
-	}
-	rows->count = kept;
-	return 0;
-}
-
-/* Add a row's pids, of who holds. */
 static void
-row_pids(const struct row *row, const char *between, FILE *out)
+print_pids(FILE *out, const struct seat *seat, size_t count, const char *between)
 {
-	for (size_t i = 0; i < row->count; i++)
-		fprintf(out, "%s%ld", i ? between : "", (long)row->holders[i].pid);
+	for (size_t i = 0; i < count; i++)
+		fprintf(out, "%s%ld", i ? between : "", (long)seat[i].pid);
+}
+
+/* --list --json: a row is one line with an object. */
+static void
+row_json(const struct row *row, const struct directory *directory)
+{
+	char path[PATH_MAX + NAME_SIZE];
+
+	snprintf(path, sizeof(path), "%s/%s", directory->path, row->name);
+	json_string("{\"key\":", row->key);
+	json_string(",\"state\":", row->state);
+	json_string(",\"mode\":", row->mode);
+	printf(",\"slot\":%d,\"pids\":[", row->slot);
+	print_pids(stdout, row->holders.list, row->holders.count, ",");
+	putchar(']');
+	json_string(",\"since\":", row->since);
+	printf(",\"waiting\":%zu", row->glance.waiting);
+	if (row->waiter_count == row->glance.waiting) {
+		fputs(",\"waiters\":[", stdout);
+		print_pids(stdout, row->waiters, row->waiter_count, ",");
+		putchar(']');
+	} else {
+		json_string(",\"waiters\":", NULL);
+	}
+	json_string(",\"command\":", row->command);
+	json_string(",\"path\":", path);
+	if (row->cause)
+		json_string(",\"cause\":", row->cause);
+	puts("}");
+}
+
+/* --list: a row is so many cells. */
+static void
+row_cells(const struct row *row, FILE *out)
+{
+	char shown[SHOWN_SIZE];
+
+	fprintf(out, "%s%c%s", show(row->key ? row->key : row->name, shown), 0, row->state);
+	fprintf(out, row->cause ? " (%s)%c" : "%s%c", row->cause ? row->cause : "", 0);
+	fprintf(out, "%s%c%s", row->mode ? row->mode : "-", 0, row->holders.count ? "" : "-");
+	print_pids(out, row->holders.list, row->holders.count, ",");
+	fprintf(out, "%c%s%c%zu%c", 0, row->since ? row->since : "-", 0, row->glance.waiting, 0);
+	fprintf(out, "%s%c", row->command ? show(row->command, shown) : "-", 0);
 }
 
 /* How wide a text is on a terminal, as one column for each UTF-8 character. */
@@ -3732,147 +3389,135 @@ width_of(const char *text)
 	return width;
 }
 
-enum { COLUMNS = 7 };
-
-/*
- * Add a row, or for NULL the titles, in columns of these widths, which are made as wide
- * as the row needs. Where there is no memory for the pids they are left out.
- */
-static void
-row_table(const struct row *row, int widths[COLUMNS], FILE *out)
+/* Print the cells of so many rows as a table with titles. Returns whether they are there: musl's
+ * open_memstream(3) does not tell when it has lost some. */
+static bool
+print_table(const char *cells, size_t length, size_t rows)
 {
-	char key[SHOWN_SIZE], command[SHOWN_SIZE], state[64], waiting[24], *pids = NULL;
-	const char *cells[COLUMNS] = {"KEY", "STATE", "MODE", "PID", "SINCE", "WAITING", "COMMAND"};
-	size_t length;
-	FILE *list = row ? open_memstream(&pids, &length) : NULL;
+	static const char *const titles[COLUMNS] = {"KEY",   "STATE",   "MODE",   "PID",
+	                                            "SINCE", "WAITING", "COMMAND"};
+	int widths[COLUMNS];
+	size_t at = 0;
 
-	if (row) {
-		if (list)
-			row_pids(row, ",", list);
-		if (list)
-			fclose(list);
-		snprintf(state, sizeof(state), row->cause ? "%s (%s)" : "%s", row->state,
-		         row->cause);
-		snprintf(waiting, sizeof(waiting), "%zu", row->glance.waiting);
-		cells[0] = show(row->key ? row->key : row->name, key);
-		cells[1] = state;
-		cells[2] = row->mode ? row->mode : "-";
-		cells[3] = row->count && pids ? pids : "-";
-		cells[4] = row->since ? row->since : "-";
-		cells[5] = waiting;
-		cells[6] = row->command ? show(row->command, command) : "-";
-	}
-	for (int i = 0; i < COLUMNS; i++) {
-		int width = width_of(cells[i]);
+	for (size_t i = 0; i < COLUMNS; i++)
+		widths[i] = width_of(titles[i]);
+	for (const char *cell = cells; cell < cells + length; cell += strlen(cell) + 1, at++)
+		if (width_of(cell) > widths[at % COLUMNS])
+			widths[at % COLUMNS] = width_of(cell);
+	if (at != COLUMNS * rows)
+		return false;
+	for (size_t i = 0; rows && i < COLUMNS * (rows + 1); i++) {
+		const char *cell = i < COLUMNS ? titles[i] : cells;
+		bool last = i % COLUMNS == COLUMNS - 1;
 
-		widths[i] = width > widths[i] ? width : widths[i];
-		fprintf(out, "%s%*s", cells[i], i < COLUMNS - 1 ? widths[i] - width + 2 : 0, "");
+		printf("%s%*s", cell, last ? 0 : widths[i % COLUMNS] - width_of(cell) + 2, "");
+		fputs(last ? "\n" : "", stdout);
+		cells += i < COLUMNS ? 0 : strlen(cell) + 1;
 	}
-	fputc('\n', out);
-	free(pids);
+	return true;
 }
 
-/* --list --json: add a row as one line with an object. */
-static void
-row_json(const struct row *row, const struct directory *directory, FILE *out)
-{
-	bool seen = row->waiter_count == row->glance.waiting;
-	char path[PATH_MAX + NAME_SIZE];
-
-	fputs("{\"key\":", out);
-	json_string(out, row->key);
-	fprintf(out, ",\"state\":\"%s\",\"mode\":", row->state);
-	json_string(out, row->mode);
-	fprintf(out, ",\"slot\":%d,\"pids\":[", row->slot);
-	row_pids(row, ",", out);
-	fputs("],\"since\":", out);
-	json_string(out, row->since);
-	fprintf(out, ",\"waiting\":%zu,\"waiters\":%s", row->glance.waiting, seen ? "[" : "null");
-	for (size_t i = 0; i < row->waiter_count && seen; i++)
-		fprintf(out, "%s%ld", i ? "," : "", (long)row->waiters[i].pid);
-	fprintf(out, "%s,\"command\":", seen ? "]" : "");
-	json_string(out, row->command);
-	snprintf(path, sizeof(path), "%s/%s", directory->path, row->name);
-	fputs(",\"path\":", out);
-	json_string(out, path);
-	fputs(row->cause ? ",\"cause\":" : "", out);
-	if (row->cause)
-		json_string(out, row->cause);
-	fputs("}\n", out);
-}
-
-/* Bring to standard output what was printed, whole: no memory is needed. Returns 0, or REFUSED and
- * says why. */
+/* List the file `name` of slot `slot` of `key`, if it is there. Returns 0 or an errno. */
 static int
-printed(void)
+list_file(struct listing *listing, const char *name, const char *key, int slot)
 {
-	if (fflush(stdout) == 0 && !ferror(stdout))
-		return 0;
-	return say(REFUSED, "standard output: %s", strerror(errno));
+	struct row row = {.name = name, .key = key, .slot = slot};
+	int error = glance_at(listing->directory, name, &row.glance);
+
+	if (!error)
+		row_look(&row, listing);
+	if (error || look_failed)
+		return error == ENOENT ? 0 : error ? error : look_failed;
+	listing->held += row.state && strcmp(row.state, "held") == 0;
+	listing->seen += row.holders.count;
+	if (listing->who && row.holders.count) {
+		print_pids(stdout, row.holders.list, row.holders.count, "\n");
+		putchar('\n');
+	} else if (row.state && listing->json) {
+		row_json(&row, listing->directory);
+	} else if (row.state && !listing->who) {
+		row_cells(&row, listing->cells);
+		listing->rows++;
+	}
+	free(row.holders.list);
+	return 0;
 }
 
-/*
- * --list: print the keys that are held, in doubt or pinned, as a table for people or with
+/* List the lockfiles of the directory, in the order of names, or those of `keys` where
+ * there are any. Returns 0 or an errno. */
+static int
+list_files(struct listing *listing, char **keys)
+{
+	char base[NAME_SIZE], name[NAME_SIZE];
+	struct dirent **entries = NULL;
+	int slot, count = 0, error = 0;
+	bool hashed;
+
+	if (!*keys && (fchdir(listing->directory->fd) < 0 ||
+	               (count = scandir(".", &entries, NULL, alphasort)) < 0))
+		return errno;
+	listing->seats = seats_scan(listing->directory, NULL, NULL);
+	for (int i = 0; i < count && !error; i++)
+		if (key_of_name(entries[i]->d_name, name, &slot, &hashed))
+			error = list_file(listing, entries[i]->d_name, hashed ? NULL : name, slot);
+	for (; *keys && !error; keys++) {
+		name_of_key(*keys, base);
+		for (slot = 1; slot <= SLOTS_MAX && !error; slot++) {
+			slot_name(name, base, slot);
+			error = list_file(listing, name, *keys, slot);
+		}
+	}
+	return error;
+}
+
+/* --list: print the keys that are held, in doubt or pinned, as a table for people or with
  * `json` for programs. --who: print the pids of who holds the key `who`, a line each.
- * Returns an exit status.
- */
+ * Returns an exit status. */
 static int
 look(struct directory *directory, char **keys, bool json, const char *who)
 {
-	char *unused = NULL, shown[SHOWN_SIZE];
-	size_t unused_length = 0, seen = 0;
-	FILE *out = stdout, *measure = open_memstream(&unused, &unused_length);
-	int widths[COLUMNS] = {0}, status = directory_open(directory);
-	struct rows rows = {0};
-	bool held = false;
+	struct listing listing = {.directory = directory, .json = json, .who = who != NULL};
+	char *cells = NULL, shown[SHOWN_SIZE];
+	size_t length = 0;
+	int error, status = directory_open(directory);
 
-	if (!status && directory->fd >= 0)
-		status = rows_collect(&rows, directory, keys);
-	if (status || !measure)
-		return status ? status : say(REFUSED, "output: %s", strerror(ENOMEM));
-	for (size_t i = 0; i <= rows.count && rows.count && !json && !who; i++)
-		row_table(i ? rows.list[i - 1] : NULL, widths, measure);
-	if (rows.count && !json && !who)
-		row_table(NULL, widths, out);
-	for (size_t i = 0; i < rows.count; i++) {
-		const struct row *row = rows.list[i];
-
-		held = held || strcmp(row->state, "held") == 0;
-		seen += row->count;
-		if (who && row->count) {
-			row_pids(row, "\n", out);
-			fputc('\n', out);
-		} else if (json) {
-			row_json(row, directory, out);
-		} else if (!who) {
-			row_table(row, widths, out);
-		}
-	}
-	if (who && held && !seen)
+	if (status)
+		return status;
+	listing.cells = open_memstream(&cells, &length);
+	if (!listing.cells)
+		return say(REFUSED, "memory: %s", strerror(errno));
+	error = directory->fd < 0 ? 0 : list_files(&listing, keys);
+	if (fclose(listing.cells) != 0 && !error)
+		error = errno;
+	if (error)
+		return say(status_of(error), "%s: cannot be read: %s", show(directory->path, shown),
+		           strerror(error));
+	if (!print_table(cells, length, listing.rows))
+		return say(REFUSED, "memory: %s", strerror(ENOMEM));
+	if (who && listing.held && !listing.seen)
 		say(0, "%s: held, but by whom cannot be seen", show(who, shown));
 	status = printed();
-	return status || !who || held ? status : NOBODY;
+	return status || !who || listing.held ? status : NOBODY;
 }
 
 /* --path: print the path of the key's lockfile and make nothing. */
 static int
 print_path(const struct directory *directory, const char *key)
 {
-	char name[NAME_SIZE], path[PATH_MAX + NAME_SIZE];
+	char name[NAME_SIZE];
 
 	name_of_key(key, name);
-	return print(path, (size_t)snprintf(path, sizeof(path), "%s/%s\n", directory->path, name));
+	printf("%s/%s\n", directory->path, name);
+	return printed();
 }
 
-/*
- * --pin: make the lockfile and mark it as never to be removed, so that programs
- * that know only its path can lock it, too; print the path.
- */
+/* --pin: make the lockfile and mark it as never to be removed, so that programs that know
+ * only its path can lock it, too; print the path. */
 static int
-pin(struct directory *directory, const char *key)
+pin(struct directory *directory, const char *key, nanoseconds patience)
 {
-	struct lock lock = {.key = key};
-	struct wait wait = {.deadline = FOREVER, .look_at = FOREVER};
+	struct lock lock = {.directory = directory, .key = key};
+	struct wait wait = {.deadline = time_in(patience), .look_at = FOREVER};
 	int status = directory_open(directory), error = ESTALE;
 	struct stat file;
 
@@ -3882,9 +3527,18 @@ pin(struct directory *directory, const char *key)
 		if (status)
 			break;
 		error = byte_have(lock.file.fd, F_WRLCK, GATE, &wait);
+		if (error == EINTR && is_stop_signal(signals.caught)) {
+			lockfile_close(&lock.file);
+			stop_by(signals.caught);
+			signals.caught = 0;
+			error = ESTALE;
+			continue;
+		}
+		if (error == EINTR)
+			return die_by(signals.caught);
 		if (error)
-			return error == EINTR ? die_by(signals.caught) : lock_refused(&lock, error);
-		status = record_check(directory, &lock, &file);
+			return error == ETIMEDOUT ? TAKEN : lock_refused(&lock, error);
+		status = record_check(&lock, &file);
 		if (!status &&
 		    fchmod(lock.file.fd, (file.st_mode & 07777) | S_ISVTX | PINNED) < 0 &&
 		    !(file.st_mode & PINNED)) /* by its owner */
@@ -3897,16 +3551,16 @@ pin(struct directory *directory, const char *key)
 
 /* --forget: remove the record and the pin of a key that is held by us. */
 static int
-forget(const struct directory *directory, const struct lock *lock)
+forget(const struct lock *lock)
 {
 	int fd = lock->file.fd, status;
 	struct stat file;
 
-	status = record_check(directory, lock, &file);
+	status = record_check(lock, &file);
 	if (!status &&
 	    ((file.st_size && (ftruncate(fd, 0) < 0 || fdatasync(fd) < 0)) ||
 	     ((file.st_mode & PINNED) && fchmod(fd, file.st_mode & (07777 & ~(mode_t)PINNED)) < 0)))
-		status = lockfile_failure(directory, lock->name, NO_FILE, strerror(errno));
+		status = lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(errno));
 	return status;
 }
 
@@ -3954,11 +3608,14 @@ static const struct {
 } table[] = {
     {'x', "exclusive", NULL, 0, "hold KEY alone (default; also -e)"},
     {'s', "shared", NULL, AT(shared), "hold KEY together with others that use -s"},
-    {'n', "nonblock", NULL, 0, "give up at once when KEY is taken (also --nb,\n--nonblocking)"},
+    {'n', "nonblock", NULL, 0,
+     "give up at once when KEY is taken (also --nb,\n"
+     "                           --nonblocking)"},
     {'n', "nb", NULL, 0, NULL},
     {'n', "nonblocking", NULL, 0, NULL},
     {'w', "wait", "TIME", 0,
-     "give up after TIME (also --timeout): seconds, or\n500ms, 10s, 5m, 2h, 1d; 0 is -n"},
+     "give up after TIME (also --timeout): seconds, or\n"
+     "                           500ms, 10s, 5m, 2h, 1d; 0 is -n"},
     {'w', "timeout", "TIME", 0, NULL},
     {'E', "conflict-exit-code", "N", 0, "exit status when giving up (default 75)"},
     {'k', "key", "KEY", 0, "hold this key as well (may be repeated): all or none"},
@@ -3968,14 +3625,16 @@ static const struct {
     {'F', "no-fork", NULL, AT(in_place), "replace keylock by COMMAND: no process in between"},
     {'o', "close", NULL, AT(close_lock), "do not hand the lock's descriptor to COMMAND"},
     {'l', "linger", NULL, AT(linger),
-     "hold KEY until the last process that inherited the\nlock has ended, not only COMMAND"},
+     "hold KEY until the last process that inherited the\n"
+     "                           lock has ended, not only COMMAND"},
     {'A', "refuse-abandoned", NULL, AT(refuse_abandoned),
      "do not run when the last holder died in the middle"},
     {'R', "recover", NULL, AT(recover), "run then, and tell COMMAND by KEYLOCK_ABANDONED"},
     {'W', "warn-held", "TIME", 0, "when giving up on a KEY held longer than TIME, say so"},
     {'c', "command", "SCRIPT", 0, "after KEY: run SCRIPT with /bin/sh -c"},
     {'d', "dir", "DIR", 0,
-     "directory of the lockfiles (default: $KEYLOCK_DIR,\nelse one of the effective user's own)"},
+     "directory of the lockfiles (default: $KEYLOCK_DIR,\n"
+     "                           else one of the effective user's own)"},
     {'v', "verbose", NULL, AT(verbose), "say on standard error what is waited for, and why not"},
     {'q', "quiet", NULL, AT(quiet), "say nothing but errors of usage and of the system"},
     {HOLD, "hold", NULL, 0, "hold KEY, print `locked', until standard input ends"},
@@ -4019,18 +3678,13 @@ print_help(void)
 {
 	fputs(usage_text, stdout);
 	for (size_t i = 0; i < TABLE_SIZE; i++) {
-		const char *help = table[i].help,
-			   letter[] = {'-', (char)table[i].letter, ',', '\0'};
-		size_t part = help ? strcspn(help, "\n") : 0;
-		int used;
+		char letter[] = {'-', (char)table[i].letter, ',', '\0'}, name[32];
+		const char *value = table[i].value ? table[i].value : "";
 
-		if (!help)
-			continue;
-		used = fprintf(stdout, "  %-3s --%s %s", table[i].letter < HOLD ? letter : "",
-		               table[i].name, table[i].value ? table[i].value : "");
-		fprintf(stdout, "%*s%.*s\n", used < 26 ? 26 - used : 2, "", (int)part, help);
-		if (help[part])
-			fprintf(stdout, "%26s%s\n", "", help + part + 1);
+		snprintf(name, sizeof(name), "--%s %s", table[i].name, value);
+		if (table[i].help)
+			printf("  %-3s %-19s  %s\n", table[i].letter < HOLD ? letter : "", name,
+			       table[i].help);
 	}
 	fputs(status_text, stdout);
 	return printed();
@@ -4043,113 +3697,82 @@ parse_key(struct options *options, size_t place, char *key)
 	options->keys[place] = key;
 	if (!*key)
 		return say(USAGE, "KEY is empty");
-	return strlen(key) <= KEY_MAX_BYTES
-	           ? 0
-	           : say(USAGE, "KEY is longer than %d bytes", KEY_MAX_BYTES);
-}
-
-/* Take an option with a value. Returns 0 or USAGE. */
-static int
-parse_value(struct options *options, int option, char *value)
-{
-	char shown[SHOWN_SIZE];
-
-	switch (option) {
-	case 'w':
-	case 'W':
-		if (parse_time(value, option == 'w' ? &options->wait : &options->warn_held))
-			return 0;
-		return say(USAGE, "-%c '%s': not a time (seconds, or 500ms, 10s, 5m, 2h, 1d)",
-		           option, show(value, shown));
-	case 'E':
-		if (parse_number(value, 0, 255, &options->conflict_status))
-			return 0;
-		return say(USAGE, "-E '%s': not an exit status (0 to 255)", show(value, shown));
-	case 'j':
-		if (parse_number(value, 1, SLOTS_MAX, &options->slots))
-			return 0;
-		return say(USAGE, "-j '%s': not a number of slots (1 to %d)", show(value, shown),
-		           SLOTS_MAX);
-	case 'k':
-		return parse_key(options, options->key_count++, value);
-	case 'c':
-		return say(USAGE, "-c: stands behind KEY; see keylock --help");
-	default:
-		options->directory = value;
-		return 0;
-	}
-}
-
-/* Take an option without a value, the last one given of several winning. Returns 0 or
- * USAGE: of actions there is only one, but that --help and --version win. */
-static int
-parse_flag(struct options *options, int option, size_t flag)
-{
-	bool help = option == SHOW_HELP || option == SHOW_VERSION;
-
-	if (option == 'n')
-		options->wait = 0;
-	else if (option == 'x' || option == 'e')
-		options->shared = false;
-	else if (flag)
-		*((bool *)options + flag) = true;
-	else if (!help && options->action != RUN && options->action != (enum action)option)
-		return say(USAGE, "only one of --hold, --list, --who, --path, --pin, --forget");
-	else
-		options->action = (enum action)option;
-	if (option == 'v')
-		options->quiet = false;
-	if (option == 'q')
-		options->verbose = false;
+	if (strlen(key) > KEY_MAX_BYTES)
+		return say(USAGE, "KEY is longer than %d bytes", KEY_MAX_BYTES);
 	return 0;
 }
 
-/* Say what getopt_long(3) does not take, in the word `word`. Returns USAGE. */
+/* Take an option, the last one given of those that exclude each other winning. Returns 0 or
+ * USAGE: of actions there is only one, but that --help and --version win. */
 static int
-parse_unknown(bool value_missing, const char *word)
+parse_option(struct options *options, int option, size_t flag, char *value)
 {
-	const char letter[] = {'-', (char)optopt, '\0'};
+	bool help = option == SHOW_HELP || option == SHOW_VERSION;
+	const char *wanted = NULL;
 	char shown[SHOWN_SIZE];
 
-	if (value_missing)
-		return say(USAGE, "-%c: needs a value; see keylock --help", optopt);
-	for (size_t i = 0; i < TABLE_SIZE; i++)
-		if (table[i].letter == optopt)
-			return say(USAGE, "--%s: takes no value", table[i].name);
-	return say(USAGE, "%s: no such option; see keylock --help",
-	           show(optopt > 0 && optopt < 0x80 ? letter : word, shown));
+	if (flag)
+		*((bool *)options + flag) = true;
+	if (option == 'x' || option == 'e')
+		options->shared = false;
+	else if (option == 'n')
+		options->wait = 0;
+	else if (option == 'v')
+		options->quiet = false;
+	else if (option == 'q')
+		options->verbose = false;
+	else if (option == 'd')
+		options->directory = value;
+	else if (option == 'k')
+		return parse_key(options, options->key_count++, value);
+	else if (option == 'c')
+		return say(USAGE, "-c: stands behind KEY; see keylock --help");
+	else if ((option == 'w' && !parse_time(value, &options->wait)) ||
+	         (option == 'W' && !parse_time(value, &options->warn_held)))
+		wanted = "a time (seconds, or 500ms, 10s, 5m, 2h, 1d)";
+	else if (option == 'E' && !parse_number(value, 0, 255, &options->conflict_status))
+		wanted = "an exit status (0 to 255)";
+	else if (option == 'j' && !parse_number(value, 1, SLOTS_MAX, &options->slots))
+		wanted = "a number of slots (1 to 1000)";
+	else if (!flag && !value && !help && options->action != RUN &&
+	         options->action != (enum action)option)
+		return say(USAGE, "only one of --hold, --list, --who, --path, --pin, --forget");
+	else if (!flag && !value)
+		options->action = (enum action)option;
+	return wanted ? say(USAGE, "-%c '%s': not %s", option, show(value, shown), wanted) : 0;
 }
 
 /* Take the options before KEY. Returns 0, or USAGE and says why. */
 static int
 parse_options(struct options *options, int argc, char **argv)
 {
+	static const char letters[] = "+:xesnw:E:k:aj:rFolARW:c:d:vqhV";
 	struct option known[TABLE_SIZE + 1] = {{0}};
-	char letters[4 + 2 * TABLE_SIZE] = "+:e", *end = letters + strlen("+:e");
+	char letter[] = "-?", shown[SHOWN_SIZE];
 	int option, status = 0;
 	size_t i;
 
-	for (i = 0; i < TABLE_SIZE; i++) {
-		known[i].name = table[i].name;
-		known[i].has_arg = table[i].value != NULL;
-		known[i].val = table[i].letter;
-		if (table[i].letter < HOLD && table[i].help)
-			*end++ = (char)table[i].letter;
-		if (table[i].letter < HOLD && table[i].help && table[i].value)
-			*end++ = ':';
-	}
+	for (i = 0; i < TABLE_SIZE; i++)
+		known[i] =
+		    (struct option){table[i].name, table[i].value != NULL, NULL, table[i].letter};
 	opterr = 0;
-	while (!status && (option = getopt_long(argc, argv, letters, known, NULL)) != -1) {
+	while (!status && options->action != SHOW_HELP && options->action != SHOW_VERSION &&
+	       (option = getopt_long(argc, argv, letters, known, NULL)) != -1) {
+		const char *word = argv[optind - 1];
+
+		letter[1] = (char)optopt;
 		for (i = 0; i < TABLE_SIZE - 1 && table[i].letter != option; i++)
 			;
-		if (option == '?' || option == ':')
-			status = parse_unknown(option == ':', argv[optind - 1]);
-		else if (options->action == SHOW_HELP || options->action == SHOW_VERSION)
-			break;
-		else if (table[i].value)
-			status = parse_value(options, option, optarg);
+		if (option == ':')
+			status = say(USAGE, "%s: needs a value; see keylock --help", letter);
+		else if (option == '?' && optopt &&
+		         (optopt >= HOLD || (isalpha(optopt) && strchr(letters, optopt))))
+			status = say(USAGE, "%s: takes no value", show(word, shown));
+		else if (option == '?')
+			status = say(USAGE, "%s: no such option; see keylock --help",
+			             show(optopt > 0 && optopt < 0x80 ? letter : word, shown));
 		else
-			status = parse_flag(options, option, table[i].flag);
+			status = parse_option(options, option, table[i].flag, optarg);
 	}
 	return status;
 }
@@ -4159,7 +3782,7 @@ static int
 parse_command(struct options *options, char **argv)
 {
 	static char shell[] = "/bin/sh", dash_c[] = "-c";
-	static char *script[] = {shell, dash_c, NULL, NULL};
+	static char *script[] = {NULL, shell, dash_c, NULL, NULL};
 	bool dashes = *argv && strcmp(*argv, "--") == 0;
 	char shown[SHOWN_SIZE];
 
@@ -4174,16 +3797,14 @@ parse_command(struct options *options, char **argv)
 		           show(*argv, shown));
 	if (!argv[1] || argv[2])
 		return say(USAGE, "%s: takes exactly one SCRIPT", *argv);
-	script[2] = argv[1];
-	options->command = script;
+	script[3] = argv[1];
+	options->command = script + 1;
 	return 0;
 }
 
-/*
- * Make the key of --auto from the command: the arguments with a blank between
- * them, and a backslash before each blank and backslash of their own, so that
- * no two commands have the same. Returns NULL where there is no memory.
- */
+/* Make the key of --auto from the command: the arguments with a blank between them, and a
+ * backslash before each blank and backslash of their own, so that no two commands have the
+ * same. Returns NULL where there is no memory. */
 static char *
 key_of_command(char *const *argv)
 {
@@ -4268,10 +3889,8 @@ parse_rest(struct options *options, char **argv)
 	return 0;
 }
 
-/*
- * Read the command line into `options`, which holds the defaults and has room
- * for as many keys as argv has words. Returns 0, or a status and says why.
- */
+/* Read the command line into `options`, which holds the defaults and has room for as many
+ * keys as argv has words. Returns 0, or a status and says why. */
 static int
 parse(struct options *options, int argc, char **argv)
 {
@@ -4297,7 +3916,7 @@ parse(struct options *options, int argc, char **argv)
 
 /* Say that the key was not had, where somebody wants to know. */
 static void
-say_taken(const struct options *options, const struct directory *directory, const struct lock *lock)
+say_taken(const struct options *options, const struct lock *lock)
 {
 	char shown[SHOWN_SIZE], text[WHOSE_SIZE] = "another";
 	struct glance glance;
@@ -4306,50 +3925,48 @@ say_taken(const struct options *options, const struct directory *directory, cons
 	if (options->quiet ||
 	    (!options->verbose && options->warn_held == FOREVER && !isatty(STDERR_FILENO)))
 		return;
-	seen = glance_at(directory, lock->name, &glance) == 0;
+	seen = glance_at(lock->directory, lock->name, &glance) == 0;
 	if (options->warn_held != FOREVER && !options->verbose &&
 	    (!seen || age_of(&glance) <= options->warn_held))
 		return;
 	if (seen)
-		whose_text(directory, lock->name, &glance, NULL, text);
+		whose_text(lock->directory, lock->name, &glance, NULL, text);
 	say(0, "%s: %s: %s", show(lock->key, shown), options->wait ? "not had in time" : "taken",
 	    text);
 }
 
-/*
- * Read the records of the keys and, for exclusive ones, write our own; that of a guest is
- * the ancestor's affair. Returns 0, or an exit status and has said why; the caller
- * settles what was written.
- */
+/* Read the records of the keys and, for exclusive ones, write our own; that of a guest is
+ * the ancestor's affair. Returns 0, or an exit status and has said why; the caller settles
+ * what was written. */
 static int
-records_begin(const struct options *options, const struct directory *directory, struct keys *keys)
+records_begin(const struct options *options, const struct keys *keys)
 {
 	char shown[SHOWN_SIZE];
 	int status = 0;
 
 	for (size_t i = 0; i < keys->count && !status; i++) {
 		if (!keys->locks[i].guest)
-			status = record_read(directory, &keys->locks[i], &keys->records[i]);
-		if (status || !*keys->records[i].found || !options->refuse_abandoned)
+			status = record_read(&keys->locks[i]);
+		if (status || !*keys->locks[i].record->found || !options->refuse_abandoned)
 			continue;
 		status = IN_DOUBT;
 		if (!options->quiet)
 			say(0,
 			    "%s: the last holder died in the middle: %s; see what it left, then "
 			    "keylock --forget",
-			    show(keys->locks[i].key, shown), keys->records[i].found);
+			    show(keys->locks[i].key, shown), keys->locks[i].record->found);
 	}
 	for (size_t i = 0; i < keys->count && !status && !options->shared; i++)
 		if (!keys->locks[i].guest)
-			status = record_write(directory, &keys->locks[i], &keys->records[i],
+			status = record_write(&keys->locks[i],
 			                      options->command ? *options->command : "--hold");
 	return status;
 }
 
 /* Settle the records by how the command ended, or by `cause`. */
 static void
-records_end(const struct options *options, const struct directory *directory, struct keys *keys,
-            const struct ending *ending, const char *cause)
+records_end(const struct options *options, const struct keys *keys, const struct ending *ending,
+            const char *cause)
 {
 	char text[32];
 
@@ -4360,82 +3977,45 @@ records_end(const struct options *options, const struct directory *directory, st
 	if (ending->error)
 		strcpy(text, "unknown"); /* how it ended */
 	for (size_t i = 0; i < keys->count; i++)
-		record_settle(directory, &keys->locks[i], &keys->records[i], ending->ran, cause,
+		record_settle(&keys->locks[i], ending->ran, cause,
 		              options->command ? *options->command : "--hold");
 }
 
-/*
- * Compose "NAME=" and those of the `count` texts that are not empty, each once, a line
- * each. Returns NULL where all are empty, or there is no memory: then *failed is set.
- */
-static char *
-variable_compose(const char *name, const char *const *texts, size_t count, bool *failed)
-{
-	static char small[512]; /* for one key, with no need of malloc(3) */
-	char *line = NULL;
-	size_t length = 0;
-	FILE *out;
-
-	if (count == 1 && !*texts[0])
-		return NULL;
-	if (count == 1 && strlen(name) + strlen(texts[0]) + 2 <= sizeof(small) && !*small) {
-		stpcpy(stpcpy(stpcpy(small, name), "="), texts[0]);
-		return small;
-	}
-	out = open_memstream(&line, &length);
-	for (size_t i = 0; out && i < count; i++) {
-		bool again = !*texts[i];
-
-		for (size_t j = 0; j < i; j++)
-			again = again || strcmp(texts[j], texts[i]) == 0;
-		if (!again)
-			fprintf(out, "%s%s%s", ftell(out) ? "\n" : name, ftell(out) ? "" : "=",
-			        texts[i]);
-	}
-	if (!out || fclose(out) != 0)
-		*failed = true;
-	return length ? line : NULL;
-}
-
-/*
- * Make the command's environment, KEYLOCK_KEY last, so that it can be left out. Returns
- * NULL where there is no memory. The first use of malloc(3) costs a run more than its
- * lock does, so that what is small is done without.
- */
+/* Make the command's environment, KEYLOCK_KEY first, so that it can be left out. Returns
+ * NULL where there is no memory. The first use of malloc(3) costs a run more than its lock
+ * does, so that what is small is done without. */
 static char **
-environment_make(const struct options *options, const struct keys *keys)
+environment_make(const char *key, const struct keys *keys)
 {
-	static char *small[256];
-	const char *doubt = keys->records->found;
-	const char **doubts = keys->count > 1 ? calloc(keys->count, sizeof(*doubts)) : &doubt;
-	size_t count = 0, kept = 0;
-	char **list = small, *line;
-	bool failed = !doubts;
+	static char *small[256], word[512];
+	size_t length = sizeof("KEYLOCK_KEY=") + strlen(key), count = 0, kept = 0;
+	char **list = small, *own = length > sizeof(word) ? malloc(length) : word, *doubts = NULL;
 
 	while (environ[count])
 		count++;
 	if (count + 3 > sizeof(small) / sizeof(*small))
 		list = calloc(count + 3, sizeof(*list));
-	for (size_t i = 0; list && i < count; i++)
+	if (!list || !own)
+		return NULL;
+	stpcpy(stpcpy(own, "KEYLOCK_KEY="), key);
+	list[kept++] = own;
+	for (size_t i = 0; i < keys->count; i++)
+		if (*keys->locks[i].record->found &&
+		    asprintf(&doubts, "%s%s%s", doubts ? doubts : "KEYLOCK_ABANDONED=",
+		             doubts ? "\n" : "", keys->locks[i].record->found) < 0)
+			return NULL;
+	if (doubts)
+		list[kept++] = doubts;
+	for (size_t i = 0; i < count; i++)
 		if (strncmp(environ[i], "KEYLOCK_KEY=", 12) != 0 &&
 		    strncmp(environ[i], "KEYLOCK_ABANDONED=", 18) != 0)
 			list[kept++] = environ[i];
-	for (size_t i = 0; !failed && keys->count > 1 && i < keys->count; i++)
-		doubts[i] = keys->records[i].found;
-	line = failed ? NULL : variable_compose("KEYLOCK_ABANDONED", doubts, keys->count, &failed);
-	if (line && list)
-		list[kept++] = line;
-	line = variable_compose("KEYLOCK_KEY", (const char *const *)options->keys,
-	                        options->key_count, &failed);
-	if (list)
-		list[kept] = line;
-	return failed ? NULL : list;
+	return list;
 }
 
 /* Do under the keys what is to be done under them. */
 static struct ending
-run_under(const struct options *options, const struct directory *directory, struct keys *keys,
-          mode_t came_umask)
+run_under(const struct options *options, const struct keys *keys, mode_t came_umask)
 {
 	bool records = options->refuse_abandoned || options->recover;
 	struct command command = {
@@ -4448,41 +4028,45 @@ run_under(const struct options *options, const struct directory *directory, stru
 	const char *cause = NULL;
 
 	if (options->action == FORGET)
-		return (struct ending){.status = forget(directory, keys->locks)};
+		return (struct ending){.status = forget(keys->locks)};
 	if (records)
-		ending.status = records_begin(options, directory, keys);
+		ending.status = records_begin(options, keys);
 	if (!ending.status && options->action == HOLD) {
 		ending = hold(&cause);
 	} else if (!ending.status) {
-		command.environment = environment_make(options, keys);
+		command.environment = environment_make(*options->keys, keys);
 		if (command.environment)
 			ending = command_run(&command, options->in_place);
 		else
 			ending.status = say(REFUSED, "memory: %s", strerror(ENOMEM));
 	}
 	if (records)
-		records_end(options, directory, keys, &ending, cause);
+		records_end(options, keys, &ending, cause);
 	return ending;
 }
 
 /* Make the list of the keys, in order. Returns false where there is no memory. */
 static bool
-keys_make(struct keys *keys, const struct options *options)
+keys_make(struct keys *keys, const struct options *options, struct directory *directory)
 {
 	static struct lock lock; /* most often there is one: see environment_make() */
 	static struct record record;
 	size_t count = keys->count = options->key_count;
+	struct record *records = count == 1 ? &record : calloc(count, sizeof(*records));
 
 	keys->locks = count == 1 ? &lock : calloc(count, sizeof(*keys->locks));
-	keys->records = count == 1 ? &record : calloc(count, sizeof(*keys->records));
-	if (!keys->locks || !keys->records)
-		return false;
-	for (size_t i = 0; i < count; i++) {
-		keys->locks[i].key = options->keys[i];
-		keys->locks[i].shared = options->shared;
-		keys->locks[i].slots = options->slots;
+	for (size_t i = 0; i < count && keys->locks && records; i++) {
+		keys->locks[i] = (struct lock){
+		    .directory = directory,
+		    .record = &records[i],
+		    .key = options->keys[i],
+		    .shared = options->shared,
+		    .slots = options->slots,
+		};
 		name_of_key(options->keys[i], keys->locks[i].name);
 	}
+	if (!keys->locks || !records)
+		return false;
 	keys_order(keys);
 	return true;
 }
@@ -4515,23 +4099,26 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 
 	if (result)
 		return result;
-	if (!keys_make(&keys, options))
+	if (!keys_make(&keys, options, directory))
 		return say(REFUSED, "memory: %s", strerror(ENOMEM));
 	hurried = true;
-	result = keys_acquire(directory, &keys, &wait, &failed);
+	result = keys_acquire(&keys, &wait, &failed);
 	turn_end(&looker);
+	if (result)
+		guests_leave(&keys);
 	if (result == CAUGHT)
 		return die_by(signals.caught);
 	if (result == TAKEN)
-		say_taken(options, directory, &keys.locks[failed]);
+		say_taken(options, &keys.locks[failed]);
 	if (result)
 		return result == TAKEN ? options->conflict_status : result;
 	took = (now() - took) / MILLISECOND;
 	if (options->verbose)
 		say(0, "%s: had, took %lld.%03lld s", show(*options->keys, shown),
 		    (long long)took / 1000, (long long)took % 1000);
-	ending = run_under(options, directory, &keys, came_umask);
-	keys_release(directory, &keys, keys.count, options->linger || has_died(&ending));
+	ending = run_under(options, &keys, came_umask);
+	keys_release(&keys, keys.count, options->linger || has_died(&ending));
+	guests_leave(&keys);
 	hurried = false;
 	if (ending.error) { /* as any program does, with signals let in */
 		mask_set(&signals.came_mask, NULL);
@@ -4564,7 +4151,7 @@ main(int argc, char **argv)
 	if (options.action == RUN || options.action == HOLD || options.action == FORGET)
 		return run(&options, &directory, came_umask);
 	if (options.action == PIN)
-		return pin(&directory, *options.keys);
+		return pin(&directory, *options.keys, options.wait);
 	/* What only looks is ended by signals as any program is. */
 	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 	directory.look_only = true;
@@ -4572,7 +4159,8 @@ main(int argc, char **argv)
 	case SHOW_HELP:
 		return print_help();
 	case SHOW_VERSION:
-		return print("keylock " VERSION "\n", strlen("keylock " VERSION "\n"));
+		puts("keylock " VERSION);
+		return printed();
 	case SHOW_PATH:
 		return print_path(&directory, *options.keys);
 	default:
