@@ -87,6 +87,7 @@ bit pinned;			/* and whether it is */
 byte ino[4];			/* inode of the contender's main description, */
 byte gate, pres, tick;		/* who has there byte 0, byte 1, a ticket, */
 byte guest, clears;		/* byte 2 for reading, for writing, */
+byte ended;			/* byte 5, */
 byte ex, sh;			/* the flock */
 byte tidies[4];			/* inode of the description that tidies, */
 byte ygate, yex;		/* who has there byte 0, the flock */
@@ -118,6 +119,13 @@ hidden byte i, j;
 #define EXCLUSIVE	((M0 & SHARED -> 0 : 1) | (M1 & SHARED -> 0 : 2) | (M2 & SHARED -> 0 : 4) | (M3 & SHARED -> 0 : 8))
 
 #define GUESTS(i)	(!NO_LOOK && OTHERS(guest | clears, i))
+/* Who has ended before its guests, among whom I was or asked to be: its lock, that I inherited. */
+#define HOSTS	(ON(ended, 1) & ancestors)
+/* The last of them lets it go. */
+#define LEAVE_HOST(label) \
+	TEST(!NO_LEAVE && HOSTS && !ON(guest | clears, 1), skip, skip, label); \
+	STEP(true, ex = ex & ~HOSTS); \
+	STEP(true, pres = pres & ~HOSTS; ended = ended & ~HOSTS)
 
 /* Who of a set holds by such a lock the inode that is asked for. */
 #define HOLDS(set, by)	(lives & (set) & (ON((NO_PROOF -> 15 : pres) & (by), ino[me]) | (NO_PROOF -> TRIED(ino[me]) : 0)))
@@ -156,7 +164,8 @@ inline drop_bytes() {
 	ticket_back();
 	wait_over();
 	gate = gate & ~ME; pres = pres & ~ME;
-	guest = guest & ~ME; clears = clears & ~ME
+	guest = guest & ~ME; clears = clears & ~ME;
+	ended = ended & ~ME
 }
 
 inline drop_flock() {
@@ -215,6 +224,7 @@ proctype contender(byte me; byte mode; byte host; byte ancestors) {
 	bit dmn;		/* a daemon has the main description too */
 	bit kept;		/* the lock is left to what the command left */
 	bit past;		/* the gate that somebody is stopped in */
+	bit nested;		/* it was a guest */
 	byte q;			/* who is looked at; 1 + whose ticket is waited for */
 	bit sure;		/* ghost: ticket drawn on the named file */
 
@@ -267,11 +277,13 @@ look:
 	if
 	:: d_step { q < 4 && HOLDS(ancestors & BIT(q), COVERS) -> q = 0 }
 	:: d_step { q < 4 && !HOLDS(ancestors & BIT(q), COVERS) -> q++ }; goto look
-	:: d_step { q == 4 -> q = 0; guest = guest & ~ME; pres = pres & ~ME; unlock() }; goto enter
+	:: d_step { q == 4 -> q = 0; guest = guest & ~ME; pres = pres & ~ME; unlock() }; goto refused
 	KILL
 	fi;
 	STEP(true, pres = pres | ME);
 	goto recheck;
+refused:
+	LEAVE_HOST(enter);
 #endif
 
 enter:
@@ -356,7 +368,8 @@ start:
 		if
 		:: guest & ME ->
 			assert(((runx | runs) & ~ancestors) == 0);
-			rung = rung | ME
+			rung = rung | ME;
+			nested = 1
 		:: else ->
 			assert(runx == 0 && (rung & ~BELOW) == 0 && (runs == 0 || (mode & SHARED)));
 			assert((before[me] & ((mode & SHARED) -> EXCLUSIVE : 255)) == 0);
@@ -387,14 +400,25 @@ start:
 	fi;
 
 release:
-	TEST(!kept && GUESTS(ino[me]) == 0 && !RELEASE_BY_CLOSE, skip, kept = dmn && !RELEASE_BY_CLOSE; excused = (excused | kept), closes);
-	STEP(true, unlock(); guest = guest & ~ME);
+	/* Beside an exclusive holder only its guests are present. */
+	TEST(!kept && ((mode & SHARED) || (guest & ME) || OTHERS(pres, ino[me]) == 0) && !RELEASE_BY_CLOSE,
+	     skip, excused = (excused | (kept && dmn)); ended = ended | (kept || RELEASE_BY_CLOSE -> 0 : ME), closes);
+	/* Were the lock given up first, another could take it, and see this presence for a guest's. */
+	STEP(true, pres = (UNLOCK_FIRST -> pres : pres & ~ME); guest = guest & ~ME);
+	STEP(true, unlock());
 	STEP(true, pres = pres & ~ME);
 closes:
 	if
 	:: dmn
 	:: !dmn -> close_main()
 	fi;
+#if A0 | A1 | A2 | A3
+	if
+	:: nested -> nested = 0
+	:: !nested -> goto tidy
+	fi;
+	LEAVE_HOST(tidy);
+#endif
 	goto tidy;
 
 giveup:
@@ -438,7 +462,8 @@ done:
 	if
 	:: d_step { !dmn -> rest() }; goto idle
 	:: d_step { dmn -> lives = lives & ~ME }; goto orphan
-	:: d_step { dmn && !kept -> rest() }; goto forever
+	/* Where a guest was killed, or its command died, none is the last to let a host's lock go. */
+	:: d_step { dmn && !kept && !((ended & ME) && (KILLS || DIES)) -> rest() }; goto forever
 	fi;
 
 #if USED & (PINNER | CAREFUL)
@@ -486,7 +511,8 @@ dead:
 orphan:
 	if
 	:: ino[me] == 0
-	:: ino[me] != 0 -> close_main()
+	/* Whoever runs below has the description, too. */
+	:: ino[me] != 0 && !((ended & ME) && (lives & BELOW)) -> close_main()
 	fi;
 	KERNEL(rest());
 	goto idle;
