@@ -48,12 +48,13 @@ mkdir "$PARALLEL_HOME"
 
 cc=${CC:-$(command -v musl-gcc || echo cc)}
 echo 'int main(void) { return 0; }' >"$build/true.c"
-for source in "$here/bench.c" "$here/floor.c" "$build/true.c"; do
+printf '#include <unistd.h>\nint main(void) { return usleep(10000); }\n' >"$build/nap.c"
+for source in "$here/bench.c" "$here/floor.c" "$build"/{true,nap}.c; do
 	name=${source##*/} name=${name%.c}
-	"$cc" -std=c11 -O2 -static -o "$build/$name" "$source" 2>/dev/null ||
-		"$cc" -std=c11 -O2 -o "$build/$name" "$source" || fail "$source does not compile"
+	"$cc" -std=gnu11 -O2 -static -o "$build/$name" "$source" 2>/dev/null ||
+		"$cc" -std=gnu11 -O2 -o "$build/$name" "$source" || fail "$source does not compile"
 done
-true=$build/true floor=$build/floor
+true=$build/true nap=$build/nap floor=$build/floor
 
 # Copies, so that a build meanwhile does not end in half a measure; keys of its own for each.
 binaries=()
@@ -265,7 +266,9 @@ crowd 'KEY true, key free : flock' 0.28 "$single" 1 key "$true" :: 1 flock "$fil
 crowd '-F KEY true : flock -F' 0.25 "$single" 1 -F key "$true" :: 1 flock -F "$file" "$true"
 crowd "$crowd contenders at once on one key : floor" 1.25 "$crowds" "$crowd" key "$true" :: "$crowd" "$floor" "$file" "$true"
 crowd "$crowd contenders at once on one key : flock" '' "$crowds" "$crowd" key "$true" :: "$crowd" flock "$file" "$true"
-crowd "$crowd contenders on 4 slots : $((crowd / 4)) on one key" 1.25 "$crowds" "$crowd" -j 4 key "$true" :: $((crowd / 4)) KEYLOCK key "$true"
+# With "true" that is as many processes at once as there are processors; a command that waits shows the queue.
+crowd "$crowd contenders on 4 slots : $((crowd / 4)) on one key" '' "$crowds" "$crowd" -j 4 key "$true" :: $((crowd / 4)) KEYLOCK key "$true"
+crowd "$crowd on 4 slots, 10 ms each : $((crowd / 4)) on one key" 1.25 "$crowds" "$crowd" -j 4 key "$nap" :: $((crowd / 4)) KEYLOCK key "$nap"
 line ' : floor' 1.15 "$turns" 1 key :: 1 "$floor" "$file"
 line ' : flock' '' "$turns" 1 key :: 1 flock "$file"
 mkdir "$shm/keylock0/full"
