@@ -160,7 +160,8 @@ is_utf8(const char *text, bool for_terminal)
 	setlocale(LC_CTYPE, "C.UTF-8");
 	count = mbstowcs(wide, text, KEY_MAX_BYTES);
 	for (size_t i = 0; count != (size_t)-1 && i < count; i++)
-		if ((for_terminal && (wide[i] < 0x20 || (wide[i] >= 0x7f && wide[i] < 0xa0))) ||
+		if ((for_terminal && (wide[i] < 0x20 || (wide[i] >= 0x7f && wide[i] < 0xa0) ||
+		                      wide[i] == 0x2028 || wide[i] == 0x2029)) ||
 		    (wide[i] >= 0xd800 && wide[i] < 0xe000) || wide[i] > 0x10ffff)
 			return false;
 	return count != (size_t)-1;
@@ -403,7 +404,7 @@ check_fdinfo(const char *bytes, size_t size)
 	snprintf(line, sizeof(line), "lock:\t1: OFDLCK  ADVISORY  WRITE -1 00:1c:%d %lld %lld\n",
 	         812, (long long)number, (long long)number);
 	seat_line(&seat, line);
-	MUST(seat.inode == 812 && seat.major == 0 && seat.minor == 0x1c);
+	MUST(seat.inode == 812 && seat.device == makedev(0, 0x1c));
 	MUST(!seat.flocked && !seat.present && !seat.guest);
 	MUST(seat.ticket == (number >= TICKETS && number < LAST_TICKET ? number : 0));
 }
@@ -533,22 +534,30 @@ row_shown(char *key, const char *command, bool json, size_t *size)
 {
 	char path[PATH_MAX];
 	struct directory directory = {.path = path};
-	struct holder holders[2] = {{.pid = 7919}, {.pid = 812}};
-	struct row row = {.name = "x", .key = key, .slot = 1, .state = "held", .count = 2};
-	int widths[COLUMNS] = {0};
-	char *text = NULL;
-	FILE *out = open_memstream(&text, size);
+	struct seat holders[2] = {{.pid = 7919}, {.pid = 812}};
+	struct row row = {.name = "x", .key = key, .slot = 1, .state = "held", .command = command};
+	char *text = NULL, *cells = NULL;
+	FILE *saved = stdout;
 
-	if (!out)
-		abort();
 	snprintf(path, sizeof(path), "%s", key);
-	row.holders = holders;
-	row.command = command;
+	row.holders = (struct seats){.list = holders, .count = 2};
+	stdout = open_memstream(&cells, size);
+	row_cells(&row, stdout);
+	fclose(stdout);
+	stdout = open_memstream(&text, size);
 	if (json)
-		row_json(&row, &directory, out);
+		row_json(&row, &directory);
 	else
-		row_table(&row, widths, out);
-	fclose(out);
+		MUST(print_table(cells, *size, 1));
+	fclose(stdout);
+	stdout = saved;
+	free(cells);
+	if (!json) { /* the titles are above it */
+		cells = text;
+		text = strdup(strchr(cells, '\n') + 1);
+		free(cells);
+		*size = strlen(text);
+	}
 	return text;
 }
 

@@ -1,125 +1,75 @@
 #!/usr/bin/env bash
 #
-# mutants.sh [quick|long] [NAME...] - the torture and the tests find broken keylocks
+# mutants.sh [quick|long] [NAME...] - the tests find broken keylocks
 #
 # Builds keylocks that are broken on purpose, each by a change to one or two functions
-# of keylock.c, and runs what must find each of them out: the torture (tests/proof/torture.c)
-# up to its first fault, or tests of one bats file. keylock itself must pass all of
-# that. A change that does not fit the source any more is a failure, too. With long,
-# each detector runs five times, and how often it found its mutant out is told. NAMEs:
-# only these.
-
-# shellcheck disable=SC2016 # what is in single quotes is perl's
+# of keylock.c, and runs what must find each of them out: the tests of a suite whose
+# names match. keylock itself must pass all of that. A change that does not fit the
+# source any more is a failure, too. NAMEs: only these. Quick or long is the same.
 
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-unset KEYLOCK_DIR KEYLOCK_KEY KEYLOCK
-size=${1:-quick}
-case $size in
-quick) times=1 ;;
-long) times=5 ;;
-*)
-	echo 'usage: mutants.sh [quick|long] [NAME...]' >&2
-	exit 64
-	;;
-esac
-[ $# -eq 0 ] || shift
+unset KEYLOCK_DIR KEYLOCK_KEY KEYLOCK KEYLOCK_LONG
+[[ ${1-} != quick && ${1-} != long ]] || shift
 only=" $* "
 
-base=/dev/shm
-[ -d "$base" ] && [ -w "$base" ] || base=${TMPDIR:-/tmp}
-work=$(mktemp -d "$base/mutants.XXXXXX") || exit 1
+# Not in /tmp, which tests mount something over.
+work=$(mktemp -d -p "$([ -w /dev/shm ] && echo /dev/shm)" mutants.XXXXXX) || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
-begin=$SECONDS
+begin=$SECONDS number=100 build=(cc -O1 -std=c11 -w -o)
 
-cc -O2 -static -o "$work/torture" tests/proof/torture.c 2>/dev/null ||
-	cc -O2 -o "$work/torture" tests/proof/torture.c || exit
+# The tests do not wait for long for what no mutant does.
+cp -r tests "$work/tests" && sed -i -E 's/(wait_for|-w) [23]0/\1 5/' "$work"/tests/*.ba* &&
+	"${build[@]}" "$work/keylock" keylock.c || exit
 
-# in_function FUNCTION CHANGE...: standard input with each CHANGE, a substitution of
-# perl's, made in the body of its FUNCTION ("-": anywhere).
+# FUNCTION: OLD => NEW...: standard input with OLD, whatever blanks are between its words,
+# replaced in the body of that FUNCTION ("-": anywhere). Without OLD, NEW is done first.
 cat >"$work/change.pl" <<'PERL'
 undef $/;
 my $source = <STDIN>;
-while (my ($function, $change) = splice @ARGV, 0, 2) {
+for (@ARGV) {
+	my ($function, $old, $new) = /^(\S+): (.*?) ?=> ?(.*)$/ or die "$_: no change\n";
 	my ($before, $body, $after) = ("", $source, "");
 	if ($function ne "-") {
-		$source =~ /^\Q$function\E\([^;{]*\)\n\{\n.*?^\}\n/ms
+		$source =~ /^\Q$function\E\([^;{]*\)\n\{.*?^\}\n/ms
 			or die "there is no function $function any more\n";
 		($before, $body, $after) = ($`, $&, $');
 	}
-	local $_ = $body;
-	eval($change) or die "$@$function: $change does not fit any more\n";
-	$source = $before . $_ . $after;
+	my $words = join '\s*', map { /\w/ ? "\\b$_\\b" : quotemeta } $old =~ /\w+|\S/g;
+	($old eq "" ? $body =~ s/\{/{ $new/ : $body =~ s/$words/$new/g) or die "$_: does not fit any more\n";
+	$source = $before . $body . $after;
 }
 print $source;
 PERL
 
-# --- detectors: DETECTOR KEYLOCK WORD...; fail when they find something out ---
-
-# The torture: RUNS and options, for what is not found at once in all that it does.
-torture() {
-	local keylock=$1 runs=$2 dir status=0
-	shift 2
-	dir=$(mktemp -d "$work/run.XXXXXX") || return
-	KEYLOCK_DIR=$dir/keys TMPDIR=$dir "$work/torture" -x "$@" "$keylock" "$runs" || status=$?
-	rm -rf "$dir"
-	return "$status"
+# detector KEYLOCK TESTS SUITE PATTERN >LOG: fails when the tests find something out.
+detector() {
+	KEYLOCK=$1 bats --filter "$4" "$2/$3.bats" 2>&1
 }
 
-# The tests of a bats file whose names match.
-tests() {
-	KEYLOCK=$1 bats --filter "$3" "tests/$2.bats"
-}
-
-# --- one mutant ---
-
-# mutant NAME DETECTOR FUNCTION CHANGE...: DETECTOR is a line of words.
-mutant() {
-	[ "$only" = '  ' ] || [[ $only == *" $1 "* ]] || return 0
-	detectors[$2]=1
-	in_background try_mutant "$@"
-}
-
+# try_mutant NAME SUITE PATTERN CHANGE...
 try_mutant() {
-	local name=$1 detector=$2 found=0 round words after=()
-	shift 2
-	read -ra words <<<"$detector"
-	if ! perl "$work/change.pl" "$@" <keylock.c >"$work/$name.c" 2>"$work/$name.log" ||
-		! cc -O1 -std=c11 -w -o "$work/$name" "$work/$name.c" 2>>"$work/$name.log"; then
-		echo "$name: NOT BUILT: $(head -n 1 "$work/$name.log")"
-		return
-	fi
-	for ((round = 0; round < times; round++)); do
-		if "${words[0]}" "$work/$name" "${words[@]:1}" >"$work/$name.log" 2>&1; then
-			after+=(never)
-			continue
-		fi
-		found=$((found + 1))
-		after+=("$(sed -n 's/^torture: \([0-9]*\) runs in .*/\1 runs/p' "$work/$name.log")")
-	done
-	if [ "$found" -eq "$times" ]; then
-		echo "$name: found out by $detector$(printf ', %s' "${after[@]}"): $(reason "$name")"
+	local name=$1 suite=$2 pattern=$3 file=$work/mutant.$1 start=$SECONDS
+	shift 3
+	if ! perl "$work/change.pl" "$@" <keylock.c >"$file.c" 2>"$file.log" ||
+		! "${build[@]}" "$file" "$file.c" 2>>"$file.log"; then
+		echo "$name: NOT BUILT: $(head -n 1 "$file.log")"
+	elif ! KEYLOCK_TEST_LIMIT=12 detector "$file" "$work/tests" "$suite" "$pattern" >"$file.log" && grep -q '^not ok' "$file.log"; then
+		echo "$name: found out in $((SECONDS - start)) s by $suite: $(grep -a '^not ok' "$file.log" | head -n 1)"
 	else
-		echo "$name: NOT FOUND OUT by $detector, $found of $times times$(printf ', %s' "${after[@]}")"
+		echo "$name: NOT FOUND OUT by $suite: $pattern: $(tail -n 1 "$file.log")"
 	fi
+	rm -f "$file" "$file.c"
 }
 
-# What the detector said first.
-reason() {
-	grep -aE '^torture: wave|^not ok' "$work/$1.log" | head -n 1 | cut -c 1-100
-}
-
-# keylock itself has to pass each detector that was used.
-declare -A detectors
+# control SUITE PATTERN LOG: keylock itself has to pass each detector that was used.
 control() {
-	local words
-	read -ra words <<<"$1"
-	if "${words[0]}" "$work/keylock" "${words[@]:1}" >"$work/control.$2" 2>&1; then
-		echo "keylock itself: passes $1"
+	if detector "$work/keylock" tests "$1" "$2" >"$3" && grep -q '^ok' "$3"; then
+		echo "keylock itself: passes $1: $2"
 	else
-		echo "keylock itself: NOT PASSED: $1"
-		cat "$work/control.$2"
+		echo "keylock itself: NOT PASSED: $1: $2"
+		cat "$3"
 	fi
 }
 
@@ -131,75 +81,150 @@ in_background() {
 	number=$((number + 1))
 	"$@" >"$work/out.$number" &
 }
-number=100
 
-# --- the mutants ---
+declare -A detectors
+mutant=()
+take_mutant() {
+	[ ${#mutant[@]} -gt 0 ] || return 0
+	[ "$only" = '  ' ] || [[ $only == *" ${mutant[0]} "* ]] || return 0
+	detectors["${mutant[1]} ${mutant[2]}"]=1
+	in_background try_mutant "${mutant[@]}"
+}
 
-# A stuck key is known after 10 s; the longest queue of the torture takes 1 s.
-T='torture 6000 -t10'
-
-# Who takes a lock does not see whether the file still has its name.
-mutant no-recheck "$T -p6 -k0" lockfile_recheck 's/\{\n/{\n\treturn 0;\n/'
-# Who leaves removes the file though others wait for it, ...
-mutant tidy-before-waiters "$T" lockfile_tidy \
-	's/byte_held\(fd, F_WRLCK, PRESENCE, 0\) < 0/true/g'
-# ... or even have it.
-mutant tidy-blind "$T" lockfile_tidy \
-	's/byte_held\(fd, F_WRLCK, PRESENCE, 0\) < 0/true/g &&
-		s/flock\(fd, LOCK_EX \| LOCK_NB\) == 0/true/'
-# The name goes after the lock and the gate, for which there is a moment more.
-mutant late-unlink "$T -p6 -k0" lockfile_tidy \
-	's/\{\n/{\n\tbool late = false;\n/ && s/unlinkat\(directory->fd, name, 0\)/(late = true, 0)/ &&
-		s/(.*\tclose\(fd\);\n)/$1\tif (late) {\n\t\tusleep(500);\n\t\tunlinkat(directory->fd, name, 0);\n\t}/s'
-# Nobody enters the gate to tidy.
-mutant tidy-without-gate "$T -p3 -w2" lockfile_tidy 's/byte_try\(fd, F_WRLCK, GATE, 1\)/0/'
-# The lock is let go while the command runs.
-mutant early-unlock "$T" command_run \
-	's/(\tforward_early\(child\);\n)/$1\tflock(command->locks[0].fd, LOCK_UN);\n/'
-# Nobody draws a ticket: the kernel lets newcomers in.
-mutant no-tickets "$T" ticket_draw 's/\{\n/{\n\treturn 0;\n/' \
-	turn_await 's/if \(!ahead\)/if (true)/'
-# Newcomers do not look at the tickets.
-mutant newcomers-first "$T" lock_take 's/last \? EAGAIN : request/request/'
-# The file is emptied when it is opened, a record with it.
-mutant truncate "$T -k2" - 's/LOCKFILE_FLAGS = O_RDWR/LOCKFILE_FLAGS = O_RDWR | O_TRUNC/'
-# The command does not get the lock.
-mutant not-handed-on "$T" become 's/\n\t\tif \(fcntl\(.*?F_DUPFD.*?\) < 0\)/\n\t\tif (0)/'
-# A daemon that has the description keeps the key.
-mutant no-unlock "$T" lock_release 's/error = request\(&unlock, false\)/error = 0/'
-# Nobody waits for nested runs.
-mutant guests-alone "$T -p6 -k0" guests_leave 's/\{\n/{\n\treturn true;\n/'
-# A holder is not seen to be one.
-mutant no-presence "tests looking held.for.longer" presence_take 's/\{\n/{\n\treturn 0;\n/'
-# Cleaners take the file for an old one.
-mutant not-sticky "$T" - 's/S_ISVTX/0/g'
-# The record outlives a good end, or is ended by a bad one.
-mutant record-stays "$T -k2" record_settle 's/ftruncate\(lock->fd, 0\) < 0/false/'
-mutant record-goes "$T -k2" record_settle 's/else if \(cause\)/else if (false)/'
-# Two keys are taken in the order of the command line.
-mutant unsorted "$T -p6 -k0" keys_order 's/\{\n/{\n\treturn;\n/'
-# One slot more than there are.
-mutant one-slot-more "$T -p8 -k3" slots_acquire \
-	's/count = \(size_t\)lock->slots/count = (size_t)lock->slots + 1/'
-# The file with the queue is not seen to have lost its name.
-mutant slots-no-recheck "tests slots lost.its.name" \
-	slots_take 's/error = lockfile_recheck\(directory, queue\)/error = 0/'
-# The files of slots, and with the first one the queue, go while others come to them, for
-# which there is time.
-mutant slots-tidy-without-gate "$T -p8 -k3" - 's/\nstatic void\nlockfile_tidy/\nstatic bool ungated;\n$&/' \
-	lockfile_tidy 's/byte_try\(fd, F_WRLCK, GATE, 1\)/ungated ? 0 : $&/ &&
-		s/unlinkat\(/usleep(ungated ? 1000 : 0), $&/' \
-	keys_release 's/\{\n/{\n\tungated = keys->locks->slots > 1;\n/'
-
-cc -O1 -std=c11 -w -o "$work/keylock" keylock.c || exit
+# A mutant is its name, the suite and the pattern, and its changes, the second on a line of its own.
+while IFS= read -r line; do
+	case $line in
+	'#'*) ;;
+	$'\t'*) mutant+=("${line#?}") ;;
+	*)
+		take_mutant
+		read -r name suite pattern change <<<"$line"
+		mutant=("$name" "$suite" "$pattern" "$change")
+		;;
+	esac
+done <<'MUTANTS'
+# Lockfile
+name-not-compared refused loses.its.name lock_acquire: renamed = lockfile_recheck => renamed = 0 && lockfile_recheck
+taken-without-gate waiting gate.is.closed lock_take: error = byte_have(fd, F_WRLCK, GATE, wait) => error = 0
+early-unlock lifetime free.and.their.files command_run: return => flock(command->locks->file.fd, LOCK_UN); return
+no-tickets waiting stream.of.arrivals ticket_draw: return byte_have(fd, F_WRLCK, lock->ticket, wait) => return 0
+not-in-turn waiting stream.of.arrivals turn_await: => return 0;
+newcomer-blind-to-tickets waiting shared.holders.keep lock_take: is_held(fd, GUESTS, 0) => is_held(fd, GUESTS, GUESTS + 1)
+newcomer-blind-to-guests nesting whatever.became lock_take: is_held(fd, GUESTS, 0) => is_held(fd, TICKETS, 0)
+waiter-blind-to-guests nesting whatever.became lock_await: is_held(fd, GUESTS, GUESTS + 1) => false
+no-presence-at-once several one.taken.nothing lock_take: byte_have(fd, F_RDLCK, PRESENCE, wait) => 0
+no-presence-after-waiting nesting had.to.wait lock_await: byte_have(fd, F_RDLCK, PRESENCE, wait) => 0
+truncated directory rule.6 -: LOCKFILE_FLAGS = O_RDWR => LOCKFILE_FLAGS = O_RDWR | O_TRUNC
+created-at-first directory fs.protected_regular lockfile_open: LOCKFILE_FLAGS) => LOCKFILE_FLAGS | O_CREAT, 0600)
+not-sticky directory rule.5:.the.file lockfile_make: S_ISVTX => 0
+not-handed-on lifetime keylock.is.killed:.its.command become: F_DUPFD, FIRST_COMMAND_FD => F_GETFD
+daemon-keeps-the-key lifetime ended.by.itself lock_release: flock(fd, LOCK_UN) => 0
+unlocks-beside-guest nesting flock.1..finds lock_release: !is_held(fd, PRESENCE, PRESENCE + 1) => true
+ended-not-told nesting last.guest.lets lock_release: byte_try(fd, F_RDLCK, ENDED) => 0
+last-guest-keeps-the-key nesting last.guest.lets guest_leave: flock(seats.list[i].fd, LOCK_UN) => 0
+tidy-blind-to-tickets hostile ticket.or.presence lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, PRESENCE, TICKETS)
+tidy-blind-to-guests nesting whatever.became lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, TICKETS, 0)
+tidy-looks-once nesting removal.stopped lockfile_tidy: LOCK_NB) == 0 && !is_held(fd, PRESENCE, 0) => LOCK_NB) == 0
+tidy-without-gate waiting gate.is.closed lockfile_tidy: byte_try_again(fd, F_WRLCK, GATE) == 0 => true
+tidy-another-file nesting came.to.tidy lockfile_tidy: named.st_ino == file.st_ino => true
+tidy-late lifetime nobody.ever lockfile_tidy: removed = unlinkat(directory->fd, name, 0) == 0 => removed = true
+	lockfile_tidy: close(fd) => close(fd), removed && (usleep(5000), unlinkat(directory->fd, name, 0))
+tidy-the-pinned hold makes.the.file lockfile_tidy: !(file.st_mode & PINNED) => true
+tidy-the-record record run.without.-A lockfile_tidy: file.st_size == 0 => true
+# Record
+record-stays record end.by.itself record_settle: error = record_put(fd, NULL, 0, 0) => error = 0
+record-goes record end.by.itself record_settle: !cause => true
+record-of-a-guest record with.-r.the.outer records_begin: if (!keys->locks[i].guest) => if (true)
+record-of-another record only.its.own record_settle: memcmp(there, record->own, RECORD_SIZE) != 0 => false
+record-not-on-disk record is.on.disk record_put: fdatasync(fd) < 0 => false
+# Slots
+one-slot-more slots N.hold.at.once keys_make: .slots = options->slots => .slots = options->slots ? options->slots + 1 : 0
+slot-blind-to-guests nesting slot.of.a.guest slot_take: is_held(fd, PRESENCE, GUESTS + 1) => false
+	slot_take: is_held(fd, GUESTS, GUESTS + 1) => false
+slot-without-gate slots somebody.stopped.in slot_take: if (!gated) error = byte_try(fd, F_WRLCK, GATE) => error = 0
+slot-name-not-compared refused loses.its.name slot_try: renamed = lockfile_recheck => renamed = 0 && lockfile_recheck
+queue-name-not-compared slots stands.in.the.line slots_take: error = lockfile_recheck => error = 0 && lockfile_recheck
+slots-blind-to-tickets slots nobody.passes slots_take: is_held(fd, TICKETS, 0) ? EAGAIN : => false ? EAGAIN :
+slots-not-in-turn slots in.the.order slots_take: error = turn_await(lock, wait) => error = 0
+slots-not-retried hostile looks.no.more slots_await: left < pause ? left : pause => left
+slots-awake slots come.and.gone slots_await: read(slots_events, ignored, sizeof(ignored)) > 0 => false
+keys-unsorted several in.the.order.of keys_order: qsort => (void)sizeof
+# Nesting
+no-second-look nesting beside.the.next.one nest: ancestor_holds(looker, lineage, file.fd, seat) => true
+presence-not-needed nesting by.nothing.else holds: seat->present && => true &&
+flock-alone-believed nesting by.nothing.else holds: return => return seat->flocked ||
+guest-byte-alone-believed nesting by.nothing.else holds: return => return seat->guest ||
+inode-without-device nesting mounted.over ancestor_holds: found->device == own.device => true
+nested-name-not-compared nesting becomes.nameless nest: result = lockfile_recheck => result = 0 && lockfile_recheck
+guest-without-byte nesting whatever.became nest: byte_try_again(file.fd, F_RDLCK, GUESTS) == 0 => true
+guest-without-presence nesting finds.the.guest nest: byte_try_again(file.fd, F_RDLCK, PRESENCE) == 0 => true
+reader-without-lock nesting passed.one.who nest: flock(file.fd, LOCK_SH | LOCK_NB) == 0 => true
+exclusive-under-shared nesting exclusive.inside.shared nest: (lock->shared || !shared) => true
+one-slot-of-all nesting a.stranger.the.other look_for_ancestors: held == count => held > 0
+inherited-not-seen nesting by.flock.1. lineage_holder: seat->inherited && => false &&
+# Cycles, signals, the command, options
+all-in-a-cycle-told cycles scripts.that.lock cycle_look: byte_try_again(looker->turn, F_WRLCK, CYCLE) == 0 => true
+	cycle_look: again = cycle_find(looker->directory, wait) => again = cycle_find(looker->directory, wait), usleep(200000)
+cycle-of-one-process cycles closed.descriptors search_go_on: pid = parent) => pid = 0)
+first-key-not-looked cycles alone.closes look_around: related || wait->early => related
+false-cycle cycles one.of.several.slots search_add: || waiter->for_slots =>
+stop-signals-lost slots signal.ends.or.stops stop_by: sigismember(&pending, SIGCONT) != 1 => false
+waiter-deaf terminal leaves.the.line signals_let_in: => return;
+wait-slept-over signals last.look.for.one on_signal: timer_settime(signals.timer, 0, &soon, NULL) => 0
+mask-not-given-back signals reach.the.command.as become: mask_set(&signals.came_mask, NULL) => (void)0
+dead-frees-the-key lifetime command.that.died has_died: => return false;
+group-of-its-own terminal end.a.command.in.a.process.group forward: && !apart =>
+sent-back signals not.sent.back forward: info->si_pid == child => false
+done-not-heeded hold without.the.line hold: input.done ? NULL : => false ? NULL :
+-x-does-not-win command_line the.last.one.wins parse_option: options->shared = false => (void)0
+# Directory
+open-to-all directory not.sticky.is.refused directory_check: !(file.st_mode & S_ISVTX) => false
+anybodys-default directory belongs.to.another directory_check: file.st_uid != geteuid() => false
+linked-default directory rule.1:.a.default.directory.that.is directory_open: (directory->named ? 0 : O_NOFOLLOW) => 0
+private-tmp directory service.s.own directory_choose: shared || !tmp_is_private() => true
+network directory rule.8 directory_check: if (network) => if (false)
+# The faults that were seen once, by their numbers. 1: above, blind to guests. No place in the
+# source any more have 10's dead field and 15's KEYLOCK_KEY with a name twice; 11's pause needs
+# a day, 14's time 2,000 waiters; 13's dead stack is not written to before it is read. Last: traps.
+2-guest-is-no-holder nesting finds.the.guest holds: (seat->flocked || seat->guest) => seat->flocked
+3-number-for-a-proof nesting without.its.own process_parent: => pid_t asked = *pid;
+	process_parent: " %*c %d", parent) == 1 => " %*c %d", parent) == 1 && (asked || (*parent = getppid()))
+4-look-that-blocks looking dead.file.system seats_of: fd = => fd = 0 * fstatat(dirfd(fds), entry->d_name, &(struct stat){0}, 0) +
+5-look-without-end looking on.all.bytes tickets_count: last = next => last = hit
+6-full-pipe waiting nobody.reads error_output: if (!hurried) => if (true)
+6-full-output hold full.output hold: count = ppoll => count = ends[1].fd >= 0 ? (ends[1].revents = POLLOUT) : ppoll
+7-hold-reads-deaf terminal hold.in.the.background hold: signals_let_in() => (void)0
+8-output-closed-first hold without.the.line hold: ends[1].fd = -1 => ends[1].events = 0
+	hold: ends[1].fd < 0 || !count => true
+9-stopped-for-good signals stopped.by.SIGSTOP command_wait: is_stop_signal(WSTOPSIG(status)) => true
+10-found-before-the-stop signals knows.nothing key_acquire: lock->file = => if (!lock->guest) lock->file =
+	key_acquire: lock->guest = false => (void)0
+	key_acquire: result = lock->slots > 1 => result = lock->guest ? COVERED : lock->slots > 1
+11-timer-runs-on slots who.waits.for.a.slot.sleeps slots_await: int error = timer_arm(FOREVER) => int error = 0
+12-forget-under-r record do.not.go.with parse_check: options->action == FORGET && nested => false
+14-cycle-through-a-guest cycles through.a.guest search_go_on: holds(holder) => holds(holder) && holder->flocked
+15-own-XFSZ-passed-on status full.or.has say: sigaddset(&own, SIGXFSZ) => (void)0
+15-interrupt-twice terminal not.yet.seen forward: signo == SIGINT || =>
+15-nested-keeps-shared nesting had.its.shared.lock nest: lockfile_close(&file) => (void)0
+15-out-of-memory refused no.timer waiting_begin: errno == EAGAIN ? EDQUOT : errno => errno == EAGAIN ? ENOMEM : errno
+15-reader-gone looking reader.that.has main: sigprocmask(SIG_SETMASK, &signals.came_mask, NULL) => (void)0
+15-small-stack status small.stack command_start: stack[8 * PATH_MAX] => stack[40 * PATH_MAX]
+16-no-word-of-a-free-key command_line how.long.it.took run: if (options->verbose) => if (options->verbose && took)
+17-foreign-file-emptied record not.keylock.s.own record_check: !(found->st_mode & S_ISVTX) => false
+17-foreign-file-pinned hold pin.leaves pin: status = record_check(&lock, &file) => status = fstat(lock.file.fd, &file)
+whole-file-believed nesting by.nothing.else seat_read: start > GATE => true
+gate-for-ever waiting for.the.gate lock_take: error && !(error == ETIMEDOUT && wait->nonblock) => error
+slot-gate-waited-for slots somebody.stopped.in slot_take: byte_try(fd, F_WRLCK, GATE) => request(&(struct request){.fd = fd, .type = F_WRLCK}, true)
+MUTANTS
+take_mutant
 for detector in "${!detectors[@]}"; do
-	in_background control "$detector" "$number"
+	# shellcheck disable=SC2086 # suite and pattern
+	in_background control $detector "$work/control.$number"
 done
 wait
-cat "$work"/out.*
-good=$(cat "$work"/out.* | grep -c ': found out by ')
-passed=$(cat "$work"/out.* | grep -c ': passes ')
-bad=$(cat "$work"/out.* | grep -c ': NOT ')
-echo "mutants: $good found out in $((times * good)) of $((times * good)) tries, keylock itself passes $passed detectors," \
-	"$bad failures, $((SECONDS - begin)) s"
+cat "$work"/out.* | tee "$work/all"
+good=$(grep -c ': found out in ' "$work/all")
+passed=$(grep -c ': passes ' "$work/all")
+bad=$(grep -c ': NOT ' "$work/all")
+echo "mutants: $good found out, keylock itself passes $passed detectors, $bad failures, $((SECONDS - begin)) s"
 [ "$bad" -eq 0 ] && [ "$good" -gt 0 ]

@@ -626,17 +626,16 @@ draw_command(struct run *run, int depth)
 
 	if (depth < DEEPEST && judge->count < RUNS - 8 && judge->nests && one_in(depth ? 3 : 6))
 		kids = 1 + one_in(3);
-	/* A guest that is not let in may leave a file, if it outlives its host. */
 	becomes = kids && !run->records && one_in(5);
 	for (int i = 0; i < kids; i++)
 		run->how[i] = becomes && i == kids - 1 ? 'e' : pick(2) || !wild ? 'w' : 'b';
 	run->end = pick(8) ? 0 : pick(2) ? 7 : 193 + (int)pick(63);
-	if (one_in(8) && (wild || (!kids && !run->records && judge->kind != EASY)))
+	if (one_in(8) && (wild || (!kids && !depth && !run->records && judge->kind != EASY)))
 		run->end = pick(2) ? -signals[pick(5)] : 129 + (int)pick(64);
 	if (wild && !run->close && !becomes && one_in(8))
 		run->worker = 100 + pick_size(13);
-	/* Where there are guests, or who asks to be one, a daemon may be left with the key. */
-	run->daemon = !judge->nests && !run->stays && ends_by_itself(run) && one_in(20);
+	/* Where somebody above was killed, a daemon keeps what it has inherited from there. */
+	run->daemon = !(wild && judge->nests) && !run->stays && ends_by_itself(run) && one_in(20);
 	NOTE(run, " {%ld us, %s %d}", run->work, run->end < 0 ? "signal" : "exit", abs(run->end));
 	if (run->worker)
 		NOTE(run, " leaves work of %ld us", run->worker);
