@@ -249,3 +249,33 @@ names_held() {
 	wait "$crowd"
 	[ "$(files)" = 0 ]
 }
+
+@test "no false alarm: who waits for one of several slots does not wait for each of their holders" {
+	party two -j 2 b -- a
+	hold -j 2 b
+	party one a -- -j 2 b
+	touch "$work/go"
+	# Both have looked by then.
+	sleep 2.5
+	[ ! -e "$work/one.status" ]
+	let_go
+	wait_for 20 test -s "$work/two.status"
+	[ "$(cat "$work/one.status" "$work/two.status")" = $'0\n0' ]
+}
+
+@test "P9 never stuck: a cycle that one -k alone closes, when all others have looked, is told" {
+	party two c -- a
+	hold b
+	"$KEYLOCK" -k b -k c a true 2>"$work/k.said" 3>&- 4>&- &
+	outer[k]=$!
+	wait_for 20 has_ticket $!
+	touch "$work/go"
+	sleep 1.5
+	[ ! -e "$work/two.status" ]
+	let_go
+	status=0
+	wait "${outer[k]}" || status=$?
+	expect 78
+	echo "$status" >"$work/k.status"
+	one_told k two
+}

@@ -99,14 +99,9 @@ is_over() {
 	done
 }
 
-@test "P9 --hold: an output that has no reader ends it; a full one keeps it from nothing" {
+@test "P9 --hold: a full output keeps it from nothing" {
 	local end full=$BATS_TEST_TMPDIR/full
-	hold_it
-	exec 6<&-
-	wait_for 20 is_dead "$holder"
-	is_over 0
-
-	mkfifo "$full"
+	mkfifo "$full" "$in"
 	exec 7<>"$full"
 	dd if=/dev/zero of="$full" oflag=nonblock bs=4096 2>/dev/null || :
 	for end in signal input; do
@@ -354,4 +349,17 @@ print(len(vectors), len({subprocess.check_output([*keylock, *vector]) for vector
 	expect 0
 	[ "${output% *}" = "${output#* }" ]
 	[ "${output% *}" -gt 100 ]
+}
+
+@test "--pin leaves a file alone that is not keylock's own, or has another name: 77" {
+	mkdir -m 700 "$KEYLOCK_DIR"
+	echo precious >"$KEYLOCK_DIR/foreign"
+	: >"$KEYLOCK_DIR/linked"
+	ln "$KEYLOCK_DIR/linked" "$BATS_TEST_TMPDIR/other"
+	chmod 640 "$KEYLOCK_DIR"/*
+	for key in foreign linked; do
+		run_keylock --pin "$key"
+		expect_message 77 "$KEYLOCK_DIR/$key: "
+		[ "$(stat -c %a "$KEYLOCK_DIR/$key")" = 640 ]
+	done
 }

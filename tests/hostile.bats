@@ -112,3 +112,18 @@ at_rest() {
 	[ -e "$ran" ]
 	exec 8>&- 9>&-
 }
+
+@test "P2 nor does it where one has waited for longer than a second, and looks no more" {
+	need flock
+	open_directory
+	(umask 0 && : >"$KEYLOCK_DIR/key" && : >"$KEYLOCK_DIR/key%s2")
+	exec 8<>"$KEYLOCK_DIR/key" 9<>"$KEYLOCK_DIR/key%s2"
+	flock -n 8
+	flock -n 9
+	start_waiter -j 2 key touch "$ran" 8>&- 9>&-
+	sleep 1.3
+	flock -u 8
+	wait_for 5 is_dead "$waiter"
+	[ -e "$ran" ]
+	exec 8>&- 9>&-
+}

@@ -117,7 +117,7 @@ another_user() {
 	[[ $(head -n 1 "$out") =~ ^KEY\ +STATE\ +MODE\ +PID\ +SINCE\ +WAITING\ +COMMAND$ ]]
 	[ "$(column 2 key) $(column 3 key) $(column 4 key) $(column 6 key)" = "held exclusive $holder 0" ]
 	[ "$(column 2 "$long") $(column 3 "$long") $(column 4 "$long")" = "held shared $long_holder" ]
-	[[ $(column 7 key) == 'sh -c exec 8<>'* ]]
+	[[ $(column 7 key) == 'sh -c '*'exec 8<>'* ]]
 	# Each begins in the same place in all rows, two blanks after the widest entry before it.
 	output=$(python3 -c 'import re, sys
 with open(sys.argv[1], encoding="utf-8") as file:
@@ -130,8 +130,8 @@ print(all(any(row[at - 3] != " " for row in rows) for at in starts))' "$out")
 	run_keylock --list key other
 	[ "$(wc -l <"$out")" = 2 ]
 	[ "$(column 4 key)" = "$holder" ]
-	run_keylock --list --json key "$long" key
-	rows_are key "[('$long',), ('key',)]"
+	run_keylock --list --json key "$long"
+	rows_are key "[('key',), ('$long',)]"
 	let_go "$long_holder"
 	let_go
 	nobody_holds key
@@ -723,4 +723,13 @@ looks_on() {
 	[[ $stderr == *'keylock: key: held, but by whom cannot be seen'* ]]
 	[[ $stderr == *'keylock: key: taken: another process, held for '* ]]
 	let_go
+}
+
+@test "where keylock was killed the command is named by its own name, not by its child's" {
+	"$KEYLOCK" key sh -c 'sleep 1000 & wait; :' 3>&- 4>&- &
+	wait_for 20 eval '[ -n "$("$KEYLOCK" --who key)" ]'
+	kill -KILL $!
+	wait_for 20 is_dead $!
+	run_keylock -n -v key true
+	expect_message 75 "pid $("$KEYLOCK" --who key) (sh)"
 }

@@ -625,3 +625,212 @@ has_presence() {
 	[[ $output =~ ^runs=([0-9]+)\ kills=([0-9]+)\ overlaps=0\ stuck=0$ ]]
 	[ "${BASH_REMATCH[1]}" -ge 5 ]
 }
+
+# daemon OPTIONS COMMAND: a run leaves a daemon behind, whose pid is in $work/daemon, and a nested run
+# that outlives it until $work/go is there. Returns when it has ended.
+daemon() {
+	"$KEYLOCK" $1 key sh -c '
+		(echo >"$0/lives"; exec sleep 1000) & echo $! >"$0/daemon"
+		("$KEYLOCK" -r key sh -c "echo >\"\$0/guest\"; until [ -e \"\$0/go\" ]; do sleep .01; done" "$0"
+			echo >"$0/left") &
+		until [ -e "$0/guest" ] && [ -e "$0/lives" ]; do sleep .01; done
+		'"$2" "$work" 3>&- 4>&-
+}
+
+@test "P2 P3 a nested run that outlives its host keeps the key to its end, for flock(1) too, and no longer" {
+	local options
+	for options in '' '-j 1' '-j 2' '-k other'; do
+		daemon "$options" 'exit 0'
+		[ "$options" = '-j 2' ] || {
+			taken -n key
+			! flock -n "$KEYLOCK_DIR/key" true
+		}
+		touch "$work/go"
+		wait_for 20 eval '"$KEYLOCK" -n key true'
+		wait_for 20 eval '[ "$(files)" = 0 ]'
+		kill "$(cat "$work/daemon")"
+		rm -f "$work"/{go,guest,lives}
+	done
+}
+
+@test "P2 where the host died the daemon that it left keeps the key, whatever becomes of the nested run" {
+	daemon '' 'exit 137' || :
+	touch "$work/go"
+	wait_for 20 test -e "$work/left"
+	taken -n key
+	kill "$(cat "$work/daemon")"
+	wait_for 20 free
+}
+
+@test "P2 who asks to be a guest while the host lets go, and is none, keeps nothing" {
+	"$KEYLOCK" key sh -c 'sleep 1000 & echo $! >"$0/daemon"; until [ -e "$0/go" ]; do sleep .01; done' \
+		"$work" 3>&- 4>&- &
+	holder=$!
+	wait_for 20 eval '[ -n "$("$KEYLOCK" --who key)" ]'
+	keep reader=2
+	touch "$work/go"
+	ended_with "$holder" 0
+	stop_keeping
+	free
+	kill "$(cat "$work/daemon")"
+}
+
+@test "P1 alone: a nested run whose ancestor has let go meanwhile does not run beside the next one" {
+	local n stopping outer
+	need strace
+	# The file stays: comparing it and its name shows nothing.
+	"$KEYLOCK" --pin key
+	# Each time that it has opened the file, the last time after its first look for ancestors.
+	for ((n = 1; ; n++)); do
+		stop_at openat "$n"
+		stopping+=(-e trace=openat -P key)
+		nested_stops -x -n -r
+		wait_for 20 eval 'is_stopped || [ -s "$work/status" ]'
+		# Too late: it has run, and tidies.
+		[ ! -e "$ran" ] || break
+		touch "$work/go"
+		ended_with "$outer" 0
+		hold -n key
+		goes_on
+		wait_for 20 is_dead "$(cat "$work/tracer")"
+		not_run
+		let_go
+	done
+	[ "$n" -gt 3 ]
+	! is_stopped || goes_on
+	ended_with "$outer" 0
+}
+
+@test "P1 alone: the file of the same path and number, mounted over the ancestor's, is not the ancestor's" {
+	need unshare
+	run_it private_root bash -c 'mount -t tmpfs none /mnt || exit 9
+		"$KEYLOCK" -d /mnt key bash -c "
+			inode=\$(stat -c %i /mnt/key); mount -t tmpfs none /mnt
+			\"\$KEYLOCK\" -d /mnt key sh -c \"echo >\\\"\\\$0\\\"; until [ -e \\\"\\\$0.end\\\" ]; do sleep 0.01; done\" \"\$0\" &
+			until [ -e \"\$0\" ]; do sleep 0.01; done
+			[ \$(stat -c %i /mnt/key) = \$inode ] && echo same
+			\"\$KEYLOCK\" -n -r -d /mnt key true; echo \$?
+			\"\$KEYLOCK\" -w 0.2 -d /mnt key true; echo \$?
+			echo >\"\$0.end\"; wait" "$0"' "$work/begun"
+	expect 0
+	[ "$output" = $'same\n75\n75' ]
+}
+
+@test "P2 the last guest lets its host's lock go, though a daemon has inherited that" {
+	leave_guest '' '' '' 'sleep 1000 & echo $! >"$0/daemon"; exit 5'
+	host_ends
+	ended_with "$outer" 5
+	taken -n key
+	guest_ends
+	in_state "$(cat "$work/daemon")" RSD
+	run_keylock -w 5 key true
+	expect 0
+	[ "$(files)" = 0 ]
+}
+
+@test "P1 alone: the slot of a guest whose host has ended is nobody else's" {
+	local options
+	# With the other slot taken it does not have one of its own.
+	hold -j 2 key
+	leave_guest '-j 2 -l -o' '' '-j 2'
+	host_ends
+	wait_for 20 is_dead "$outer"
+	for options in -n '-w 0.2'; do
+		taken $options -j 2 key
+	done
+	guest_ends
+	run_keylock -w 5 -j 2 key true
+	expect 0
+	let_go
+	[ "$(files)" = 0 ]
+}
+
+@test "P1 alone: a shared nested run that has passed one who waits has a lock of its own" {
+	local outer waiter
+	"$KEYLOCK" -s key bash -c 'echo >"$0/begun"; until [ -e "$0/go" ]; do sleep 0.01; done
+		"$KEYLOCK" -r -s key sh -c "echo >\"\$0/guest\"; until [ -e \"\$0/end\" ]; do sleep 0.01; done" "$0" &
+		until [ -e "$0/guest" ]; do sleep 0.01; done' "$work" 3>&- 4>&- &
+	outer=$!
+	wait_for 20 test -e "$work/begun"
+	"$KEYLOCK" key touch "$ran" 3>&- 4>&- &
+	waiter=$!
+	wait_for 20 has_ticket "$waiter"
+	touch "$work/go"
+	ended_with "$outer" 0
+	# Where nothing kept it, it would run by now.
+	sleep 0.3
+	has_ticket "$waiter"
+	not_run
+	touch "$work/end"
+	ended_with "$waiter" 0
+	[ "$(files)" = 0 ]
+}
+
+@test "slots of which an ancestor holds one and a stranger the other are waited for" {
+	hold -j 2 key
+	run_keylock -j 2 key "$KEYLOCK" -w 0.3 -j 2 key touch "$ran"
+	expect_taken 75
+	not_run
+	let_go
+}
+
+@test "P1 alone: one who was stopped as it came to tidy does not take the next one's file away" {
+	local n met=0 stopping tracer locks
+	need strace
+	for n in {1..30}; do
+		stop_at fcntl "$n"
+		"${stopping[@]}" "$KEYLOCK" key true 3>&- 4>&- &
+		tracer=$!
+		echo "$tracer" >"$work/tracer"
+		wait_for 20 eval 'is_stopped || is_dead "$tracer"'
+		is_stopped || break
+		locks=$(grep -h '^lock:' "/proc/$(traced)"/fdinfo/*) || :
+		# Its command has ended, and it has let go and has no gate yet.
+		if grep -q '^clone\|^vfork' "$work/trace" && [ -z "$locks" ]; then
+			met=$((met + 1))
+			run_keylock -n key true
+			hold -n key
+			goes_on
+			wait_for 20 is_dead "$tracer"
+			taken -n key
+			let_go
+		else
+			goes_on
+			wait_for 20 is_dead "$tracer"
+		fi
+		[ "$(files)" = 0 ]
+	done
+	[ "$met" -gt 0 ]
+}
+
+@test "P4 in turn: nor is one that had its shared lock when its ancestor let go" {
+	local n locked=0 stopping outer waiter
+	need strace
+	# The request for a lock that comes after that for the guests' byte.
+	for ((n = 1; !locked; n++)); do
+		stop_at flock "$n"
+		rm -f "$work"/{start,waiter}
+		nested_stops -s -r -s
+		"$KEYLOCK" key touch "$work/waiter" 3>&- 4>&- &
+		waiter=$!
+		wait_for 20 has_ticket "$waiter"
+		touch "$work/start"
+		wait_for 20 is_stopped
+		locked=$(grep -c 'l_type=F_RDLCK, .*l_start=2,' "$work/trace") || :
+		touch "$work/go"
+		wait_for 20 is_dead "$outer"
+		goes_on
+		wait_for 20 is_dead "$waiter"
+		wait_for 20 test -e "$ran"
+		[ -e "$work/waiter" ]
+		wait_for 20 eval '[ "$(files)" = 0 ]'
+	done
+}
+
+@test "P9 never stuck: who had to wait for the key is an ancestor as well" {
+	hold key
+	line_up key sh -c '"$KEYLOCK" -r -w 1 key touch "$0"' "$ran"
+	let_go
+	ended_with "$waiter" 0
+	[ -e "$ran" ]
+}

@@ -412,3 +412,23 @@ at_every_moment() {
 	END
 	[ "$(files)" = 0 ]
 }
+
+@test "P9 a signal that comes between the last look for one and the sleep is not slept over" {
+	local blocked
+	need strace
+	hold key
+	# The calls by which signals are let in and kept out return half a second late.
+	strace -qq -o /dev/null -e trace=rt_sigprocmask -e inject=rt_sigprocmask:delay_exit=500000 \
+		"$KEYLOCK" key touch "$ran" 3>&- 4>&- &
+	waiter=$!
+	wait_for 20 eval 'keylock=$(tr -d " " <"/proc/$waiter/task/$waiter/children") && has_ticket "$keylock"'
+	# TERM is let in, kept out for the look after a second, and let in again.
+	# shellcheck disable=SC2034 # in eval
+	for blocked in 0 1 0; do
+		wait_for 20 eval '[ $((0x$(sed -n "s/^SigBlk:.//p" "/proc/$keylock/status") >> 14 & 1)) = $blocked ]'
+	done
+	kill -TERM "$keylock"
+	wait_for 20 is_dead "$keylock"
+	let_go
+	[ ! -e "$ran" ]
+}

@@ -498,3 +498,16 @@ stress() {
 	kill -KILL "$one"
 	began_at_once w
 }
+
+@test "P5 the first in line for a slot sleeps again when others have come and gone" {
+	local before
+	hold_slots 2 -j 2 key
+	queue first -j 2
+	taken -j 2 key
+	sleep 2
+	before=$(switches "$waiter")
+	sleep 1
+	[ $(($(switches "$waiter") - before)) -le 6 ]
+	let_go
+	ended_with "$waiter" 0
+}

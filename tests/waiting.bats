@@ -336,3 +336,16 @@ rest() {
 	first=$!
 	wait_for 20 eval 'kill -TERM "$first" 2>/dev/null; is_dead "$first"'
 }
+
+@test "P1 while the gate is closed nobody comes to the key in turn, and nobody's end takes the file away" {
+	hold key
+	keep gate
+	let_go
+	expect 0
+	[ "$(files)" = 1 ]
+	gives_up_after 200 "$KEYLOCK" -w 0.2 key
+	[ "$(files)" = 1 ]
+	stop_keeping
+	run_keylock key true
+	[ "$(files)" = 0 ]
+}

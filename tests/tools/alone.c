@@ -56,7 +56,7 @@ start(struct worker *w, int index)
 	}
 	if (t >= end || index >= active)
 		return false;
-	w->pid = spawn(words, false);
+	w->pid = run_words(words, false);
 	w->kill_at = killing && rand() % 3 == 0 ? now() + rand() % 3000 : 0;
 	return true;
 }

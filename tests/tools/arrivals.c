@@ -90,7 +90,7 @@ start(char **argv, int words, int index)
 		exit(2);
 	memcpy(command, argv + 5, (size_t)words * sizeof *command);
 	memcpy(command + words, tail, sizeof tail);
-	return spawn(command, false);
+	return run_words(command, false);
 }
 
 static void

@@ -10,7 +10,7 @@ main(int argc, char **argv)
 	int status;
 	FILE *file;
 
-	if (argc < 3 || waitpid(spawn(argv + 2, false), &status, 0) == -1 ||
+	if (argc < 3 || waitpid(run_words(argv + 2, false), &status, 0) == -1 ||
 	    (file = fopen(argv[1], "w")) == NULL)
 		return 99;
 	if (WIFEXITED(status))

@@ -78,7 +78,7 @@ start(struct worker *w, int index)
 	for (int i = 0; i < keys; i++)
 		words[n++] = numbers[order[i]];
 	words[n] = NULL;
-	w->pid = spawn(words, false);
+	w->pid = run_words(words, false);
 	return true;
 }
 

@@ -57,7 +57,7 @@ start(struct worker *w, int index)
 	if (started >= atoi(args[2]))
 		return false;
 	started++;
-	w->pid = spawn(words, true);
+	w->pid = run_words(words, true);
 	w->kill_at = killing && rand() % 3 == 0 ? now() + rand() % 5000 : 0;
 	w->group = rand() % 2;
 	return true;
