@@ -200,7 +200,7 @@ in_doubt() {
 			*) false ;;
 			esac
 			# Of what is for programs each line counts by itself.
-			[ "$status" = 0 ] || [ -z "$output" ] || [[ $what == *json && $output == *} ]]
+			[ "$status" = 0 ] || [ -z "$output" ] || [[ $what == *json && $output == *"}" ]]
 		done
 	done
 	unharmed 2
