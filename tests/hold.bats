@@ -235,9 +235,11 @@ is_over() {
 	[ "$(files)" = 2 ]
 }
 
-@test "P9 --pin waits while another is in the gate; a signal ends that" {
+@test "P9 --pin waits while another is in the gate, as long as -w says; a signal ends that, or stops it" {
 	local pinning
 	keep gate
+	run_keylock -w 0.1 --pin key
+	expect_taken 75
 	"$(probe inherit)" -d "$KEYLOCK" --pin key >"$said" 3>&- 4>&- &
 	pinning=$!
 	wait_for 20 blocked "$KEYLOCK_DIR/key"
@@ -248,6 +250,10 @@ is_over() {
 	pinning=$!
 	wait_for 20 blocked "$KEYLOCK_DIR/key"
 	[ ! -s "$said" ]
+	kill -TSTP "$pinning"
+	wait_for 20 in_state "$pinning" T
+	kill -CONT "$pinning"
+	wait_for 20 blocked "$KEYLOCK_DIR/key"
 	stop_keeping
 	ended_with "$pinning" 0
 	[ "$(cat "$said")" = "$KEYLOCK_DIR/key" ]
@@ -362,4 +368,15 @@ print(len(vectors), len({subprocess.check_output([*keylock, *vector]) for vector
 		expect_message 77 "$KEYLOCK_DIR/$key: "
 		[ "$(stat -c %a "$KEYLOCK_DIR/$key")" = 640 ]
 	done
+}
+
+@test "P6 --hold: a stop signal that came ignored is ignored" {
+	trap '' TSTP
+	hold_it
+	trap - TSTP
+	kill -TSTP "$holder"
+	sleep 0.1
+	in_state "$holder" S
+	exec 5>&-
+	is_over 0
 }

@@ -834,3 +834,18 @@ daemon() {
 	ended_with "$waiter" 0
 	[ -e "$ran" ]
 }
+
+@test "P1 alone: what a host left behind that has ended is not covered beside a nested run that goes on" {
+	"$KEYLOCK" key sh -c '
+		(until [ -e "$0/ended" ]; do sleep .01; done
+		exec "$KEYLOCK" -r key sh -c "echo >\"\$0/second\"" "$0") &
+		"$KEYLOCK" -r key sh -c "echo >\"\$0/guest\"; until [ -e \"\$0/go\" ]; do sleep .01; done
+			[ -e \"\$0/second\" ] || echo >\"\$0/alone\"" "$0" &
+		until [ -e "$0/guest" ]; do sleep .01; done' "$work" 3>&- 4>&-
+	touch "$work/ended"
+	wait_for 20 eval '[[ $("$KEYLOCK" --list --json key) == *"\"waiting\":1"* ]]'
+	touch "$work/go"
+	wait_for 20 test -e "$work/second"
+	[ -e "$work/alone" ]
+	wait_for 20 eval '[ "$(files)" = 0 ]'
+}
