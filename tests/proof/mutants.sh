@@ -196,7 +196,7 @@ network directory rule.8 directory_check: if (network) => if (false)
 7-hold-reads-deaf terminal hold.in.the.background hold: signals_let_in() => (void)0
 8-output-closed-first hold without.the.line hold: ends[1].fd = -1 => ends[1].events = 0
 	hold: ends[1].fd < 0 || !count => true
-9-stopped-for-good signals stopped.by.SIGSTOP command_wait: is_stop_signal(WSTOPSIG(status)) => true
+9-stopped-for-good signals SIGSTOP.and.SIGCONT command_wait: is_stop_signal(WSTOPSIG(status)) => true
 10-found-before-the-stop signals knows.nothing key_acquire: lock->file = => if (!lock->guest) lock->file =
 	key_acquire: lock->guest = false => (void)0
 	key_acquire: result = lock->slots > 1 => result = lock->guest ? COVERED : lock->slots > 1
@@ -212,7 +212,7 @@ network directory rule.8 directory_check: if (network) => if (false)
 16-no-word-of-a-free-key command_line how.long.it.took run: if (options->verbose) => if (options->verbose && took)
 17-foreign-file-emptied record not.keylock.s.own record_check: !(found->st_mode & S_ISVTX) => false
 17-foreign-file-pinned hold pin.leaves pin: status = record_check(&lock, &file) => status = fstat(lock.file.fd, &file)
-whole-file-believed nesting by.nothing.else seat_read: start > GATE => true
+whole-file-believed nesting by.nothing.else seat_line: start > GATE => true
 gate-for-ever waiting for.the.gate lock_take: error && !(error == ETIMEDOUT && wait->nonblock) => error
 slot-gate-waited-for slots somebody.stopped.in slot_take: byte_try(fd, F_WRLCK, GATE) => request(&(struct request){.fd = fd, .type = F_WRLCK}, true)
 MUTANTS
