@@ -183,6 +183,11 @@ at_every_moment() {
 	wait_for 20 in_state "$held" T
 	taken
 	kill -CONT "$held"
+	go
+	# keylock as well.
+	ended_as 'exit 9'
+	start_ended "$inherit" -g "$KEYLOCK" key "${job[@]}"
+	job_runs
 	for i in {1..20}; do
 		kill -STOP -- "-$keylock"
 		for pid in "$keylock" "$held"; do

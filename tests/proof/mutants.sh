@@ -212,7 +212,6 @@ network directory rule.8 directory_check: if (network) => if (false)
 16-no-word-of-a-free-key command_line how.long.it.took run: if (options->verbose) => if (options->verbose && took)
 17-foreign-file-emptied record not.keylock.s.own record_check: !(found->st_mode & S_ISVTX) => false
 17-foreign-file-pinned hold pin.leaves pin: status = record_check(&lock, &file) => status = fstat(lock.file.fd, &file)
-whole-file-believed nesting by.nothing.else seat_line: start > GATE => true
 gate-for-ever waiting for.the.gate lock_take: error && !(error == ETIMEDOUT && wait->nonblock) => error
 slot-gate-waited-for slots somebody.stopped.in slot_take: byte_try(fd, F_WRLCK, GATE) => request(&(struct request){.fd = fd, .type = F_WRLCK}, true)
 MUTANTS
