@@ -528,6 +528,16 @@ check_line(const char *line, size_t size)
 	free(copy);
 }
 
+static FILE *
+memory_stream(char **text, size_t *size)
+{
+	FILE *stream = open_memstream(text, size);
+
+	if (!stream)
+		abort();
+	return stream;
+}
+
 /* A row whose key and command are these, as table and as JSON, which reference.py reads. */
 static char *
 row_shown(char *key, const char *command, bool json, size_t *size)
@@ -541,10 +551,10 @@ row_shown(char *key, const char *command, bool json, size_t *size)
 
 	snprintf(path, sizeof(path), "%s", key);
 	row.holders = (struct seats){.list = holders, .count = 2};
-	stdout = open_memstream(&cells, size);
+	stdout = memory_stream(&cells, size);
 	row_cells(&row, stdout);
 	fclose(stdout);
-	stdout = open_memstream(&text, size);
+	stdout = memory_stream(&text, size);
 	if (json)
 		row_json(&row, &directory);
 	else
@@ -554,9 +564,9 @@ row_shown(char *key, const char *command, bool json, size_t *size)
 	free(cells);
 	if (!json) { /* the titles are above it */
 		cells = text;
-		text = strdup(strchr(cells, '\n') + 1);
+		*size -= strcspn(cells, "\n") + 1;
+		text = copy_of(cells + strcspn(cells, "\n") + 1, *size);
 		free(cells);
-		*size = strlen(text);
 	}
 	return text;
 }
