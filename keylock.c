@@ -2615,8 +2615,17 @@ look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 	lineage_find(&lineage, looker->directory);
 	name_of_key(lock->key, base);
 	looker->unsure = false;
-	for (size_t i = 0; i < lineage.seats.count; i++)
-		*related = *related || holds(&lineage.seats.list[i]);
+	for (size_t i = 0; i < lineage.seats.count; i++) {
+		const struct seat *above = &lineage.seats.list[i];
+
+		*related = *related || holds(above);
+		/* What an ended host left to us keeps us waiting, too, when its guests are killed.
+		 */
+		if (above->inherited && above->ended) {
+			guest_leave(looker->directory, above->name, false);
+			looker->unsure = true;
+		}
+	}
 	for (int number = 1; number <= count && result != COVERED && lineage.seats.count;
 	     number++) {
 		slot_name(name, base, number);

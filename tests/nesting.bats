@@ -849,3 +849,15 @@ daemon() {
 	[ -e "$work/alone" ]
 	wait_for 20 eval '[ "$(files)" = 0 ]'
 }
+
+@test "P2 what a host left behind that has ended gets the key also when the nested run beside it is killed" {
+	"$KEYLOCK" key sh -c '
+		(until [ -e "$0/ended" ]; do sleep .01; done; "$KEYLOCK" -r key sh -c "echo >\"\$0/second\"" "$0"; :) &
+		"$KEYLOCK" -r key sh -c "echo \$PPID >\"\$0/guest\"; exec sleep 1000" "$0" &
+		until [ -s "$0/guest" ]; do sleep .01; done' "$work" 3>&- 4>&-
+	touch "$work/ended"
+	wait_for 20 eval '[[ $("$KEYLOCK" --list --json key) == *"\"waiting\":1"* ]]'
+	kill -KILL $(pgrep -P "$(cat "$work/guest")") "$(cat "$work/guest")"
+	wait_for 20 test -e "$work/second"
+	wait_for 20 eval '[ "$(files)" = 0 ]'
+}
