@@ -2539,6 +2539,15 @@ guest_leave(const struct directory *directory, const char *name, bool over)
 	lockfile_tidy(directory, name);
 }
 
+/* The same for each of the keys, which were given back. */
+static void
+guests_leave(const struct keys *keys)
+{
+	for (size_t i = 0; i < keys->count; i++)
+		if (keys->locks[i].guest)
+			guest_leave(keys->locks[i].directory, keys->locks[i].name, true);
+}
+
 /* An ancestor seems to hold slot `number` of the lock by *seat. See whether that is so, and
  * with -r come under it, past the queue. Returns 0 where it cannot be proved; COVERED, and
  * lock->cover is how; ENDLESS, and *seat is who holds. */
@@ -2573,15 +2582,6 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	lock->cover_slot = number;
 	lock->guest = !shared;
 	return COVERED;
-}
-
-/* The same for each of the keys, which were given back. */
-static void
-guests_leave(const struct keys *keys)
-{
-	for (size_t i = 0; i < keys->count; i++)
-		if (keys->locks[i].guest)
-			guest_leave(keys->locks[i].directory, keys->locks[i].name, true);
 }
 
 /* Say that an ancestor holds the key. Returns ENDLESS. */
@@ -2619,8 +2619,7 @@ look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 		const struct seat *above = &lineage.seats.list[i];
 
 		*related = *related || holds(above);
-		/* What an ended host left to us keeps us waiting, too, when its guests are killed.
-		 */
+		/* It would keep us waiting for ever when the guests are killed. */
 		if (above->inherited && above->ended) {
 			guest_leave(looker->directory, above->name, false);
 			looker->unsure = true;

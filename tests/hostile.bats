@@ -97,15 +97,19 @@ at_rest() {
 	[ "$(switches "$1")" = "$before" ]
 }
 
-@test "P2 a slot's file that a stranger unlocks without closing it does not keep the slot" {
+# Both slots are another program's, which keeps its descriptors 8 and 9; one waits for them.
+slots_of_another() {
 	need flock
 	open_directory
-	# Both slots are another program's, which keeps its descriptors.
 	(umask 0 && : >"$KEYLOCK_DIR/key" && : >"$KEYLOCK_DIR/key%s2")
 	exec 8<>"$KEYLOCK_DIR/key" 9<>"$KEYLOCK_DIR/key%s2"
 	flock -n 8
 	flock -n 9
 	start_waiter -j 2 key touch "$ran" 8>&- 9>&-
+}
+
+@test "P2 a slot's file that a stranger unlocks without closing it does not keep the slot" {
+	slots_of_another
 	wait_for 20 at_rest "$waiter"
 	flock -u 9
 	ended_with "$waiter" 0
@@ -114,13 +118,7 @@ at_rest() {
 }
 
 @test "P2 nor does it where one has waited for longer than a second, and looks no more" {
-	need flock
-	open_directory
-	(umask 0 && : >"$KEYLOCK_DIR/key" && : >"$KEYLOCK_DIR/key%s2")
-	exec 8<>"$KEYLOCK_DIR/key" 9<>"$KEYLOCK_DIR/key%s2"
-	flock -n 8
-	flock -n 9
-	start_waiter -j 2 key touch "$ran" 8>&- 9>&-
+	slots_of_another
 	sleep 1.3
 	flock -u 8
 	wait_for 5 is_dead "$waiter"

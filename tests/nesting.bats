@@ -151,12 +151,7 @@ ends() {
 }
 
 @test "P9 never stuck: also where the ancestor is another user's, as under sudo" {
-	need_root
-	need setpriv
-	public_folder
-	cp "$KEYLOCK" "$public/keylock"
-	mkdir -m 1777 "$public/dir"
-	export KEYLOCK_DIR=$public/dir
+	public_keylock
 	between=(setpriv --reuid=65534 --regid=65534 --clear-groups --)
 	# The copy, which that user may execute.
 	local KEYLOCK=$public/keylock
@@ -574,8 +569,11 @@ has_presence() {
 	wait_for 20 eval '[ "$(files)" = 0 ]'
 }
 
-@test "P1 alone: a file whose removal stopped half way stays a guest's who came meanwhile" {
-	local n met=0 stopping tracer locks
+# at_each_stop LOCKS STOPPED OVER: stops a run at its first, second, ... fcntl(2), until it ends before
+# that; where its command has ended and it has those locks calls STOPPED meanwhile, and OVER when it has
+# ended. Fails where that is never so, or a file is left.
+at_each_stop() {
+	local n met=0 right stopping tracer locks
 	need strace
 	for n in {1..30}; do
 		stop_at fcntl "$n"
@@ -585,22 +583,31 @@ has_presence() {
 		wait_for 20 eval 'is_stopped || is_dead "$tracer"'
 		is_stopped || break
 		locks=$(sed -nE 's/^lock:.* ([A-Z]+) +ADVISORY +([A-Z]+) .*:[0-9]+ /\1 \2 /p' "/proc/$(traced)"/fdinfo/*)
-		# Its command has ended, and it has the gate, which -n goes past.
-		if grep -q '^clone\|^vfork' "$work/trace" && [ "$locks" = 'OFDLCK WRITE 0 0' ]; then
+		right=no
+		if grep -q '^clone\|^vfork' "$work/trace" && [ "$locks" = "$1" ]; then
+			right=yes
 			met=$((met + 1))
-			leave_guest '-n -o' '' '' 'kill -KILL $PPID'
-			host_ends
-			wait_for 20 is_dead "$outer"
-			goes_on
-			wait_for 20 is_dead "$tracer"
-			nobody_comes -n '-n -s' '-n -r'
-		else
-			goes_on
-			wait_for 20 is_dead "$tracer"
+			"$2"
 		fi
+		goes_on
+		wait_for 20 is_dead "$tracer"
+		[ "$right" = no ] || "$3"
 		[ "$(files)" = 0 ]
 	done
 	[ "$met" -gt 0 ]
+}
+
+@test "P1 alone: a file whose removal stopped half way stays a guest's who came meanwhile" {
+	guest_comes() {
+		leave_guest '-n -o' '' '' 'kill -KILL $PPID'
+		host_ends
+		wait_for 20 is_dead "$outer"
+	}
+	guest_stays() {
+		nobody_comes -n '-n -s' '-n -r'
+	}
+	# It has the gate, which -n goes past.
+	at_each_stop 'OFDLCK WRITE 0 0' guest_comes guest_stays
 }
 
 @test "P1 alone: under load no nested run is turned away, and none slips in after its ancestor" {
@@ -775,32 +782,16 @@ daemon() {
 }
 
 @test "P1 alone: one who was stopped as it came to tidy does not take the next one's file away" {
-	local n met=0 stopping tracer locks
-	need strace
-	for n in {1..30}; do
-		stop_at fcntl "$n"
-		"${stopping[@]}" "$KEYLOCK" key true 3>&- 4>&- &
-		tracer=$!
-		echo "$tracer" >"$work/tracer"
-		wait_for 20 eval 'is_stopped || is_dead "$tracer"'
-		is_stopped || break
-		locks=$(grep -h '^lock:' "/proc/$(traced)"/fdinfo/*) || :
-		# Its command has ended, and it has let go and has no gate yet.
-		if grep -q '^clone\|^vfork' "$work/trace" && [ -z "$locks" ]; then
-			met=$((met + 1))
-			run_keylock -n key true
-			hold -n key
-			goes_on
-			wait_for 20 is_dead "$tracer"
-			taken -n key
-			let_go
-		else
-			goes_on
-			wait_for 20 is_dead "$tracer"
-		fi
-		[ "$(files)" = 0 ]
-	done
-	[ "$met" -gt 0 ]
+	next_comes() {
+		run_keylock -n key true
+		hold -n key
+	}
+	next_stays() {
+		taken -n key
+		let_go
+	}
+	# It has let go and has no gate yet.
+	at_each_stop '' next_comes next_stays
 }
 
 @test "P4 in turn: nor is one that had its shared lock when its ancestor let go" {
