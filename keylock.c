@@ -1056,6 +1056,9 @@ enum { PINNED = S_IXUSR }; /* the mode bit of a file that is never removed */
 struct lockfile {
 	int fd;    /* -1: not open */
 	bool made; /* by this process just now, so that its times are right */
+	/* Names it had when it was opened, before its name was compared: whose other name goes
+	 * between the two was never a lockfile. */
+	nlink_t links;
 	dev_t device;
 	ino_t inode;
 };
@@ -1133,6 +1136,15 @@ byte_held(int fd, short type, off_t start, off_t end, off_t *first, off_t *last)
 	*first = bytes.l_start > start ? bytes.l_start : start;
 	*last = bytes.l_len ? bytes.l_start + bytes.l_len - 1 : INT64_MAX;
 	return true;
+}
+
+/* Let the lock of a description go. Nobody waits for that, but a file system that has locks
+ * of its own (FUSE) can be interrupted. */
+static void
+unlock(int fd)
+{
+	while (flock(fd, LOCK_UN) < 0 && errno == EINTR)
+		continue;
 }
 
 /* Whether others hold a lock on a byte from `start` to before `end` (0: to the last byte). */
@@ -1233,6 +1245,7 @@ lockfile_open(struct directory *directory, const char *name, struct lockfile *fi
 	if (file->fd >= 0 && fstat(file->fd, &found) == 0) {
 		file->device = found.st_dev;
 		file->inode = found.st_ino;
+		file->links = found.st_nlink;
 		if (S_ISREG(found.st_mode))
 			return 0;
 		errno = EISDIR;
@@ -1293,7 +1306,7 @@ lockfile_tidy(const struct directory *directory, const char *name)
 		/* close(2) alone opens the gate a moment before it gives up the lock, and a
 		 * newcomer would find taken what nobody has: of a file that has its name. */
 		if (!removed)
-			flock(fd, LOCK_UN);
+			unlock(fd);
 	}
 	if (fd >= 0)
 		close(fd);
@@ -1375,7 +1388,7 @@ lock_take(struct lock *lock, struct wait *wait)
 		return error;
 	error = request(&at_once, false);
 	if (!error && is_held(fd, GUESTS, 0)) {
-		flock(fd, LOCK_UN);
+		unlock(fd);
 		error = EAGAIN;
 	}
 	if (!error)
@@ -1394,14 +1407,13 @@ lock_result(struct lock *lock, int error)
 {
 	bool taken = error == EAGAIN || error == ETIMEDOUT;
 	int fd = lock->file.fd, result = CAUGHT;
-	struct stat file;
 
 	lock->ticket = 0;
 	if (!error && !signals.caught) {
 		/* Held since now, unless others hold it along with us. A file that has a
 		 * second name may be a stranger's, whose times are not ours. */
-		if (!lock->file.made && !(lock->shared && is_held(fd, PRESENCE, PRESENCE + 1)) &&
-		    fstat(fd, &file) == 0 && file.st_nlink == 1)
+		if (!lock->file.made && lock->file.links == 1 &&
+		    !(lock->shared && is_held(fd, PRESENCE, PRESENCE + 1)))
 			futimens(fd, NULL);
 		return 0;
 	}
@@ -1458,7 +1470,7 @@ lock_release(struct lock *lock, bool linger)
 	if (!linger && alone) {
 		/* In this order: who has the lock next would see our presence for a guest's. */
 		bytes_give_up(fd, GATE);
-		flock(fd, LOCK_UN);
+		unlock(fd);
 	}
 	lockfile_close(&lock->file);
 	lockfile_tidy(lock->directory, lock->name);
@@ -1554,7 +1566,7 @@ record_check(const struct lock *lock, struct stat *found)
 
 	if (fstat(lock->file.fd, found) < 0)
 		return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(errno));
-	if (found->st_nlink != 1)
+	if (found->st_nlink != 1 || lock->file.links != 1)
 		why = "not safe to write to: it has another name; remove it";
 	else if (found->st_size && !(found->st_mode & S_ISVTX) &&
 	         (pread(lock->file.fd, version, sizeof(version) - 1, 0) < 0 ||
@@ -1724,7 +1736,7 @@ slot_take(int fd, bool gated)
 	if (!error)
 		error = byte_try(fd, F_RDLCK, PRESENCE);
 	if (error)
-		flock(fd, LOCK_UN);
+		unlock(fd);
 	if (!gated)
 		byte_try(fd, F_UNLCK, GATE);
 	return error;
@@ -2528,7 +2540,7 @@ guest_leave(const struct directory *directory, const char *name, bool over)
 	for (size_t i = 0; i < seats.count; i++) {
 		if (last && seats.list[i].ended) {
 			bytes_give_up(seats.list[i].fd, GATE);
-			flock(seats.list[i].fd, LOCK_UN);
+			unlock(seats.list[i].fd);
 		}
 		if (over)
 			close(seats.list[i].fd);
