@@ -16,7 +16,6 @@
 . "$(dirname "$0")/head.sh"
 needs root setpriv
 seconds=$([ "$size" = quick ] && echo 45 || echo 900)
-seed=${SEED:-$RANDOM}
 wrong=0
 
 complain() {
