@@ -617,9 +617,12 @@ def judge_after(place, run):
     if pins and run.status == 0 and not os.stat(place.path(KEY)).st_mode & 0o100:
         yield "0, and the file is not pinned"
     more = ["-k", "other"] if "other" in scenario.second else []
-    got = place.next("-n", *scenario.slots, *more, command=[WITNESS])
+    # Where keylock was killed, its child, which could not execute, may still be exiting.
+    killed = run.hung or (run.fault and run.fault.signal == "KILL")
+    wait = "-w2" if killed and not scenario.keeps else "-n"
+    got = place.next(wait, *scenario.slots, *more, command=[WITNESS])
     if got.returncode != (75 if scenario.keeps else 0):
-        yield f"the next run with -n ends with {got.returncode}: {got.stderr}"
+        yield f"the next run with {wait} ends with {got.returncode}: {got.stderr}"
     allowed = {"outer"} if run.hung else set()  # its keylock was killed with the rest
     if scenario.keeps:
         allowed |= {KEY, "left", "pinned", *scenario.second}
