@@ -315,28 +315,26 @@ parse_time(const char *text, nanoseconds *time)
  * handler therefore arms a repeating timer, which cuts the call short. The same
  * timer keeps the deadline. It is one of our own (timer_create(2)), since
  * ITIMER_REAL may be the caller's, which the command inherits.
- *
- * The handlers are not taken back before the command starts: execve(2) does that.
  */
 
-#define WAKER SIGRTMAX /* the timer's signal: the one that is used least */
+enum { WAKER = _NSIG - 1 }; /* the timer's signal, SIGRTMAX: the one that is used least */
 
-/* Those that people and systems send to end or to stop a program. */
-static const int caught_signals[] = {
-    SIGHUP,  SIGINT,  SIGQUIT, SIGPIPE, SIGALRM, SIGTERM, SIGUSR1,
-    SIGUSR2, SIGXCPU, SIGPWR,  SIGTSTP, SIGTTIN, SIGTTOU,
+/* The timer's, and those that people and systems send to end or to stop a program. */
+static const int handled[] = {
+    WAKER,   SIGHUP,  SIGINT,  SIGQUIT, SIGPIPE, SIGALRM, SIGTERM,
+    SIGUSR1, SIGUSR2, SIGXCPU, SIGPWR,  SIGTSTP, SIGTTIN, SIGTTOU,
 };
 
+enum { HANDLED = sizeof(handled) / sizeof(*handled) };
+
 static struct {
-	sigset_t came_mask; /* the mask that keylock came with */
-	sigset_t wait_mask; /* while waiting */
-	bool begun;         /* there are handlers and the timer */
+	sigset_t came_mask;             /* the mask that keylock came with */
+	sigset_t wait_mask;             /* while waiting */
+	bool begun;                     /* there are handlers and the timer */
+	struct sigaction came[HANDLED]; /* what was done with the handled ones before */
 	timer_t timer;
-	nanoseconds armed;                /* for when; FOREVER: it does not run */
-	struct sigaction waker_came;      /* what was done with WAKER */
-	volatile sig_atomic_t caught;     /* the signal that ends the wait, or 0 */
-	bool in_child;                    /* the child is running, in our memory */
-	volatile sig_atomic_t child_stop; /* the stop signal that it was sent then, or 0 */
+	nanoseconds armed;            /* for when; FOREVER: it does not run */
+	volatile sig_atomic_t caught; /* the signal that ends the wait, or 0 */
 } signals = {.armed = INT64_MAX};
 
 /* Stop signals, whose default is to stop the process (signal(7)). */
@@ -346,36 +344,22 @@ is_stop_signal(int signo)
 	return signo == SIGTSTP || signo == SIGTTIN || signo == SIGTTOU;
 }
 
-/* Every signal but `signo` (0: every one), those too that sigfillset(3) leaves to libc:
- * musl has three, of which one is SIGRTMIN to programs of glibc (nptl(7)). */
+/* Every signal, those too that sigfillset(3) leaves to libc (nptl(7)). */
 static sigset_t
-all_signals_but(int signo)
+all_signals(void)
 {
-	enum { BITS = 8 * sizeof(unsigned long) };
-	union {
-		unsigned long words[sizeof(sigset_t) / sizeof(unsigned long)];
-		sigset_t set;
-	} all;
+	sigset_t all;
 
 	memset(&all, 0xff, sizeof(all));
-	if (signo)
-		all.words[(signo - 1) / BITS] &= ~(1UL << (unsigned)(signo - 1) % BITS);
-	return all.set;
-}
-
-/* sigprocmask(2) itself, since libc's keeps off those signals. */
-static void
-mask_set(const sigset_t *mask, sigset_t *came)
-{
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, mask, came, _NSIG / 8);
+	return all;
 }
 
 static void
 signals_keep_out(void)
 {
-	sigset_t all = all_signals_but(0);
+	sigset_t all = all_signals();
 
-	mask_set(&all, NULL);
+	sigprocmask(SIG_SETMASK, &all, NULL);
 }
 
 static void
@@ -387,9 +371,10 @@ signals_let_in(void)
 static void
 signals_begin(void)
 {
-	sigset_t all = all_signals_but(0);
+	sigset_t all = all_signals();
 
-	mask_set(&all, &signals.came_mask);
+	/* musl's own call does not tell of SIGRTMIN as programs of glibc know it. */
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &signals.came_mask, _NSIG / 8);
 	/* A SIGCONT that is let in is lost where it comes just before the handler of
 	 * a stop signal is called; blocked it continues us and stays pending. */
 	signals.wait_mask = signals.came_mask;
@@ -397,9 +382,7 @@ signals_begin(void)
 	sigdelset(&signals.wait_mask, WAKER);
 }
 
-/* Take down what ends the wait; all that is called is async-signal-safe. In the child,
- * which has our memory until it has become the command, do what the signal does by default,
- * but do not stop: see child_run(). */
+/* Take down what ends the wait; all that is called is async-signal-safe. */
 static void
 on_signal(int signo)
 {
@@ -409,12 +392,7 @@ on_signal(int signo)
 	};
 	int kept = errno;
 
-	if (signals.in_child && is_stop_signal(signo)) {
-		signals.child_stop = signo;
-	} else if (signals.in_child) {
-		signal(signo, SIG_DFL);
-		kill(getpid(), signo);
-	} else if (signo != WAKER) {
+	if (signo != WAKER) {
 		if (!signals.caught || is_stop_signal(signals.caught))
 			signals.caught = signo;
 		timer_settime(signals.timer, 0, &soon, NULL);
@@ -423,18 +401,8 @@ on_signal(int signo)
 	errno = kept;
 }
 
-/* Handle `signo`, but where it came ignored. */
-static void
-signal_handle(int signo)
-{
-	struct sigaction handler = {.sa_handler = on_signal}, came;
-
-	sigfillset(&handler.sa_mask);
-	if (sigaction(signo, &handler, &came) == 0 && came.sa_handler == SIG_IGN)
-		sigaction(signo, &came, NULL);
-}
-
-/* Make the timer and set the handlers up, once. Returns 0 or an errno. */
+/* Make the timer and set the handlers up, but for signals that came ignored, once. Returns 0
+ * or an errno. */
 static int
 waiting_begin(void)
 {
@@ -445,10 +413,12 @@ waiting_begin(void)
 		return 0;
 	if (timer_create(CLOCK_MONOTONIC, &event, &signals.timer) < 0)
 		return errno == EAGAIN ? EDQUOT : errno; /* EAGAIN means taken here */
-	for (size_t i = 0; i < sizeof(caught_signals) / sizeof(*caught_signals); i++)
-		signal_handle(caught_signals[i]);
 	sigfillset(&handler.sa_mask);
-	sigaction(WAKER, &handler, &signals.waker_came);
+	for (size_t i = 0; i < HANDLED; i++) {
+		sigaction(handled[i], &handler, &signals.came[i]);
+		if (signals.came[i].sa_handler == SIG_IGN && handled[i] != WAKER)
+			sigaction(handled[i], &signals.came[i], NULL);
+	}
 	signals.begun = true;
 	return 0;
 }
@@ -486,12 +456,14 @@ signal_came(void)
 static void
 act_by_default(int signo)
 {
+	enum { BITS = 8 * sizeof(unsigned long) };
 	struct sigaction by_default = {.sa_handler = SIG_DFL}, came;
-	sigset_t others = all_signals_but(signo);
+	unsigned long only[_NSIG / BITS + 1] = {0}; /* sigaddset(3) leaves some to libc */
 
+	only[(signo - 1) / BITS] = 1UL << (signo - 1) % BITS;
 	sigaction(signo, &by_default, &came);
 	kill(getpid(), signo);
-	mask_set(&others, NULL);
+	syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, only, NULL, _NSIG / 8);
 	signals_keep_out();
 	sigaction(signo, &came, NULL);
 }
@@ -2877,8 +2849,17 @@ struct command {
 	struct sigaction child_came; /* what was done with SIGCHLD */
 	/* The child's word where it did not become the command; it runs in our memory. */
 	volatile int status, error;
-	char *file; /* that it tried last */
 };
+
+/* A stop signal that the child was sent before it became the command, or 0. It does not stop
+ * then, since we wait for it and could not stop with it. */
+static volatile sig_atomic_t child_stop;
+
+static void
+on_child_stop(int signo)
+{
+	child_stop = signo;
+}
 
 /* How a command ended, or that it was not run. */
 struct ending {
@@ -2896,44 +2877,60 @@ has_died(const struct ending *ending)
 	return ending->signal || (ending->ran && ending->status > 128 && ending->status <= 192);
 }
 
+/* Execute `file`. Where it is too long with KEYLOCK_KEY, go without; a file whose format
+ * the kernel does not know is a script of /bin/sh, as execvp(3) of glibc has it and musl's
+ * has not. Only returns on failure, with errno set. */
+static void
+execute_file(const struct command *command, char *file)
+{
+	static char shell[] = "/bin/sh";
+	char **argv = command->argv;
+
+	execve(file, argv, command->environment);
+	if (errno == E2BIG)
+		execve(file, argv, command->environment + 1);
+	if (errno == ENOEXEC) {
+		*argv = file;
+		*--argv = shell;
+		execve(shell, argv, command->environment);
+	}
+}
+
 /* Execute the command, found along PATH as execvp(3) finds it, but that a directory of PATH
  * which this user may not search hides no command: what is nowhere else is not found then,
  * as a shell says too. Only returns on failure, with errno set. */
 static void
-execute(struct command *command)
+execute(const struct command *command)
 {
 	static char file[PATH_MAX];
 	const char *name = command->argv[0], *path = getenv("PATH");
-	bool denied = false;
+	int error = ENOENT, length;
 
-	command->file = strchr(name, '/') ? command->argv[0] : file;
-	if (command->file != file) {
-		execve(name, command->argv, command->environment);
+	if (strchr(name, '/')) {
+		execute_file(command, command->argv[0]);
 		return;
 	}
-	for (path = path ? path : "/bin:/usr/bin";; path++) {
-		int length = (int)strcspn(path, ":");
-
+	path = path ? path : "/bin:/usr/bin";
+	do {
+		length = (int)strcspn(path, ":");
 		if (*name && snprintf(file, PATH_MAX, "%.*s%s%s", length, path, length ? "/" : "",
 		                      name) < PATH_MAX) {
-			execve(file, command->argv, command->environment);
+			execute_file(command, file);
 			if (errno == EACCES && access(file, F_OK) == 0)
-				denied = true;
+				error = EACCES;
 			else if (errno != EACCES && errno != ENOENT && errno != ENOTDIR)
 				return;
 		}
 		path += length;
-		if (!*path)
-			break;
-	}
-	errno = denied ? EACCES : ENOENT;
+	} while (*path++);
+	errno = error;
 }
 
 /* Become the command: give back umask, dispositions and mask, keep the lock's descriptor
  * over the exec, and execute. Only returns on failure: the exit status for it, with errno
  * set. */
 static int
-become(struct command *command)
+become(const struct command *command, bool as_child)
 {
 	for (size_t i = 0; i < command->count; i++)
 		if (fcntl(command->locks[i].file.fd, F_DUPFD, FIRST_COMMAND_FD) < 0)
@@ -2941,29 +2938,26 @@ become(struct command *command)
 	umask(command->came_umask);
 	if (command->child_came.sa_handler == SIG_IGN)
 		sigaction(SIGCHLD, &command->child_came, NULL);
-	if (signals.waker_came.sa_handler == SIG_IGN)
-		sigaction(WAKER, &signals.waker_came, NULL);
-	mask_set(&signals.came_mask, NULL);
+	for (size_t i = 0; i < HANDLED; i++) {
+		if (signals.begun)
+			sigaction(handled[i], &signals.came[i], NULL);
+		if (as_child && is_stop_signal(handled[i]) &&
+		    signal(handled[i], on_child_stop) == SIG_IGN)
+			signal(handled[i], SIG_IGN);
+	}
+	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 	execute(command);
 	return errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE;
 }
 
-/* In the child. Until it has become the command it runs in our memory, and we wait for
- * that: it does not stop before, or keylock could not stop with it. */
 static int
 child_run(void *argument)
 {
 	struct command *command = argument;
 
-	signals.in_child = true;
-	if (!signals.begun) {
-		signal_handle(SIGTSTP);
-		signal_handle(SIGTTIN);
-		signal_handle(SIGTTOU);
-	}
-	command->status = become(command);
+	command->status = become(command, true);
 	command->error = errno;
-	return command->status;
+	return 0;
 }
 
 /*
@@ -3002,7 +2996,7 @@ command_wait(pid_t child)
 {
 	struct ending ending = {.ran = true};
 	siginfo_t info;
-	sigset_t all = all_signals_but(0);
+	sigset_t all = all_signals();
 	int status;
 	pid_t pid;
 
@@ -3033,26 +3027,6 @@ command_wait(pid_t child)
 	}
 }
 
-/* Make good what kept the command from being executed: the key may be too long for its
- * environment; and a file whose format the kernel does not know is a script of /bin/sh, as
- * execvp(3) of glibc has it and musl's has not. Returns whether to try again. */
-static bool
-command_mend(struct command *command)
-{
-	static char shell[] = "/bin/sh";
-	const char *first = *command->environment;
-
-	if (command->error == E2BIG && first && strncmp(first, "KEYLOCK_KEY=", 12) == 0) {
-		command->environment++;
-	} else if (command->error == ENOEXEC && command->argv[0] != shell) {
-		command->argv[0] = command->file;
-		*--command->argv = shell;
-	} else {
-		return false;
-	}
-	return true;
-}
-
 /*
  * Become the command, with `in_place`, or start it: by clone(2), which copies nothing, and
  * not by vfork(2), which is a fork(2) in musl on some machines, as on aarch64. Returns its
@@ -3063,31 +3037,20 @@ static pid_t
 command_start(struct command *command, bool in_place)
 {
 	_Alignas(16) char stack[8 * PATH_MAX];
-	pid_t child = 0;
-	sigset_t waker;
+	pid_t child;
 
-	if (in_place) { /* neither our handlers nor our timer are the command's */
+	if (in_place) {
 		timer_arm(FOREVER);
-		signals.in_child = true;
-		sigemptyset(&waker);
-		sigaddset(&waker, WAKER);
-		sigtimedwait(&waker, NULL, &(struct timespec){.tv_sec = 0});
-	}
-	do {
-		command->status = 0;
-		if (in_place) {
-			command->status = become(command);
-			command->error = errno;
-		} else {
-			child = clone(child_run, stack + sizeof(stack),
-			              CLONE_VM | CLONE_VFORK | SIGCHLD, command);
-		}
-		if (child > 0 && command->status)
-			waitpid(child, NULL, 0);
-	} while (command->status && command_mend(command));
-	signals.in_child = false;
-	if (in_place)
+		if (signals.begun)
+			signal(WAKER, SIG_IGN); /* takes away one that is pending */
+		command->status = become(command, false);
+		command->error = errno;
 		signals_keep_out();
+		return 0;
+	}
+	child = clone(child_run, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, command);
+	if (child > 0 && command->status)
+		waitpid(child, NULL, 0);
 	return child;
 }
 
@@ -3114,8 +3077,8 @@ command_run(struct command *command, bool in_place)
 	if (command->status)
 		return (struct ending){.status = command->status, .error = command->error};
 	timer_arm(FOREVER);
-	if (signals.child_stop)
-		kill(child, signals.child_stop);
+	if (child_stop)
+		kill(child, child_stop);
 	/* As without keylock, the command alone decides when its input's writer
 	 * and its output's reader see it closed; their numbers stay taken. */
 	if (dup2(STDERR_FILENO, STDIN_FILENO) < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
@@ -3201,11 +3164,10 @@ hold(const char **cause)
 	int error = waiting_begin();
 	ssize_t count = 1;
 
-	/* A stop is by its default action, the key kept; not where it came ignored. */
-	for (size_t i = 0; i < sizeof(caught_signals) / sizeof(*caught_signals); i++)
-		if (is_stop_signal(caught_signals[i]) &&
-		    signal(caught_signals[i], SIG_DFL) == SIG_IGN)
-			signal(caught_signals[i], SIG_IGN);
+	/* A stop is by its default action, the key kept. */
+	for (size_t i = 0; !error && i < HANDLED; i++)
+		if (is_stop_signal(handled[i]))
+			sigaction(handled[i], &signals.came[i], NULL);
 	while (!error && count && !signals.caught) {
 		count = ppoll(ends, 2, NULL, &signals.wait_mask);
 		failed = ends[1].revents ? "standard output" : "standard input";
@@ -4141,7 +4103,7 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	guests_leave(&keys);
 	hurried = false;
 	if (ending.error) { /* as any program does, with signals let in */
-		mask_set(&signals.came_mask, NULL);
+		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 		say_not_run(*options->command, &ending);
 	}
 	return ending.signal ? die_by(ending.signal) : ending.status;
