@@ -975,8 +975,7 @@ directory_open(struct directory *directory)
  *   guests    byte 2, a read lock of each run under an ancestor's exclusive hold (see
  *             "Nesting"). Who takes the lock waits for them.
  *   others    byte 3, a read lock of each who waits for slots; byte 4, a write lock of who
- *             looks whether waiters wait for each other in a circle; byte 5, a read lock
- *             of a host that has ended before its guests.
+ *             looks whether waiters wait for each other in a circle.
  *   tickets   bytes TICKETS and up, a write lock each, held by who waits. The next is one
  *             above the highest held; an empty queue starts anew.
  *
@@ -1013,7 +1012,6 @@ static const off_t PRESENCE = 1;
 static const off_t GUESTS = 2;
 static const off_t SLOT_WAITER = 3;
 static const off_t CYCLE = 4;
-static const off_t ENDED = 5;
 static const off_t TICKETS = 1000;
 static const off_t LAST_TICKET = (off_t)1 << 61;
 
@@ -1026,8 +1024,7 @@ enum { PINNED = S_IXUSR }; /* the mode bit of a file that is never removed */
 
 /* An open lockfile. */
 struct lockfile {
-	int fd;    /* -1: not open */
-	bool made; /* by this process just now, so that its times are right */
+	int fd; /* -1: not open */
 	/* Names it had when it was opened, before its name was compared: whose other name goes
 	 * between the two was never a lockfile. */
 	nlink_t links;
@@ -1198,8 +1195,7 @@ lockfile_open(struct directory *directory, const char *name, struct lockfile *fi
 
 	for (int tries = 0; tries < 100; tries++) {
 		file->fd = above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
-		file->made = file->fd < 0 && errno == ENOENT;
-		if (file->made)
+		if (file->fd < 0 && errno == ENOENT)
 			file->fd = above_standard(lockfile_make(directory, name));
 		if (file->fd >= 0 || (errno != EACCES && errno != EEXIST && errno != ENOENT))
 			break;
@@ -1316,7 +1312,6 @@ ticket_draw(struct lock *lock, struct wait *wait)
 	if (error)
 		return error;
 	lock->ticket = last ? last + 1 : TICKETS;
-	lock->file.made = false; /* held later than made */
 	if (wait->early)
 		wait->look_at = 0;
 	return byte_have(fd, F_WRLCK, lock->ticket, wait);
@@ -1384,8 +1379,7 @@ lock_result(struct lock *lock, int error)
 	if (!error && !signals.caught) {
 		/* Held since now, unless others hold it along with us. A file that has a
 		 * second name may be a stranger's, whose times are not ours. */
-		if (!lock->file.made && lock->file.links == 1 &&
-		    !(lock->shared && is_held(fd, PRESENCE, PRESENCE + 1)))
+		if (lock->file.links == 1 && !(lock->shared && is_held(fd, PRESENCE, PRESENCE + 1)))
 			futimens(fd, NULL);
 		return 0;
 	}
@@ -1421,28 +1415,14 @@ lock_acquire(struct lock *lock, struct wait *wait)
 	return lock_result(lock, error);
 }
 
-/*
- * Let the lock go: for everybody at once, also while a daemon that the command left behind
- * has the description. With `linger` it lasts until the last process that inherited it has
- * ended. Where a guest is still there, who alone can be present beside an exclusive holder,
- * it lasts, too, so that flock(1), which knows nothing of guests, finds it taken: until the
- * last of them lets it go (guest_leave()).
- */
+/* Let the lock go: for everybody at once, also while a daemon that the command left behind
+ * has the description; with `linger` when the last process that inherited it has ended. */
 static void
 lock_release(struct lock *lock, bool linger)
 {
-	int fd = lock->file.fd;
-	bool alone = lock->shared || lock->guest || !is_held(fd, PRESENCE, PRESENCE + 1);
-
-	if (!linger && !alone) {
-		byte_try(fd, F_RDLCK, ENDED);
-		/* The last may have gone just now, and not have seen that. */
-		alone = !is_held(fd, PRESENCE, PRESENCE + 1);
-	}
-	if (!linger && alone) {
-		/* In this order: who has the lock next would see our presence for a guest's. */
-		bytes_give_up(fd, GATE);
-		unlock(fd);
+	if (!linger) {
+		bytes_give_up(lock->file.fd, GATE);
+		unlock(lock->file.fd);
 	}
 	lockfile_close(&lock->file);
 	lockfile_tidy(lock->directory, lock->name);
@@ -1472,6 +1452,7 @@ struct record {
 	bool written;            /* one of our own is in the file */
 	off_t old_size;          /* of what was found */
 	char old[RECORD_SIZE];   /* its beginning */
+	size_t old_length;
 	char own[RECORD_SIZE + 1];
 	char since[DATE_SIZE];
 };
@@ -1555,12 +1536,15 @@ record_read(const struct lock *lock)
 	struct record *record = lock->record;
 	struct stat file;
 	int status = record_check(lock, &file);
+	ssize_t length;
 
 	if (status || !file.st_size)
 		return status;
-	record->old_size = file.st_size;
-	if (pread(lock->file.fd, record->old, sizeof(record->old), 0) < 0)
+	length = pread(lock->file.fd, record->old, sizeof(record->old), 0);
+	if (length < 0)
 		return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(errno));
+	record->old_length = (size_t)length;
+	record->old_size = file.st_size;
 	record_text(record->old, file.st_size == RECORD_SIZE ? RECORD_SIZE : 0, record->found);
 	return 0;
 }
@@ -1597,19 +1581,9 @@ record_put(int fd, const char *bytes, size_t length, off_t size)
 	return 0;
 }
 
-/* Bring the file back to what was found in it. Returns 0 or an errno. */
-static int
-record_restore(const struct lock *lock)
-{
-	struct record *record = lock->record;
-	size_t old = record->old_size < RECORD_SIZE ? (size_t)record->old_size : RECORD_SIZE;
-
-	return record_put(lock->file.fd, record->old, old, record->old_size);
-}
-
 /* Write our record before the command starts. What was found stays behind it where it is
- * longer, so that it can be restored. Returns 0, or NO_FILE and says why; the file is then
- * as it was, as far as that can be had. */
+ * longer, so that it can be brought back. Returns 0, or NO_FILE and says why; the file is
+ * then as it was, as far as that can be had. */
 static int
 record_write(const struct lock *lock, const char *command)
 {
@@ -1625,7 +1599,7 @@ record_write(const struct lock *lock, const char *command)
 	record->written = !error;
 	if (!error)
 		return 0;
-	record_restore(lock);
+	record_put(lock->file.fd, record->old, record->old_length, record->old_size);
 	return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(error));
 }
 
@@ -1651,7 +1625,7 @@ record_settle(const struct lock *lock, bool ran, const char *cause, const char *
 	else if (memcmp(there, record->own, RECORD_SIZE) != 0)
 		error = 0;
 	else if (!ran)
-		error = record_restore(lock);
+		error = record_put(fd, record->old, record->old_length, record->old_size);
 	else if (!cause)
 		error = record_put(fd, NULL, 0, 0);
 	else {
@@ -1852,19 +1826,12 @@ slots_tidy(const struct lock *lock)
 	}
 }
 
-/* Close the slots' files, and tidy those that another was quicker to take. */
+/* Close the slots' files. */
 static void
 slots_close(struct slots *slots)
 {
-	for (int i = 0; i < slots->lock->slots; i++) {
-		char name[NAME_SIZE];
-		bool made = slots->files[i].fd >= 0 && slots->files[i].made;
-
+	for (int i = 0; i < slots->lock->slots; i++)
 		lockfile_close(&slots->files[i]);
-		slot_name(name, slots->base, i + 1);
-		if (made)
-			lockfile_tidy(slots->lock->directory, name);
-	}
 	slots->watched = 0;
 }
 
@@ -2019,7 +1986,6 @@ struct seat {
 	bool flocked, shared;     /* what flock(2) gives, also to other programs */
 	pid_t taker;              /* who took that, says the kernel; it may be dead by now */
 	bool present, guest;      /* what only a keylock that was let in has; or asks to be */
-	bool ended;               /* what a host has that has ended before its guests */
 	bool for_slots;           /* waits for one of several slots */
 	long long ticket;         /* 0: does not wait */
 };
@@ -2062,7 +2028,6 @@ seat_line(struct seat *seat, const char *line)
 	} else if (shared && start > GATE) {
 		seat->present |= start <= PRESENCE && end >= PRESENCE;
 		seat->guest |= start <= GUESTS && end >= GUESTS;
-		seat->ended |= start <= ENDED && end >= ENDED;
 		seat->for_slots |= start <= SLOT_WAITER && end >= SLOT_WAITER;
 	}
 }
@@ -2084,7 +2049,7 @@ seat_read(struct seat *seat, int fd)
 static bool
 holds(const struct seat *seat)
 {
-	return seat->present && !seat->ended && (seat->flocked || seat->guest);
+	return seat->present && (seat->flocked || seat->guest);
 }
 
 /*
@@ -2465,7 +2430,7 @@ lineage_holder(const struct lineage *lineage, const char *name)
 		const struct seat *seat = &lineage->seats.list[i];
 
 		if (strcmp(seat->name, name) == 0 &&
-		    (holds(seat) || (seat->inherited && seat->flocked && !seat->ended && !found)))
+		    (holds(seat) || (seat->inherited && seat->flocked && !found)))
 			found = seat;
 	}
 	return found;
@@ -2494,44 +2459,6 @@ ancestor_holds(const struct looker *looker, const struct lineage *lineage, int f
 	return same;
 }
 
-/*
- * Who was, or asked to be, a guest at the file `name` has left it. Where the host has ended,
- * the last one lets its lock go, which a daemon may share, by the descriptors that we came
- * with. With `over` they are closed: they would keep the file from being removed.
- */
-static void
-guest_leave(const struct directory *directory, const char *name, bool over)
-{
-	int fd = above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
-	bool last = fd >= 0 && !is_held(fd, GUESTS, GUESTS + 1);
-	struct seats seats = {.count = 0};
-	pid_t pid = 0, parent;
-
-	if (process_parent(&pid, &parent))
-		seats_of(&seats, directory, pid, true, name);
-	for (size_t i = 0; i < seats.count; i++) {
-		if (last && seats.list[i].ended) {
-			bytes_give_up(seats.list[i].fd, GATE);
-			unlock(seats.list[i].fd);
-		}
-		if (over)
-			close(seats.list[i].fd);
-	}
-	free(seats.list);
-	if (fd >= 0)
-		close(fd);
-	lockfile_tidy(directory, name);
-}
-
-/* The same for each of the keys, which were given back. */
-static void
-guests_leave(const struct keys *keys)
-{
-	for (size_t i = 0; i < keys->count; i++)
-		if (keys->locks[i].guest)
-			guest_leave(keys->locks[i].directory, keys->locks[i].name, true);
-}
-
 /* An ancestor seems to hold slot `number` of the lock by *seat. See whether that is so, and
  * with -r come under it, past the queue. Returns 0 where it cannot be proved; COVERED, and
  * lock->cover is how; ENDLESS, and *seat is who holds. */
@@ -2557,7 +2484,7 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 		result = lockfile_recheck(looker->directory, seat->name, &file) ? 0 : COVERED;
 	if (result != COVERED) {
 		lockfile_close(&file);
-		guest_leave(looker->directory, seat->name, false);
+		lockfile_tidy(looker->directory, seat->name);
 		return result;
 	}
 	if (shared) /* a holder, and no guest */
@@ -2599,16 +2526,8 @@ look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 	lineage_find(&lineage, looker->directory);
 	name_of_key(lock->key, base);
 	looker->unsure = false;
-	for (size_t i = 0; i < lineage.seats.count; i++) {
-		const struct seat *above = &lineage.seats.list[i];
-
-		*related = *related || holds(above);
-		/* It would keep us waiting for ever when the guests are killed. */
-		if (above->inherited && above->ended) {
-			guest_leave(looker->directory, above->name, false);
-			looker->unsure = true;
-		}
-	}
+	for (size_t i = 0; i < lineage.seats.count; i++)
+		*related = *related || holds(&lineage.seats.list[i]);
 	for (int number = 1; number <= count && result != COVERED && lineage.seats.count;
 	     number++) {
 		slot_name(name, base, number);
@@ -4086,8 +4005,6 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	hurried = true;
 	result = keys_acquire(&keys, &wait, &failed);
 	turn_end(&looker);
-	if (result)
-		guests_leave(&keys);
 	if (result == CAUGHT)
 		return die_by(signals.caught);
 	if (result == TAKEN)
@@ -4100,7 +4017,6 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 		    (long long)took / 1000, (long long)took % 1000);
 	ending = run_under(options, &keys, came_umask);
 	keys_release(&keys, keys.count, options->linger || has_died(&ending));
-	guests_leave(&keys);
 	hurried = false;
 	if (ending.error) { /* as any program does, with signals let in */
 		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
