@@ -769,19 +769,6 @@ struct directory {
 
 static const char not_safe[] = "not safe for lockfiles";
 
-/* Where `fd` is 0, 1 or 2, which may have come in closed, move it above them. */
-static int
-above_standard(int fd)
-{
-	int moved;
-
-	if (fd < 0 || fd > STDERR_FILENO)
-		return fd;
-	moved = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-	close(fd);
-	return moved;
-}
-
 /* Say what is wrong with the directory, and the way out of a default. Returns `status`. */
 static int
 directory_failure(const struct directory *directory, int status, const char *what, const char *why)
@@ -943,7 +930,11 @@ directory_open(struct directory *directory)
 	/* A cleaner may remove the empty directory between any two of these; a
 	 * dangling link, which is not made good here, ends the tries. */
 	for (int tries = 0; tries < 100; tries++) {
-		directory->fd = above_standard(open(directory->path, flags));
+		directory->fd = open(directory->path, flags);
+		/* Where 0, 1 or 2 came in closed, this is there: as good as closed (O_PATH),
+		 * until exec closes it; nothing else of ours gets their numbers. */
+		while (directory->fd >= 0 && directory->fd <= STDERR_FILENO)
+			directory->fd = fcntl(directory->fd, F_DUPFD_CLOEXEC, 0);
 		if (directory->fd >= 0)
 			return directory_check(directory);
 		if (errno == ENOENT && directory->look_only)
@@ -1194,9 +1185,9 @@ lockfile_open(struct directory *directory, const char *name, struct lockfile *fi
 	int status;
 
 	for (int tries = 0; tries < 100; tries++) {
-		file->fd = above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
+		file->fd = openat(directory->fd, name, LOCKFILE_FLAGS);
 		if (file->fd < 0 && errno == ENOENT)
-			file->fd = above_standard(lockfile_make(directory, name));
+			file->fd = lockfile_make(directory, name);
 		if (file->fd >= 0 || (errno != EACCES && errno != EEXIST && errno != ENOENT))
 			break;
 		/* While the group of a new file is changed its members cannot open it. */
@@ -1259,7 +1250,7 @@ lockfile_close(struct lockfile *file)
 static void
 lockfile_tidy(const struct directory *directory, const char *name)
 {
-	int fd = above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
+	int fd = openat(directory->fd, name, LOCKFILE_FLAGS);
 	struct stat file, named;
 	bool removed = false;
 
@@ -1739,7 +1730,7 @@ slots_watch(struct slots *slots)
 	char path[64];
 
 	if (slots_events < 0)
-		slots_events = above_standard(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+		slots_events = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	for (; slots_events >= 0 && slots->watched < slots->lock->slots; slots->watched++) {
 		/* By descriptor: the name may be another file's by now. */
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", slots->files[slots->watched].fd);
@@ -2472,7 +2463,7 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	struct stat found = {0};
 	int result = 0;
 
-	file.fd = above_standard(openat(looker->directory->fd, seat->name, LOCKFILE_FLAGS));
+	file.fd = openat(looker->directory->fd, seat->name, LOCKFILE_FLAGS);
 	if (file.fd >= 0 && fstat(file.fd, &found) == 0 &&
 	    byte_try_again(file.fd, F_RDLCK, GUESTS) == 0 &&
 	    (!come || !shared || flock(file.fd, LOCK_SH | LOCK_NB) == 0) &&
@@ -2714,7 +2705,7 @@ cycle_look(struct looker *looker, struct wait *wait)
 		return 0;
 	wait->look_at = time_in(SECOND); /* unless it is all over now */
 	strcpy(looker->turn_name, cycle.first);
-	looker->turn = above_standard(openat(looker->directory->fd, cycle.first, LOCKFILE_FLAGS));
+	looker->turn = openat(looker->directory->fd, cycle.first, LOCKFILE_FLAGS);
 	if (looker->turn >= 0 && byte_try_again(looker->turn, F_WRLCK, CYCLE) == 0) {
 		again = cycle_find(looker->directory, wait);
 		if (*again.text && again.sum == cycle.sum && strcmp(again.text, cycle.text) == 0)
