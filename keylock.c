@@ -328,6 +328,7 @@ static const int handled[] = {
 enum { HANDLED = sizeof(handled) / sizeof(*handled) };
 
 static struct {
+	sigset_t all;                   /* those too that sigfillset(3) leaves to libc (nptl(7)) */
 	sigset_t came_mask;             /* the mask that keylock came with */
 	sigset_t wait_mask;             /* while waiting */
 	bool begun;                     /* there are handlers and the timer */
@@ -344,22 +345,10 @@ is_stop_signal(int signo)
 	return signo == SIGTSTP || signo == SIGTTIN || signo == SIGTTOU;
 }
 
-/* Every signal, those too that sigfillset(3) leaves to libc (nptl(7)). */
-static sigset_t
-all_signals(void)
-{
-	sigset_t all;
-
-	memset(&all, 0xff, sizeof(all));
-	return all;
-}
-
 static void
 signals_keep_out(void)
 {
-	sigset_t all = all_signals();
-
-	sigprocmask(SIG_SETMASK, &all, NULL);
+	sigprocmask(SIG_SETMASK, &signals.all, NULL);
 }
 
 static void
@@ -371,10 +360,9 @@ signals_let_in(void)
 static void
 signals_begin(void)
 {
-	sigset_t all = all_signals();
-
+	memset(&signals.all, 0xff, sizeof(signals.all));
 	/* musl's own call does not tell of SIGRTMIN as programs of glibc know it. */
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &signals.came_mask, _NSIG / 8);
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &signals.all, &signals.came_mask, _NSIG / 8);
 	/* A SIGCONT that is let in is lost where it comes just before the handler of
 	 * a stop signal is called; blocked it continues us and stays pending. */
 	signals.wait_mask = signals.came_mask;
@@ -382,21 +370,30 @@ signals_begin(void)
 	sigdelset(&signals.wait_mask, WAKER);
 }
 
+/* Have the timer expire at `until`, and again and again. Returns 0 or an errno. */
+static int
+timer_arm(nanoseconds until)
+{
+	struct itimerspec alarm = {.it_interval.tv_nsec = 5 * MILLISECOND};
+
+	if (until == signals.armed)
+		return 0;
+	if (until != FOREVER)
+		alarm.it_value = to_timespec(until);
+	signals.armed = until;
+	return timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL) < 0 ? errno : 0;
+}
+
 /* Take down what ends the wait; all that is called is async-signal-safe. */
 static void
 on_signal(int signo)
 {
-	static const struct itimerspec soon = {
-	    .it_interval.tv_nsec = 5000000,
-	    .it_value.tv_nsec = 1000000,
-	};
 	int kept = errno;
 
 	if (signo != WAKER) {
 		if (!signals.caught || is_stop_signal(signals.caught))
 			signals.caught = signo;
-		timer_settime(signals.timer, 0, &soon, NULL);
-		signals.armed = 0;
+		timer_arm(now() + MILLISECOND);
 	}
 	errno = kept;
 }
@@ -421,20 +418,6 @@ waiting_begin(void)
 	}
 	signals.begun = true;
 	return 0;
-}
-
-/* Have the timer expire at `until`, and again and again. Returns 0 or an errno. */
-static int
-timer_arm(nanoseconds until)
-{
-	struct itimerspec alarm = {.it_interval.tv_nsec = 5 * MILLISECOND};
-
-	if (until == signals.armed)
-		return 0;
-	if (until != FOREVER)
-		alarm.it_value = to_timespec(until);
-	signals.armed = until;
-	return timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL) < 0 ? errno : 0;
 }
 
 /* Let in what signals have come. Returns whether one is to end or to stop keylock: it is in
@@ -491,26 +474,22 @@ die_by(int signo)
 	return 128 + signo;
 }
 
-/* A lock request to the kernel: flock(2), or for a byte (fcntl_locking(2)). */
-struct request {
-	int fd;
-	int flock;   /* LOCK_EX or LOCK_SH; 0 for a byte */
-	short type;  /* F_RDLCK, F_WRLCK or F_UNLCK */
-	off_t start; /* the byte */
-};
+static const off_t LOCK = -1; /* not a byte of the file, but the flock(2) of the whole */
 
-/* Make the request, waiting or not. Returns 0 or an errno, EAGAIN when taken. */
+/* Ask for the lock of a byte (F_OFD_SETLK, fcntl_locking(2)), or for LOCK, or give it up:
+ * `type` is F_RDLCK, F_WRLCK or F_UNLCK. Returns 0 or an errno, EAGAIN when taken. */
 static int
-request(const struct request *wish, bool waiting)
+request(int fd, short type, off_t what, bool waiting)
 {
-	struct flock bytes = {.l_type = wish->type, .l_start = wish->start, .l_len = 1};
+	struct flock byte = {.l_type = type, .l_start = what, .l_len = 1};
+	int operation = type == F_UNLCK ? LOCK_UN : type == F_RDLCK ? LOCK_SH : LOCK_EX;
 	int done;
 
 	do { /* FUSE, which is not of the kernel alone, may answer with EINTR */
-		if (wish->flock)
-			done = flock(wish->fd, wish->flock | (waiting ? 0 : LOCK_NB));
+		if (what == LOCK)
+			done = flock(fd, operation | (waiting ? 0 : LOCK_NB));
 		else
-			done = fcntl(wish->fd, waiting ? F_OFD_SETLKW : F_OFD_SETLK, &bytes);
+			done = fcntl(fd, waiting ? F_OFD_SETLKW : F_OFD_SETLK, &byte);
 	} while (done < 0 && errno == EINTR && !waiting);
 	return done == 0 ? 0 : errno;
 }
@@ -562,9 +541,9 @@ wait_check(struct wait *wait, nanoseconds *until)
 	return error;
 }
 
-/* Wait until the request is granted. Returns 0, or as wait_check() does. */
+/* Wait until the lock is granted. Returns 0, or as wait_check() does. */
 static int
-wait_for(const struct request *wish, struct wait *wait)
+wait_for(int fd, short type, off_t what, struct wait *wait)
 {
 	nanoseconds until;
 	int error;
@@ -576,7 +555,7 @@ wait_for(const struct request *wish, struct wait *wait)
 		if (error)
 			return error;
 		signals_let_in();
-		error = request(wish, true);
+		error = request(fd, type, what, true);
 		signals_keep_out();
 	} while (error == EINTR);
 	return error == EAGAIN ? ENOLCK : error; /* "taken" is no answer to one who waits */
@@ -1041,20 +1020,20 @@ struct lock {
 	int cover_slot;
 };
 
-/* Ask for a byte lock, or give it up, without waiting. Returns 0 or an errno. */
+/* Ask for a lock, or give it up, without waiting. Returns 0 or an errno. */
 static int
-byte_try(int fd, short type, off_t start)
+lock_try(int fd, short type, off_t what)
 {
-	return request(&(struct request){.fd = fd, .type = type, .start = start}, false);
+	return request(fd, type, what, false);
 }
 
 /* The same, with patience for 100 ms for what others hold for microseconds. */
 static int
-byte_try_again(int fd, short type, off_t start)
+lock_try_again(int fd, short type, off_t what)
 {
 	int error, tries = 100;
 
-	while ((error = byte_try(fd, type, start)) == EAGAIN && tries--)
+	while ((error = lock_try(fd, type, what)) == EAGAIN && tries--)
 		nanosleep(&a_moment, NULL);
 	return error;
 }
@@ -1068,14 +1047,13 @@ bytes_give_up(int fd, off_t start)
 	fcntl(fd, F_OFD_SETLK, &bytes);
 }
 
-/* Have a byte lock, at once or waiting. Returns as wait_for() does. */
+/* Have a lock, at once or waiting. Returns as wait_for() does. */
 static int
-byte_have(int fd, short type, off_t start, struct wait *wait)
+lock_have(int fd, short type, off_t what, struct wait *wait)
 {
-	struct request wish = {.fd = fd, .type = type, .start = start};
-	int error = request(&wish, false);
+	int error = lock_try(fd, type, what);
 
-	return error == EAGAIN ? wait_for(&wish, wait) : error;
+	return error == EAGAIN ? wait_for(fd, type, what, wait) : error;
 }
 
 /* Find a lock of others that keeps us from a lock of `type` on the bytes from `start` to
@@ -1096,15 +1074,6 @@ byte_held(int fd, short type, off_t start, off_t end, off_t *first, off_t *last)
 	*first = bytes.l_start > start ? bytes.l_start : start;
 	*last = bytes.l_len ? bytes.l_start + bytes.l_len - 1 : INT64_MAX;
 	return true;
-}
-
-/* Let the lock of a description go. Nobody waits for that, but a file system that has locks
- * of its own (FUSE) can be interrupted. */
-static void
-unlock(int fd)
-{
-	while (flock(fd, LOCK_UN) < 0 && errno == EINTR)
-		continue;
 }
 
 /* Whether others hold a lock on a byte from `start` to before `end` (0: to the last byte). */
@@ -1255,8 +1224,8 @@ lockfile_tidy(const struct directory *directory, const char *name)
 	bool removed = false;
 
 	/* Whoever is there tidies. */
-	if (fd >= 0 && !is_held(fd, PRESENCE, 0) && byte_try_again(fd, F_WRLCK, GATE) == 0) {
-		if (flock(fd, LOCK_EX | LOCK_NB) == 0 && !is_held(fd, PRESENCE, 0) &&
+	if (fd >= 0 && !is_held(fd, PRESENCE, 0) && lock_try_again(fd, F_WRLCK, GATE) == 0) {
+		if (lock_try(fd, F_WRLCK, LOCK) == 0 && !is_held(fd, PRESENCE, 0) &&
 		    fstat(fd, &file) == 0 && S_ISREG(file.st_mode) && !(file.st_mode & PINNED) &&
 		    file.st_size == 0 &&
 		    fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
@@ -1265,7 +1234,7 @@ lockfile_tidy(const struct directory *directory, const char *name)
 		/* close(2) alone opens the gate a moment before it gives up the lock, and a
 		 * newcomer would find taken what nobody has: of a file that has its name. */
 		if (!removed)
-			unlock(fd);
+			lock_try(fd, F_UNLCK, LOCK);
 	}
 	if (fd >= 0)
 		close(fd);
@@ -1282,7 +1251,7 @@ turn_await(const struct lock *lock, struct wait *wait)
 	if (!is_held(fd, ahead, lock->ticket))
 		ahead = highest_ticket(fd, lock->ticket);
 	while (ahead >= TICKETS && !error) {
-		error = byte_have(fd, F_RDLCK, ahead, wait);
+		error = lock_have(fd, F_RDLCK, ahead, wait);
 		ahead = highest_ticket(fd, lock->ticket);
 	}
 	return error;
@@ -1297,7 +1266,7 @@ ticket_draw(struct lock *lock, struct wait *wait)
 	off_t last;
 
 	while (!error && (last = highest_ticket(fd, 0)) >= LAST_TICKET) {
-		error = byte_have(fd, F_RDLCK, last, wait);
+		error = lock_have(fd, F_RDLCK, last, wait);
 		bytes_give_up(fd, TICKETS);
 	}
 	if (error)
@@ -1305,7 +1274,7 @@ ticket_draw(struct lock *lock, struct wait *wait)
 	lock->ticket = last ? last + 1 : TICKETS;
 	if (wait->early)
 		wait->look_at = 0;
-	return byte_have(fd, F_WRLCK, lock->ticket, wait);
+	return lock_have(fd, F_WRLCK, lock->ticket, wait);
 }
 
 /* Wait, with a ticket, for our turn, for the lock and for the guests; become a holder and
@@ -1314,18 +1283,15 @@ static int
 lock_await(struct lock *lock, struct wait *wait)
 {
 	int fd = lock->file.fd, error = turn_await(lock, wait);
-	struct request wish = {.fd = fd, .flock = lock->shared ? LOCK_SH : LOCK_EX};
 
 	if (!error)
-		error = request(&wish, false);
-	if (error == EAGAIN)
-		error = wait_for(&wish, wait);
+		error = lock_have(fd, lock->shared ? F_RDLCK : F_WRLCK, LOCK, wait);
 	if (!error && is_held(fd, GUESTS, GUESTS + 1)) {
-		error = byte_have(fd, F_WRLCK, GUESTS, wait);
-		byte_try(fd, F_UNLCK, GUESTS);
+		error = lock_have(fd, F_WRLCK, GUESTS, wait);
+		lock_try(fd, F_UNLCK, GUESTS);
 	}
 	if (!error)
-		error = byte_have(fd, F_RDLCK, PRESENCE, wait);
+		error = lock_have(fd, F_RDLCK, PRESENCE, wait);
 	if (!error)
 		bytes_give_up(fd, TICKETS);
 	return error;
@@ -1336,24 +1302,23 @@ lock_await(struct lock *lock, struct wait *wait)
 static int
 lock_take(struct lock *lock, struct wait *wait)
 {
-	int fd = lock->file.fd, error = byte_have(fd, F_WRLCK, GATE, wait);
-	struct request at_once = {.fd = fd, .flock = lock->shared ? LOCK_SH : LOCK_EX};
+	int fd = lock->file.fd, error = lock_have(fd, F_WRLCK, GATE, wait);
 
 	/* On a busy machine a crowd may keep the gate closed: -n then tries without.
 	 * What that costs is that it may find the lock in the hands of one who only
 	 * tidies; what keeps "alone" is the lock and the look at the name. */
 	if (error && !(error == ETIMEDOUT && wait->nonblock))
 		return error;
-	error = request(&at_once, false);
+	error = lock_try(fd, lock->shared ? F_RDLCK : F_WRLCK, LOCK);
 	if (!error && is_held(fd, GUESTS, 0)) {
-		unlock(fd);
+		lock_try(fd, F_UNLCK, LOCK);
 		error = EAGAIN;
 	}
 	if (!error)
-		error = byte_have(fd, F_RDLCK, PRESENCE, wait);
+		error = lock_have(fd, F_RDLCK, PRESENCE, wait);
 	else if (error == EAGAIN && !wait->nonblock)
 		error = ticket_draw(lock, wait);
-	byte_try(fd, F_UNLCK, GATE);
+	lock_try(fd, F_UNLCK, GATE);
 	return !error && lock->ticket ? lock_await(lock, wait) : error;
 }
 
@@ -1413,7 +1378,7 @@ lock_release(struct lock *lock, bool linger)
 {
 	if (!linger) {
 		bytes_give_up(lock->file.fd, GATE);
-		unlock(lock->file.fd);
+		lock_try(lock->file.fd, F_UNLCK, LOCK);
 	}
 	lockfile_close(&lock->file);
 	lockfile_tidy(lock->directory, lock->name);
@@ -1604,13 +1569,14 @@ static void
 record_settle(const struct lock *lock, bool ran, const char *cause, const char *command)
 {
 	struct record *record = lock->record;
-	int fd = lock->file.fd, error = 0;
+	int fd = lock->file.fd, error;
 	char there[RECORD_SIZE] = "";
 
 	if (!record->written)
 		return;
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-		error = errno == EWOULDBLOCK ? 0 : errno;
+	error = lock_try(fd, F_WRLCK, LOCK);
+	if (error)
+		error = error == EAGAIN ? 0 : error;
 	else if (pread(fd, there, RECORD_SIZE, 0) < 0)
 		error = errno;
 	else if (memcmp(there, record->own, RECORD_SIZE) != 0)
@@ -1664,18 +1630,18 @@ slot_take(int fd, bool gated)
 	if (is_held(fd, PRESENCE, GUESTS + 1))
 		return EAGAIN;
 	if (!gated)
-		error = byte_try(fd, F_WRLCK, GATE);
+		error = lock_try(fd, F_WRLCK, GATE);
 	if (error)
 		return error;
-	error = request(&(struct request){.fd = fd, .flock = LOCK_EX}, false);
+	error = lock_try(fd, F_WRLCK, LOCK);
 	if (!error && is_held(fd, GUESTS, GUESTS + 1))
 		error = EAGAIN;
 	if (!error)
-		error = byte_try(fd, F_RDLCK, PRESENCE);
+		error = lock_try(fd, F_RDLCK, PRESENCE);
 	if (error)
-		unlock(fd);
+		lock_try(fd, F_UNLCK, LOCK);
 	if (!gated)
-		byte_try(fd, F_UNLCK, GATE);
+		lock_try(fd, F_UNLCK, GATE);
 	return error;
 }
 
@@ -1777,7 +1743,7 @@ static int
 slots_take(struct slots *slots, struct wait *wait)
 {
 	struct lock *lock = slots->lock;
-	int fd = lock->file.fd, error = byte_have(fd, F_WRLCK, GATE, wait);
+	int fd = lock->file.fd, error = lock_have(fd, F_WRLCK, GATE, wait);
 
 	if (error && !(error == ETIMEDOUT && wait->nonblock)) /* as lock_take() */
 		return error;
@@ -1789,9 +1755,9 @@ slots_take(struct slots *slots, struct wait *wait)
 	error = is_held(fd, TICKETS, 0) ? EAGAIN : slots_try(slots, true);
 	if (error == EAGAIN && !wait->nonblock) {
 		error = ticket_draw(lock, wait);
-		byte_try(fd, F_RDLCK, SLOT_WAITER);
+		lock_try(fd, F_RDLCK, SLOT_WAITER);
 	}
-	byte_try(fd, F_UNLCK, GATE);
+	lock_try(fd, F_UNLCK, GATE);
 	if (!error && lock->ticket)
 		error = turn_await(lock, wait);
 	return error || !lock->ticket ? error : slots_await(slots, wait);
@@ -2465,13 +2431,13 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 
 	file.fd = openat(looker->directory->fd, seat->name, LOCKFILE_FLAGS);
 	if (file.fd >= 0 && fstat(file.fd, &found) == 0 &&
-	    byte_try_again(file.fd, F_RDLCK, GUESTS) == 0 &&
-	    (!come || !shared || flock(file.fd, LOCK_SH | LOCK_NB) == 0) &&
+	    lock_try_again(file.fd, F_RDLCK, GUESTS) == 0 &&
+	    (!come || !shared || lock_try(file.fd, F_RDLCK, LOCK) == 0) &&
 	    ancestor_holds(looker, lineage, file.fd, seat))
 		result = ENDLESS;
 	file.device = found.st_dev;
 	file.inode = found.st_ino;
-	if (result && come && holds(seat) && byte_try_again(file.fd, F_RDLCK, PRESENCE) == 0)
+	if (result && come && holds(seat) && lock_try_again(file.fd, F_RDLCK, PRESENCE) == 0)
 		result = lockfile_recheck(looker->directory, seat->name, &file) ? 0 : COVERED;
 	if (result != COVERED) {
 		lockfile_close(&file);
@@ -2479,7 +2445,7 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 		return result;
 	}
 	if (shared) /* a holder, and no guest */
-		byte_try(file.fd, F_UNLCK, GUESTS);
+		lock_try(file.fd, F_UNLCK, GUESTS);
 	lock->cover = file;
 	lock->cover_slot = number;
 	lock->guest = !shared;
@@ -2706,7 +2672,7 @@ cycle_look(struct looker *looker, struct wait *wait)
 	wait->look_at = time_in(SECOND); /* unless it is all over now */
 	strcpy(looker->turn_name, cycle.first);
 	looker->turn = openat(looker->directory->fd, cycle.first, LOCKFILE_FLAGS);
-	if (looker->turn >= 0 && byte_try_again(looker->turn, F_WRLCK, CYCLE) == 0) {
+	if (looker->turn >= 0 && lock_try_again(looker->turn, F_WRLCK, CYCLE) == 0) {
 		again = cycle_find(looker->directory, wait);
 		if (*again.text && again.sum == cycle.sum && strcmp(again.text, cycle.text) == 0)
 			return say(ENDLESS,
@@ -2906,12 +2872,11 @@ command_wait(pid_t child)
 {
 	struct ending ending = {.ran = true};
 	siginfo_t info;
-	sigset_t all = all_signals();
 	int status;
 	pid_t pid;
 
 	for (;;) {
-		if (sigwaitinfo(&all, &info) < 0)
+		if (sigwaitinfo(&signals.all, &info) < 0)
 			continue;
 		if (info.si_signo != SIGCHLD) {
 			forward(&info, child);
@@ -3418,7 +3383,7 @@ pin(struct directory *directory, const char *key, nanoseconds patience)
 		status = lockfile_open(directory, lock.name, &lock.file);
 		if (status)
 			break;
-		error = byte_have(lock.file.fd, F_WRLCK, GATE, &wait);
+		error = lock_have(lock.file.fd, F_WRLCK, GATE, &wait);
 		if (error == EINTR && is_stop_signal(signals.caught)) {
 			lockfile_close(&lock.file);
 			stop_by(signals.caught);
