@@ -746,8 +746,6 @@ struct directory {
 	gid_t group;
 };
 
-static const char not_safe[] = "not safe for lockfiles";
-
 /* Say what is wrong with the directory, and the way out of a default. Returns `status`. */
 static int
 directory_failure(const struct directory *directory, int status, const char *what, const char *why)
@@ -842,57 +840,55 @@ directory_choose(struct directory *directory, const char *named)
 	         shared ? "/run/lock" : "/tmp", (unsigned long)user);
 	if (shared || !tmp_is_private())
 		return 0;
-	return directory_failure(directory, UNSAFE, not_safe,
+	return directory_failure(directory, UNSAFE, "not safe for lockfiles",
 	                         "/tmp is this service's own (PrivateTmp), and a key there would "
 	                         "be another one outside");
 }
 
-/* The name of the network or cluster file system that `fd` is on, or NULL. */
-static const char *
-network_file_system(int fd)
+/* Whether `fd` is on a network or cluster file system (statfs(2), linux/magic.h). */
+static bool
+is_networked(int fd)
 {
-	/* statfs(2) and linux/magic.h */
-	static const struct {
-		uint32_t magic;
-		const char *name;
-	} systems[] = {
-	    {0x00006969, "NFS"},  {0x0000517b, "SMB"},   {0xff534d42, "SMB"},
-	    {0xfe534d42, "SMB"},  {0x00c36400, "Ceph"},  {0x0bd00bd0, "Lustre"},
-	    {0x01161970, "GFS2"}, {0x7461636f, "OCFS2"}, {0x5346414f, "AFS"},
-	    {0x6b414653, "AFS"},  {0x01021997, "9p"},
+	static const uint32_t systems[] = {
+	    0x00006969,                         /* NFS */
+	    0x0000517b, 0xff534d42, 0xfe534d42, /* SMB */
+	    0x00c36400,                         /* Ceph */
+	    0x0bd00bd0,                         /* Lustre */
+	    0x01161970,                         /* GFS2 */
+	    0x7461636f,                         /* OCFS2 */
+	    0x5346414f, 0x6b414653,             /* AFS */
+	    0x01021997,                         /* 9p */
 	};
-	struct statfs system;
+	struct statfs system = {0};
 
 	if (fstatfs(fd, &system) < 0)
-		return NULL;
+		return false;
 	for (size_t i = 0; i < sizeof(systems) / sizeof(*systems); i++)
-		if ((uint32_t)system.f_type == systems[i].magic)
-			return systems[i].name;
-	return NULL;
+		if ((uint32_t)system.f_type == systems[i])
+			return true;
+	return false;
 }
 
 /* Check the open directory against the rules. Returns 0, or a status and says why. */
 static int
 directory_check(struct directory *directory)
 {
-	const char *network = network_file_system(directory->fd), *why = NULL;
-	char text[96];
+	const char *why = NULL;
 	struct stat file;
 
 	if (fstat(directory->fd, &file) < 0)
 		return directory_failure(directory, NO_FILE, "cannot be opened", strerror(errno));
 	directory->mode = file.st_mode;
 	directory->group = file.st_gid;
-	snprintf(text, sizeof(text), "on a network file system (%s)", network ? network : "");
-	if (network)
-		why = text;
+	if (is_networked(directory->fd))
+		why = "it is on a network file system";
 	else if (directory->named && (file.st_mode & S_IWOTH) && !(file.st_mode & S_ISVTX))
 		why = "all may write to it and it is not sticky; chmod +t it";
 	else if (!directory->named && file.st_uid != geteuid())
 		why = "it belongs to another user";
 	else if (!directory->named && (file.st_mode & (S_IRWXG | S_IRWXO)))
 		why = "it is open to others; chmod 700 it";
-	return why ? directory_failure(directory, UNSAFE, not_safe, why) : 0;
+	return why ? directory_failure(directory, UNSAFE, "not safe for lockfiles", why) : 0;
 }
 
 /* Open the directory and check it; make it, but not what it is in, where it is missing
@@ -902,34 +898,32 @@ static int
 directory_open(struct directory *directory)
 {
 	int flags = O_PATH | O_DIRECTORY | O_CLOEXEC | (directory->named ? 0 : O_NOFOLLOW);
-	const char *what = "cannot be opened";
 
 	if (directory->fd >= 0)
 		close(directory->fd);
+	directory->fd = open(directory->path, flags);
 	/* A cleaner may remove the empty directory between any two of these; a
 	 * dangling link, which is not made good here, ends the tries. */
-	for (int tries = 0; tries < 100; tries++) {
-		directory->fd = open(directory->path, flags);
-		/* Where 0, 1 or 2 came in closed, this is there: as good as closed (O_PATH),
-		 * until exec closes it; nothing else of ours gets their numbers. */
-		while (directory->fd >= 0 && directory->fd <= STDERR_FILENO)
-			directory->fd = fcntl(directory->fd, F_DUPFD_CLOEXEC, 0);
-		if (directory->fd >= 0)
-			return directory_check(directory);
-		if (errno == ENOENT && directory->look_only)
+	for (int tries = 0; tries < 100 && directory->fd < 0 && errno == ENOENT; tries++) {
+		if (directory->look_only)
 			return 0;
-		if (errno != ENOENT)
-			break;
 		directory->made = mkdir(directory->path, S_IRWXU) == 0;
-		if (!directory->made && errno != EEXIST) {
-			what = "cannot be made";
-			break;
-		}
+		if (!directory->made && errno != EEXIST)
+			return directory_failure(directory, status_of(errno), "cannot be made",
+			                         strerror(errno));
+		directory->fd = open(directory->path, flags);
 	}
-	if (errno == ENOTDIR || errno == ELOOP)
-		return directory_failure(directory, UNSAFE, not_safe,
+	if (directory->fd < 0 && (errno == ENOTDIR || errno == ELOOP))
+		return directory_failure(directory, UNSAFE, "not safe for lockfiles",
 		                         "it is a link or no directory");
-	return directory_failure(directory, status_of(errno), what, strerror(errno));
+	/* Where 0, 1 or 2 came in closed, this is there: as good as closed (O_PATH), until exec
+	 * closes it; nothing else of ours gets their numbers. */
+	while (directory->fd >= 0 && directory->fd <= STDERR_FILENO)
+		directory->fd = fcntl(directory->fd, F_DUPFD_CLOEXEC, 0);
+	if (directory->fd < 0)
+		return directory_failure(directory, status_of(errno), "cannot be opened",
+		                         strerror(errno));
+	return directory_check(directory);
 }
 
 /* ---- Lockfile -----------------------------------------------------------
