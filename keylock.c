@@ -308,13 +308,11 @@ parse_time(const char *text, nanoseconds *time)
 
 /* ---- Signals and waiting ------------------------------------------------
  *
- * All signals are blocked from the start, so that none ends keylock between
- * making a file and being able to remove it. They are let in only around the one
- * blocking call of a wait, where a handler takes down which one came. A signal
- * that comes after the check and before that call would be slept over: the
- * handler therefore arms a repeating timer, which cuts the call short. The same
- * timer keeps the deadline. It is one of our own (timer_create(2)), since
- * ITIMER_REAL may be the caller's, which the command inherits.
+ * All signals are blocked from the start, so that none ends keylock between making a file
+ * and being able to remove it. They are let in only around the one blocking call of a wait,
+ * where a handler takes down which one came. One that comes just before that call would be
+ * slept over: the handler therefore arms a repeating timer, which cuts the call short and
+ * keeps the deadline, too; not ITIMER_REAL, which may be the caller's and the command's.
  */
 
 enum { WAKER = _NSIG - 1 }; /* the timer's signal, SIGRTMAX: the one that is used least */
@@ -452,8 +450,7 @@ act_by_default(int signo)
 }
 
 /* Stop by the stop signal `signo`; not where a SIGCONT has come since, which is pending
- * then: a stop signal that is sent takes it away (signal(7)). One that is sent in the
- * microsecond in between is lost. */
+ * then: a stop signal that is sent takes it away (signal(7)). */
 static void
 stop_by(int signo)
 {
@@ -722,17 +719,13 @@ key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
  *
  * Where the lockfiles are. The rules that it MUST keep:
  *
- *  1. A default directory is a directory, not a link, owned by the effective
- *     user and closed to others, and not in a service's own /tmp.
- *  2. A directory given by name may be a link and is what its owner made it,
- *     but where all may write it is sticky.
- *  3. It is checked by fstat on the descriptor that is then used, and all file
- *     operations are relative to that descriptor.
- *  4. It is not on a network or cluster file system, whose cached attributes
- *     would let two hold one lock.
- *
- * Which default it is depends on the effective user id alone, never on what
- * fails: one user's key would become two locks otherwise.
+ *  1. A default directory is a directory, not a link, owned by the effective user and closed
+ *     to others, and not in a service's own /tmp. Which one depends on the user id alone.
+ *  2. A directory given by name may be a link, but where all may write it is sticky.
+ *  3. It is checked by fstat on the descriptor that is then used, and all file operations are
+ *     relative to that descriptor.
+ *  4. It is not on a network or cluster file system, whose cached attributes would let two
+ *     hold one lock.
  */
 
 struct directory {
@@ -949,17 +942,14 @@ directory_open(struct directory *directory)
  * there; else a ticket is drawn, and outside the gate each waits for the one before it in
  * line, the first for the lock and then for the guests. Why tickets: the kernel wakes
  * blocked requests in their order, but lets a newcomer in before the woken one has run.
- * Why guests after the lock: a guest, before it believes in its ancestor's lock, has its
- * byte; so of a guest who has seen that lock and a taker who has it next, the taker sees
- * the guest.
+ * Why guests after the lock: a guest has its byte before it believes in its ancestor's lock,
+ * so whoever has that lock next sees the guest.
  *
  * Removing: who leaves, tidies. Inside the gate and with the lock held exclusively, a file
- * that shows neither presence nor guest nor ticket is nobody's, so its name may go. What
- * can still happen: another has opened the file but not come to the gate. It will find its
- * file nameless, since each taker compares file and name last of all, once it has presence:
- * from then on none removes it. Without that comparison two could hold one key on two
- * files; were presence not looked at with the lock in hand, the name could go while one who
- * came past the gate (-n), or a guest, holds by it.
+ * that shows neither presence nor guest nor ticket is nobody's, so its name may go. Who has
+ * opened it but not come to the gate finds it nameless, since each taker compares file and
+ * name last of all, once it is present: from then on none removes it. Presence is looked at
+ * with the lock in hand since one who came past the gate (-n), or a guest, may hold by it.
  *
  * Rules that it MUST keep:
  *  1. The file is opened without O_CREAT first, then with O_CREAT|O_EXCL, and again on
@@ -1203,13 +1193,10 @@ lockfile_close(struct lockfile *file)
 	file->fd = -1;
 }
 
-/*
- * Remove the lockfile `name` where nobody has or awaits it, nobody has pinned it, and
- * nothing is written in it (see "Record"). Called by whoever leaves it, on a new
- * description: one that a daemon of the command shares would keep the gate closed if
- * keylock were killed in here. What fails leaves a file to the next one, and does nobody
- * harm; so does a stranger's file in a sticky directory, which only its owner can unlink.
- */
+/* Remove the lockfile `name` where nobody has or awaits it, nobody has pinned it, and nothing
+ * is written in it. By a new description: one that a daemon of the command shares would keep
+ * the gate closed if keylock were killed in here. What fails, as in a sticky directory, leaves
+ * the file to the next one. */
 static void
 lockfile_tidy(const struct directory *directory, const char *name)
 {
@@ -1298,9 +1285,8 @@ lock_take(struct lock *lock, struct wait *wait)
 {
 	int fd = lock->file.fd, error = lock_have(fd, F_WRLCK, GATE, wait);
 
-	/* On a busy machine a crowd may keep the gate closed: -n then tries without.
-	 * What that costs is that it may find the lock in the hands of one who only
-	 * tidies; what keeps "alone" is the lock and the look at the name. */
+	/* A crowd may keep the gate closed: -n then tries without, and may find the lock in
+	 * the hands of one who only tidies. */
 	if (error && !(error == ETIMEDOUT && wait->nonblock))
 		return error;
 	error = lock_try(fd, lock->shared ? F_RDLCK : F_WRLCK, LOCK);
@@ -1385,12 +1371,11 @@ lock_release(struct lock *lock, bool linger)
  *
  *     keylock1 pid=812 since=2026-11-24T23:26:16Z cause=killed command=charge.sh
  *
- * written by one pwrite(2) and on disk before the command starts. It says what became of
- * the command if nobody can change it any more: keylock was killed. A command that ends by
- * itself ends it; one that died leaves it with that cause. Whatever else is found in a file
- * of ours counts as a record that cannot be read, never as none. Of ours is a file that is
- * empty, begins with the version word, or has the sticky bit that keylock gives its files:
- * no other is written to.
+ * on disk before the command starts. It says what became of the command if nobody can change
+ * it any more: keylock was killed. A command that ends by itself ends it; one that died
+ * leaves it with that cause. Whatever else is found counts as a record that cannot be read.
+ * Only to a file that is empty, begins with the version word, or has the sticky bit that
+ * keylock gives its files is written.
  */
 
 enum { RECORD_SIZE = 192, DATE_SIZE = sizeof("2026-11-24T23:26:16Z") };
@@ -1553,12 +1538,9 @@ record_write(const struct lock *lock, const char *command)
 	return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(error));
 }
 
-/*
- * Settle our record: end it, or with `cause` leave it, or where the command was not
- * executed bring back what was found. Not where it is ours no more: a descendant may have
- * unlocked the description that it shares with us, and somebody else may hold the lock by
- * now. Says what fails; then the record stays, and the next is told.
- */
+/* Settle our record: end it, or with `cause` leave it, or where the command was not executed
+ * bring back what was found. Not where it is ours no more: a descendant may have unlocked the
+ * description that it shares with us. Says what fails; then the record stays. */
 static void
 record_settle(const struct lock *lock, bool ran, const char *cause, const char *command)
 {
@@ -1594,11 +1576,9 @@ record_settle(const struct lock *lock, bool ran, const char *cause, const char *
  * of all; whoever is first in it, or comes while it is empty, tries each slot under that
  * slot's gate. The first in line keeps the slots' files open between its tries, since
  * closing them would wake it, and sleeps on inotify(7): it tries again 1 ms after an event,
- * then after twice as long each time, up to a second. That covers what is odd here:
- * IN_CLOSE, which is all that tells of a holder that was killed, is sent before the kernel
- * has dropped its lock (fs/file_table.c, __fput); and what happened before the watch made
- * no event. Who releases a slot whose file a daemon keeps open makes an event by tidying,
- * after it has unlocked.
+ * then after twice as long each time, up to a second. For IN_CLOSE, which is all that tells
+ * of a holder that was killed, is sent before the kernel has dropped its lock (__fput in
+ * fs/file_table.c). Who releases makes an event by tidying, after it has unlocked.
  */
 
 struct slots {
@@ -1612,9 +1592,8 @@ struct slots {
 /* Closing it takes the kernel milliseconds (synchronize_srcu): it is left to exit. */
 static int slots_events = -1;
 
-/* Try to take the lock of the open file of a slot; `gated` where we are in its gate. A gate
- * that is closed counts as a slot that is taken. Returns 0, EAGAIN when it is taken, or
- * another errno; then nothing is kept. */
+/* Try to take the lock of the open file of a slot; `gated` where we are in its gate, else it
+ * is taken where the gate is closed. Returns 0, or an errno and nothing is kept. */
 static int
 slot_take(int fd, bool gated)
 {
@@ -1758,8 +1737,7 @@ slots_take(struct slots *slots, struct wait *wait)
 }
 
 /* Who leaves a slot leaves the first file, too, whose queue it has used; and where nobody
- * is there, the files of slots whose holders were killed, which nobody may come to again:
- * the lowest slot that is free is taken. */
+ * is there, the files of slots whose holders were killed. */
 static void
 slots_tidy(const struct lock *lock)
 {
@@ -2321,16 +2299,14 @@ whose_text(const struct directory *directory, const char *name, const struct gla
 
 /* ---- Nesting ------------------------------------------------------------
  *
- * A run whose own ancestor holds the key would wait for itself. It is told so, or
- * with -r runs under the ancestor's lock. Under a shared one it takes its own. Under
- * an exclusive one it is a guest: it has the guests' byte by a description of its
- * own, then looks again whether the ancestor holds, is present, and compares file and
- * name last. Who takes the lock later waits for the guests' byte, so a guest is alone
- * whatever becomes of the ancestor; and it counts as a holder for those below it.
+ * A run whose own ancestor holds the key would wait for itself. It is told so, or with -r
+ * runs under the ancestor's lock. Under a shared one it takes its own. Under an exclusive one
+ * it is a guest: it has the guests' byte by a description of its own, then looks again
+ * whether the ancestor holds, is present, and compares file and name last. Who takes the lock
+ * later waits for that byte, so a guest is alone whatever becomes of the ancestor.
  *
- * That an ancestor holds is what the kernel says of a descriptor, its own or one that
- * we came with. A pid is no proof: it may be of another namespace, or used again.
- * What cannot be read is no ancestor.
+ * That an ancestor holds is what the kernel says of a descriptor, its own or one that we came
+ * with. A pid is no proof: it may be of another namespace, or used again.
  */
 
 /* What the looks of one run need, beside the wait. */
@@ -2704,10 +2680,9 @@ look_around(struct wait *wait)
 
 /* ---- Running the command ------------------------------------------------
  *
- * The command gets what keylock came with: mask, dispositions, umask, streams,
- * environment but for KEYLOCK_*, and the lock's descriptor, so that the key
- * stays taken while it runs even if keylock is killed. keylock waits for it
- * with all signals blocked and takes them one by one.
+ * The command gets what keylock came with, and the lock's descriptor, so that the key stays
+ * taken while it runs even if keylock is killed. keylock waits for it with all signals
+ * blocked and takes them one by one.
  */
 
 struct command {
@@ -2830,13 +2805,9 @@ child_run(void *argument)
 	return 0;
 }
 
-/*
- * Pass a signal on to the command. The terminal sends its signals to the group that is
- * in front: where the command has made one of its own by now, as timeout(1) does, it
- * gets them as the terminal would have sent them, to the whole group; and SIGCONT, so
- * that all that were stopped this way go on. Not what the command's group has got from
- * the terminal itself, nor what the command has sent to its own group, nor our own.
- */
+/* Pass a signal on to the command. Not what its group has got from the terminal itself; but
+ * where the command has made a group of its own by now, as timeout(1) does, that whole group
+ * gets what the terminal sends, and SIGCONT. Nor what the command or keylock has sent. */
 static void
 forward(const siginfo_t *info, pid_t child)
 {
@@ -2896,12 +2867,9 @@ command_wait(pid_t child)
 	}
 }
 
-/*
- * Become the command, with `in_place`, or start it: by clone(2), which copies nothing, and
- * not by vfork(2), which is a fork(2) in musl on some machines, as on aarch64. Returns its
- * pid, 0 in place, or -1 and errno; where it did not become the command command->status
- * is not 0.
- */
+/* Become the command, with `in_place`, or start it: by clone(2), since vfork(2) is a fork(2)
+ * in musl on some machines, as on aarch64. Returns its pid, 0 in place, or -1 and errno;
+ * where it did not become the command command->status is not 0. */
 static pid_t
 command_start(struct command *command, bool in_place)
 {
