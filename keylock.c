@@ -2951,13 +2951,16 @@ say_not_run(const char *name, const struct ending *ending)
  * or dies, which closes it too.
  */
 
-/* Whether standard input stays open until the caller closes it. */
+/* Whether standard input stays open until the caller closes it. Debian's cron gives its jobs
+ * a pipe that it has closed. */
 static bool
 hold_is_possible(void)
 {
+	struct pollfd end = {.fd = STDIN_FILENO, .events = POLLIN};
 	struct stat input;
 
 	return fstat(STDIN_FILENO, &input) == 0 && !S_ISREG(input.st_mode) &&
+	       !(poll(&end, 1, 0) == 1 && end.revents == POLLHUP) &&
 	       !(S_ISCHR(input.st_mode) && input.st_rdev == makedev(1, 3)); /* null(4) */
 }
 
