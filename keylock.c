@@ -308,35 +308,32 @@ parse_time(const char *text, nanoseconds *time)
 
 /* ---- Signals and waiting ------------------------------------------------
  *
- * All signals are blocked from the start, so that none ends keylock between
- * making a file and being able to remove it. They are let in only around the one
- * blocking call of a wait, where a handler takes down which one came. A signal
- * that comes after the check and before that call would be slept over: the
- * handler therefore arms a repeating timer, which cuts the call short. The same
- * timer keeps the deadline. It is one of our own (timer_create(2)), since
- * ITIMER_REAL may be the caller's, which the command inherits.
- *
- * The handlers are not taken back before the command starts: execve(2) does that.
+ * All signals are blocked from the start, so that none ends keylock between making a file
+ * and being able to remove it. They are let in only around the one blocking call of a wait,
+ * where a handler takes down which one came. One that comes just before that call would be
+ * slept over: the handler therefore arms a repeating timer, which cuts the call short and
+ * keeps the deadline, too; not ITIMER_REAL, which may be the caller's and the command's.
  */
 
-#define WAKER SIGRTMAX /* the timer's signal: the one that is used least */
+enum { WAKER = _NSIG - 1 }; /* the timer's signal, SIGRTMAX: the one that is used least */
 
-/* Those that people and systems send to end or to stop a program. */
-static const int caught_signals[] = {
-    SIGHUP,  SIGINT,  SIGQUIT, SIGPIPE, SIGALRM, SIGTERM, SIGUSR1,
-    SIGUSR2, SIGXCPU, SIGPWR,  SIGTSTP, SIGTTIN, SIGTTOU,
+/* The timer's, and those that people and systems send to end or to stop a program. */
+static const int handled[] = {
+    WAKER,   SIGHUP,  SIGINT,  SIGQUIT, SIGPIPE, SIGALRM, SIGTERM,
+    SIGUSR1, SIGUSR2, SIGXCPU, SIGPWR,  SIGTSTP, SIGTTIN, SIGTTOU,
 };
 
+enum { HANDLED = sizeof(handled) / sizeof(*handled) };
+
 static struct {
-	sigset_t came_mask; /* the mask that keylock came with */
-	sigset_t wait_mask; /* while waiting */
-	bool begun;         /* there are handlers and the timer */
+	sigset_t all;                   /* those too that sigfillset(3) leaves to libc (nptl(7)) */
+	sigset_t came_mask;             /* the mask that keylock came with */
+	sigset_t wait_mask;             /* while waiting */
+	bool begun;                     /* there are handlers and the timer */
+	struct sigaction came[HANDLED]; /* what was done with the handled ones before */
 	timer_t timer;
-	nanoseconds armed;                /* for when; FOREVER: it does not run */
-	struct sigaction waker_came;      /* what was done with WAKER */
-	volatile sig_atomic_t caught;     /* the signal that ends the wait, or 0 */
-	bool in_child;                    /* the child is running, in our memory */
-	volatile sig_atomic_t child_stop; /* the stop signal that it was sent then, or 0 */
+	nanoseconds armed;            /* for when; FOREVER: it does not run */
+	volatile sig_atomic_t caught; /* the signal that ends the wait, or 0 */
 } signals = {.armed = INT64_MAX};
 
 /* Stop signals, whose default is to stop the process (signal(7)). */
@@ -346,36 +343,10 @@ is_stop_signal(int signo)
 	return signo == SIGTSTP || signo == SIGTTIN || signo == SIGTTOU;
 }
 
-/* Every signal but `signo` (0: every one), those too that sigfillset(3) leaves to libc:
- * musl has three, of which one is SIGRTMIN to programs of glibc (nptl(7)). */
-static sigset_t
-all_signals_but(int signo)
-{
-	enum { BITS = 8 * sizeof(unsigned long) };
-	union {
-		unsigned long words[sizeof(sigset_t) / sizeof(unsigned long)];
-		sigset_t set;
-	} all;
-
-	memset(&all, 0xff, sizeof(all));
-	if (signo)
-		all.words[(signo - 1) / BITS] &= ~(1UL << (unsigned)(signo - 1) % BITS);
-	return all.set;
-}
-
-/* sigprocmask(2) itself, since libc's keeps off those signals. */
-static void
-mask_set(const sigset_t *mask, sigset_t *came)
-{
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, mask, came, _NSIG / 8);
-}
-
 static void
 signals_keep_out(void)
 {
-	sigset_t all = all_signals_but(0);
-
-	mask_set(&all, NULL);
+	sigprocmask(SIG_SETMASK, &signals.all, NULL);
 }
 
 static void
@@ -387,70 +358,14 @@ signals_let_in(void)
 static void
 signals_begin(void)
 {
-	sigset_t all = all_signals_but(0);
-
-	mask_set(&all, &signals.came_mask);
+	memset(&signals.all, 0xff, sizeof(signals.all));
+	/* musl's own call does not tell of SIGRTMIN as programs of glibc know it. */
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &signals.all, &signals.came_mask, _NSIG / 8);
 	/* A SIGCONT that is let in is lost where it comes just before the handler of
 	 * a stop signal is called; blocked it continues us and stays pending. */
 	signals.wait_mask = signals.came_mask;
 	sigaddset(&signals.wait_mask, SIGCONT);
 	sigdelset(&signals.wait_mask, WAKER);
-}
-
-/* Take down what ends the wait; all that is called is async-signal-safe. In the child,
- * which has our memory until it has become the command, do what the signal does by default,
- * but do not stop: see child_run(). */
-static void
-on_signal(int signo)
-{
-	static const struct itimerspec soon = {
-	    .it_interval.tv_nsec = 5000000,
-	    .it_value.tv_nsec = 1000000,
-	};
-	int kept = errno;
-
-	if (signals.in_child && is_stop_signal(signo)) {
-		signals.child_stop = signo;
-	} else if (signals.in_child) {
-		signal(signo, SIG_DFL);
-		kill(getpid(), signo);
-	} else if (signo != WAKER) {
-		if (!signals.caught || is_stop_signal(signals.caught))
-			signals.caught = signo;
-		timer_settime(signals.timer, 0, &soon, NULL);
-		signals.armed = 0;
-	}
-	errno = kept;
-}
-
-/* Handle `signo`, but where it came ignored. */
-static void
-signal_handle(int signo)
-{
-	struct sigaction handler = {.sa_handler = on_signal}, came;
-
-	sigfillset(&handler.sa_mask);
-	if (sigaction(signo, &handler, &came) == 0 && came.sa_handler == SIG_IGN)
-		sigaction(signo, &came, NULL);
-}
-
-/* Make the timer and set the handlers up, once. Returns 0 or an errno. */
-static int
-waiting_begin(void)
-{
-	struct sigaction handler = {.sa_handler = on_signal};
-	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = WAKER};
-
-	if (signals.begun)
-		return 0;
-	if (timer_create(CLOCK_MONOTONIC, &event, &signals.timer) < 0)
-		return errno == EAGAIN ? EDQUOT : errno; /* EAGAIN means taken here */
-	for (size_t i = 0; i < sizeof(caught_signals) / sizeof(*caught_signals); i++)
-		signal_handle(caught_signals[i]);
-	sigfillset(&handler.sa_mask);
-	sigaction(WAKER, &handler, &signals.waker_came);
-	signals.begun = true;
-	return 0;
 }
 
 /* Have the timer expire at `until`, and again and again. Returns 0 or an errno. */
@@ -465,6 +380,42 @@ timer_arm(nanoseconds until)
 		alarm.it_value = to_timespec(until);
 	signals.armed = until;
 	return timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL) < 0 ? errno : 0;
+}
+
+/* Take down what ends the wait; all that is called is async-signal-safe. */
+static void
+on_signal(int signo)
+{
+	int kept = errno;
+
+	if (signo != WAKER) {
+		if (!signals.caught || is_stop_signal(signals.caught))
+			signals.caught = signo;
+		timer_arm(now() + MILLISECOND);
+	}
+	errno = kept;
+}
+
+/* Make the timer and set the handlers up, but for signals that came ignored, once. Returns 0
+ * or an errno. */
+static int
+waiting_begin(void)
+{
+	struct sigaction handler = {.sa_handler = on_signal};
+	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = WAKER};
+
+	if (signals.begun)
+		return 0;
+	if (timer_create(CLOCK_MONOTONIC, &event, &signals.timer) < 0)
+		return errno == EAGAIN ? EDQUOT : errno; /* EAGAIN means taken here */
+	sigfillset(&handler.sa_mask);
+	for (size_t i = 0; i < HANDLED; i++) {
+		sigaction(handled[i], &handler, &signals.came[i]);
+		if (signals.came[i].sa_handler == SIG_IGN && handled[i] != WAKER)
+			sigaction(handled[i], &signals.came[i], NULL);
+	}
+	signals.begun = true;
+	return 0;
 }
 
 /* Let in what signals have come. Returns whether one is to end or to stop keylock: it is in
@@ -486,19 +437,20 @@ signal_came(void)
 static void
 act_by_default(int signo)
 {
+	enum { BITS = 8 * sizeof(unsigned long) };
 	struct sigaction by_default = {.sa_handler = SIG_DFL}, came;
-	sigset_t others = all_signals_but(signo);
+	unsigned long only[_NSIG / BITS + 1] = {0}; /* sigaddset(3) leaves some to libc */
 
+	only[(signo - 1) / BITS] = 1UL << (signo - 1) % BITS;
 	sigaction(signo, &by_default, &came);
 	kill(getpid(), signo);
-	mask_set(&others, NULL);
+	syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, only, NULL, _NSIG / 8);
 	signals_keep_out();
 	sigaction(signo, &came, NULL);
 }
 
 /* Stop by the stop signal `signo`; not where a SIGCONT has come since, which is pending
- * then: a stop signal that is sent takes it away (signal(7)). One that is sent in the
- * microsecond in between is lost. */
+ * then: a stop signal that is sent takes it away (signal(7)). */
 static void
 stop_by(int signo)
 {
@@ -519,26 +471,22 @@ die_by(int signo)
 	return 128 + signo;
 }
 
-/* A lock request to the kernel: flock(2), or for a byte (fcntl_locking(2)). */
-struct request {
-	int fd;
-	int flock;   /* LOCK_EX or LOCK_SH; 0 for a byte */
-	short type;  /* F_RDLCK, F_WRLCK or F_UNLCK */
-	off_t start; /* the byte */
-};
+static const off_t LOCK = -1; /* not a byte of the file, but the flock(2) of the whole */
 
-/* Make the request, waiting or not. Returns 0 or an errno, EAGAIN when taken. */
+/* Ask for the lock of a byte (F_OFD_SETLK, fcntl_locking(2)), or for LOCK, or give it up:
+ * `type` is F_RDLCK, F_WRLCK or F_UNLCK. Returns 0 or an errno, EAGAIN when taken. */
 static int
-request(const struct request *wish, bool waiting)
+request(int fd, short type, off_t what, bool waiting)
 {
-	struct flock bytes = {.l_type = wish->type, .l_start = wish->start, .l_len = 1};
+	struct flock byte = {.l_type = type, .l_start = what, .l_len = 1};
+	int operation = type == F_UNLCK ? LOCK_UN : type == F_RDLCK ? LOCK_SH : LOCK_EX;
 	int done;
 
 	do { /* FUSE, which is not of the kernel alone, may answer with EINTR */
-		if (wish->flock)
-			done = flock(wish->fd, wish->flock | (waiting ? 0 : LOCK_NB));
+		if (what == LOCK)
+			done = flock(fd, operation | (waiting ? 0 : LOCK_NB));
 		else
-			done = fcntl(wish->fd, waiting ? F_OFD_SETLKW : F_OFD_SETLK, &bytes);
+			done = fcntl(fd, waiting ? F_OFD_SETLKW : F_OFD_SETLK, &byte);
 	} while (done < 0 && errno == EINTR && !waiting);
 	return done == 0 ? 0 : errno;
 }
@@ -590,9 +538,9 @@ wait_check(struct wait *wait, nanoseconds *until)
 	return error;
 }
 
-/* Wait until the request is granted. Returns 0, or as wait_check() does. */
+/* Wait until the lock is granted. Returns 0, or as wait_check() does. */
 static int
-wait_for(const struct request *wish, struct wait *wait)
+wait_for(int fd, short type, off_t what, struct wait *wait)
 {
 	nanoseconds until;
 	int error;
@@ -604,7 +552,7 @@ wait_for(const struct request *wish, struct wait *wait)
 		if (error)
 			return error;
 		signals_let_in();
-		error = request(wish, true);
+		error = request(fd, type, what, true);
 		signals_keep_out();
 	} while (error == EINTR);
 	return error == EAGAIN ? ENOLCK : error; /* "taken" is no answer to one who waits */
@@ -771,17 +719,13 @@ key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
  *
  * Where the lockfiles are. The rules that it MUST keep:
  *
- *  1. A default directory is a directory, not a link, owned by the effective
- *     user and closed to others, and not in a service's own /tmp.
- *  2. A directory given by name may be a link and is what its owner made it,
- *     but where all may write it is sticky.
- *  3. It is checked by fstat on the descriptor that is then used, and all file
- *     operations are relative to that descriptor.
- *  4. It is not on a network or cluster file system, whose cached attributes
- *     would let two hold one lock.
- *
- * Which default it is depends on the effective user id alone, never on what
- * fails: one user's key would become two locks otherwise.
+ *  1. A default directory is a directory, not a link, owned by the effective user and closed
+ *     to others, and not in a service's own /tmp. Which one depends on the user id alone.
+ *  2. A directory given by name may be a link, but where all may write it is sticky.
+ *  3. It is checked by fstat on the descriptor that is then used, and all file operations are
+ *     relative to that descriptor.
+ *  4. It is not on a network or cluster file system, whose cached attributes would let two
+ *     hold one lock.
  */
 
 struct directory {
@@ -794,21 +738,6 @@ struct directory {
 	mode_t mode;
 	gid_t group;
 };
-
-static const char not_safe[] = "not safe for lockfiles";
-
-/* Where `fd` is 0, 1 or 2, which may have come in closed, move it above them. */
-static int
-above_standard(int fd)
-{
-	int moved;
-
-	if (fd < 0 || fd > STDERR_FILENO)
-		return fd;
-	moved = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-	close(fd);
-	return moved;
-}
 
 /* Say what is wrong with the directory, and the way out of a default. Returns `status`. */
 static int
@@ -904,57 +833,55 @@ directory_choose(struct directory *directory, const char *named)
 	         shared ? "/run/lock" : "/tmp", (unsigned long)user);
 	if (shared || !tmp_is_private())
 		return 0;
-	return directory_failure(directory, UNSAFE, not_safe,
+	return directory_failure(directory, UNSAFE, "not safe for lockfiles",
 	                         "/tmp is this service's own (PrivateTmp), and a key there would "
 	                         "be another one outside");
 }
 
-/* The name of the network or cluster file system that `fd` is on, or NULL. */
-static const char *
-network_file_system(int fd)
+/* Whether `fd` is on a network or cluster file system (statfs(2), linux/magic.h). */
+static bool
+is_networked(int fd)
 {
-	/* statfs(2) and linux/magic.h */
-	static const struct {
-		uint32_t magic;
-		const char *name;
-	} systems[] = {
-	    {0x00006969, "NFS"},  {0x0000517b, "SMB"},   {0xff534d42, "SMB"},
-	    {0xfe534d42, "SMB"},  {0x00c36400, "Ceph"},  {0x0bd00bd0, "Lustre"},
-	    {0x01161970, "GFS2"}, {0x7461636f, "OCFS2"}, {0x5346414f, "AFS"},
-	    {0x6b414653, "AFS"},  {0x01021997, "9p"},
+	static const uint32_t systems[] = {
+	    0x00006969,                         /* NFS */
+	    0x0000517b, 0xff534d42, 0xfe534d42, /* SMB */
+	    0x00c36400,                         /* Ceph */
+	    0x0bd00bd0,                         /* Lustre */
+	    0x01161970,                         /* GFS2 */
+	    0x7461636f,                         /* OCFS2 */
+	    0x5346414f, 0x6b414653,             /* AFS */
+	    0x01021997,                         /* 9p */
 	};
-	struct statfs system;
+	struct statfs system = {0};
 
 	if (fstatfs(fd, &system) < 0)
-		return NULL;
+		return false;
 	for (size_t i = 0; i < sizeof(systems) / sizeof(*systems); i++)
-		if ((uint32_t)system.f_type == systems[i].magic)
-			return systems[i].name;
-	return NULL;
+		if ((uint32_t)system.f_type == systems[i])
+			return true;
+	return false;
 }
 
 /* Check the open directory against the rules. Returns 0, or a status and says why. */
 static int
 directory_check(struct directory *directory)
 {
-	const char *network = network_file_system(directory->fd), *why = NULL;
-	char text[96];
+	const char *why = NULL;
 	struct stat file;
 
 	if (fstat(directory->fd, &file) < 0)
 		return directory_failure(directory, NO_FILE, "cannot be opened", strerror(errno));
 	directory->mode = file.st_mode;
 	directory->group = file.st_gid;
-	snprintf(text, sizeof(text), "on a network file system (%s)", network ? network : "");
-	if (network)
-		why = text;
+	if (is_networked(directory->fd))
+		why = "it is on a network file system";
 	else if (directory->named && (file.st_mode & S_IWOTH) && !(file.st_mode & S_ISVTX))
 		why = "all may write to it and it is not sticky; chmod +t it";
 	else if (!directory->named && file.st_uid != geteuid())
 		why = "it belongs to another user";
 	else if (!directory->named && (file.st_mode & (S_IRWXG | S_IRWXO)))
 		why = "it is open to others; chmod 700 it";
-	return why ? directory_failure(directory, UNSAFE, not_safe, why) : 0;
+	return why ? directory_failure(directory, UNSAFE, "not safe for lockfiles", why) : 0;
 }
 
 /* Open the directory and check it; make it, but not what it is in, where it is missing
@@ -964,30 +891,32 @@ static int
 directory_open(struct directory *directory)
 {
 	int flags = O_PATH | O_DIRECTORY | O_CLOEXEC | (directory->named ? 0 : O_NOFOLLOW);
-	const char *what = "cannot be opened";
 
 	if (directory->fd >= 0)
 		close(directory->fd);
+	directory->fd = open(directory->path, flags);
 	/* A cleaner may remove the empty directory between any two of these; a
 	 * dangling link, which is not made good here, ends the tries. */
-	for (int tries = 0; tries < 100; tries++) {
-		directory->fd = above_standard(open(directory->path, flags));
-		if (directory->fd >= 0)
-			return directory_check(directory);
-		if (errno == ENOENT && directory->look_only)
+	for (int tries = 0; tries < 100 && directory->fd < 0 && errno == ENOENT; tries++) {
+		if (directory->look_only)
 			return 0;
-		if (errno != ENOENT)
-			break;
 		directory->made = mkdir(directory->path, S_IRWXU) == 0;
-		if (!directory->made && errno != EEXIST) {
-			what = "cannot be made";
-			break;
-		}
+		if (!directory->made && errno != EEXIST)
+			return directory_failure(directory, status_of(errno), "cannot be made",
+			                         strerror(errno));
+		directory->fd = open(directory->path, flags);
 	}
-	if (errno == ENOTDIR || errno == ELOOP)
-		return directory_failure(directory, UNSAFE, not_safe,
+	if (directory->fd < 0 && (errno == ENOTDIR || errno == ELOOP))
+		return directory_failure(directory, UNSAFE, "not safe for lockfiles",
 		                         "it is a link or no directory");
-	return directory_failure(directory, status_of(errno), what, strerror(errno));
+	/* Where 0, 1 or 2 came in closed, this is there: as good as closed (O_PATH), until exec
+	 * closes it; nothing else of ours gets their numbers. */
+	while (directory->fd >= 0 && directory->fd <= STDERR_FILENO)
+		directory->fd = fcntl(directory->fd, F_DUPFD_CLOEXEC, 0);
+	if (directory->fd < 0)
+		return directory_failure(directory, status_of(errno), "cannot be opened",
+		                         strerror(errno));
+	return directory_check(directory);
 }
 
 /* ---- Lockfile -----------------------------------------------------------
@@ -1003,8 +932,7 @@ directory_open(struct directory *directory)
  *   guests    byte 2, a read lock of each run under an ancestor's exclusive hold (see
  *             "Nesting"). Who takes the lock waits for them.
  *   others    byte 3, a read lock of each who waits for slots; byte 4, a write lock of who
- *             looks whether waiters wait for each other in a circle; byte 5, a read lock
- *             of a host that has ended before its guests.
+ *             looks whether waiters wait for each other in a circle.
  *   tickets   bytes TICKETS and up, a write lock each, held by who waits. The next is one
  *             above the highest held; an empty queue starts anew.
  *
@@ -1014,17 +942,14 @@ directory_open(struct directory *directory)
  * there; else a ticket is drawn, and outside the gate each waits for the one before it in
  * line, the first for the lock and then for the guests. Why tickets: the kernel wakes
  * blocked requests in their order, but lets a newcomer in before the woken one has run.
- * Why guests after the lock: a guest, before it believes in its ancestor's lock, has its
- * byte; so of a guest who has seen that lock and a taker who has it next, the taker sees
- * the guest.
+ * Why guests after the lock: a guest has its byte before it believes in its ancestor's lock,
+ * so whoever has that lock next sees the guest.
  *
  * Removing: who leaves, tidies. Inside the gate and with the lock held exclusively, a file
- * that shows neither presence nor guest nor ticket is nobody's, so its name may go. What
- * can still happen: another has opened the file but not come to the gate. It will find its
- * file nameless, since each taker compares file and name last of all, once it has presence:
- * from then on none removes it. Without that comparison two could hold one key on two
- * files; were presence not looked at with the lock in hand, the name could go while one who
- * came past the gate (-n), or a guest, holds by it.
+ * that shows neither presence nor guest nor ticket is nobody's, so its name may go. Who has
+ * opened it but not come to the gate finds it nameless, since each taker compares file and
+ * name last of all, once it is present: from then on none removes it. Presence is looked at
+ * with the lock in hand since one who came past the gate (-n), or a guest, may hold by it.
  *
  * Rules that it MUST keep:
  *  1. The file is opened without O_CREAT first, then with O_CREAT|O_EXCL, and again on
@@ -1041,7 +966,6 @@ static const off_t PRESENCE = 1;
 static const off_t GUESTS = 2;
 static const off_t SLOT_WAITER = 3;
 static const off_t CYCLE = 4;
-static const off_t ENDED = 5;
 static const off_t TICKETS = 1000;
 static const off_t LAST_TICKET = (off_t)1 << 61;
 
@@ -1054,8 +978,7 @@ enum { PINNED = S_IXUSR }; /* the mode bit of a file that is never removed */
 
 /* An open lockfile. */
 struct lockfile {
-	int fd;    /* -1: not open */
-	bool made; /* by this process just now, so that its times are right */
+	int fd; /* -1: not open */
 	/* Names it had when it was opened, before its name was compared: whose other name goes
 	 * between the two was never a lockfile. */
 	nlink_t links;
@@ -1081,20 +1004,20 @@ struct lock {
 	int cover_slot;
 };
 
-/* Ask for a byte lock, or give it up, without waiting. Returns 0 or an errno. */
+/* Ask for a lock, or give it up, without waiting. Returns 0 or an errno. */
 static int
-byte_try(int fd, short type, off_t start)
+lock_try(int fd, short type, off_t what)
 {
-	return request(&(struct request){.fd = fd, .type = type, .start = start}, false);
+	return request(fd, type, what, false);
 }
 
 /* The same, with patience for 100 ms for what others hold for microseconds. */
 static int
-byte_try_again(int fd, short type, off_t start)
+lock_try_again(int fd, short type, off_t what)
 {
 	int error, tries = 100;
 
-	while ((error = byte_try(fd, type, start)) == EAGAIN && tries--)
+	while ((error = lock_try(fd, type, what)) == EAGAIN && tries--)
 		nanosleep(&a_moment, NULL);
 	return error;
 }
@@ -1108,14 +1031,13 @@ bytes_give_up(int fd, off_t start)
 	fcntl(fd, F_OFD_SETLK, &bytes);
 }
 
-/* Have a byte lock, at once or waiting. Returns as wait_for() does. */
+/* Have a lock, at once or waiting. Returns as wait_for() does. */
 static int
-byte_have(int fd, short type, off_t start, struct wait *wait)
+lock_have(int fd, short type, off_t what, struct wait *wait)
 {
-	struct request wish = {.fd = fd, .type = type, .start = start};
-	int error = request(&wish, false);
+	int error = lock_try(fd, type, what);
 
-	return error == EAGAIN ? wait_for(&wish, wait) : error;
+	return error == EAGAIN ? wait_for(fd, type, what, wait) : error;
 }
 
 /* Find a lock of others that keeps us from a lock of `type` on the bytes from `start` to
@@ -1136,15 +1058,6 @@ byte_held(int fd, short type, off_t start, off_t end, off_t *first, off_t *last)
 	*first = bytes.l_start > start ? bytes.l_start : start;
 	*last = bytes.l_len ? bytes.l_start + bytes.l_len - 1 : INT64_MAX;
 	return true;
-}
-
-/* Let the lock of a description go. Nobody waits for that, but a file system that has locks
- * of its own (FUSE) can be interrupted. */
-static void
-unlock(int fd)
-{
-	while (flock(fd, LOCK_UN) < 0 && errno == EINTR)
-		continue;
 }
 
 /* Whether others hold a lock on a byte from `start` to before `end` (0: to the last byte). */
@@ -1225,10 +1138,9 @@ lockfile_open(struct directory *directory, const char *name, struct lockfile *fi
 	int status;
 
 	for (int tries = 0; tries < 100; tries++) {
-		file->fd = above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
-		file->made = file->fd < 0 && errno == ENOENT;
-		if (file->made)
-			file->fd = above_standard(lockfile_make(directory, name));
+		file->fd = openat(directory->fd, name, LOCKFILE_FLAGS);
+		if (file->fd < 0 && errno == ENOENT)
+			file->fd = lockfile_make(directory, name);
 		if (file->fd >= 0 || (errno != EACCES && errno != EEXIST && errno != ENOENT))
 			break;
 		/* While the group of a new file is changed its members cannot open it. */
@@ -1281,23 +1193,20 @@ lockfile_close(struct lockfile *file)
 	file->fd = -1;
 }
 
-/*
- * Remove the lockfile `name` where nobody has or awaits it, nobody has pinned it, and
- * nothing is written in it (see "Record"). Called by whoever leaves it, on a new
- * description: one that a daemon of the command shares would keep the gate closed if
- * keylock were killed in here. What fails leaves a file to the next one, and does nobody
- * harm; so does a stranger's file in a sticky directory, which only its owner can unlink.
- */
+/* Remove the lockfile `name` where nobody has or awaits it, nobody has pinned it, and nothing
+ * is written in it. By a new description: one that a daemon of the command shares would keep
+ * the gate closed if keylock were killed in here. What fails, as in a sticky directory, leaves
+ * the file to the next one. */
 static void
 lockfile_tidy(const struct directory *directory, const char *name)
 {
-	int fd = above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
+	int fd = openat(directory->fd, name, LOCKFILE_FLAGS);
 	struct stat file, named;
 	bool removed = false;
 
 	/* Whoever is there tidies. */
-	if (fd >= 0 && !is_held(fd, PRESENCE, 0) && byte_try_again(fd, F_WRLCK, GATE) == 0) {
-		if (flock(fd, LOCK_EX | LOCK_NB) == 0 && !is_held(fd, PRESENCE, 0) &&
+	if (fd >= 0 && !is_held(fd, PRESENCE, 0) && lock_try_again(fd, F_WRLCK, GATE) == 0) {
+		if (lock_try(fd, F_WRLCK, LOCK) == 0 && !is_held(fd, PRESENCE, 0) &&
 		    fstat(fd, &file) == 0 && S_ISREG(file.st_mode) && !(file.st_mode & PINNED) &&
 		    file.st_size == 0 &&
 		    fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
@@ -1306,7 +1215,7 @@ lockfile_tidy(const struct directory *directory, const char *name)
 		/* close(2) alone opens the gate a moment before it gives up the lock, and a
 		 * newcomer would find taken what nobody has: of a file that has its name. */
 		if (!removed)
-			unlock(fd);
+			lock_try(fd, F_UNLCK, LOCK);
 	}
 	if (fd >= 0)
 		close(fd);
@@ -1323,7 +1232,7 @@ turn_await(const struct lock *lock, struct wait *wait)
 	if (!is_held(fd, ahead, lock->ticket))
 		ahead = highest_ticket(fd, lock->ticket);
 	while (ahead >= TICKETS && !error) {
-		error = byte_have(fd, F_RDLCK, ahead, wait);
+		error = lock_have(fd, F_RDLCK, ahead, wait);
 		ahead = highest_ticket(fd, lock->ticket);
 	}
 	return error;
@@ -1338,16 +1247,15 @@ ticket_draw(struct lock *lock, struct wait *wait)
 	off_t last;
 
 	while (!error && (last = highest_ticket(fd, 0)) >= LAST_TICKET) {
-		error = byte_have(fd, F_RDLCK, last, wait);
+		error = lock_have(fd, F_RDLCK, last, wait);
 		bytes_give_up(fd, TICKETS);
 	}
 	if (error)
 		return error;
 	lock->ticket = last ? last + 1 : TICKETS;
-	lock->file.made = false; /* held later than made */
 	if (wait->early)
 		wait->look_at = 0;
-	return byte_have(fd, F_WRLCK, lock->ticket, wait);
+	return lock_have(fd, F_WRLCK, lock->ticket, wait);
 }
 
 /* Wait, with a ticket, for our turn, for the lock and for the guests; become a holder and
@@ -1356,18 +1264,15 @@ static int
 lock_await(struct lock *lock, struct wait *wait)
 {
 	int fd = lock->file.fd, error = turn_await(lock, wait);
-	struct request wish = {.fd = fd, .flock = lock->shared ? LOCK_SH : LOCK_EX};
 
 	if (!error)
-		error = request(&wish, false);
-	if (error == EAGAIN)
-		error = wait_for(&wish, wait);
+		error = lock_have(fd, lock->shared ? F_RDLCK : F_WRLCK, LOCK, wait);
 	if (!error && is_held(fd, GUESTS, GUESTS + 1)) {
-		error = byte_have(fd, F_WRLCK, GUESTS, wait);
-		byte_try(fd, F_UNLCK, GUESTS);
+		error = lock_have(fd, F_WRLCK, GUESTS, wait);
+		lock_try(fd, F_UNLCK, GUESTS);
 	}
 	if (!error)
-		error = byte_have(fd, F_RDLCK, PRESENCE, wait);
+		error = lock_have(fd, F_RDLCK, PRESENCE, wait);
 	if (!error)
 		bytes_give_up(fd, TICKETS);
 	return error;
@@ -1378,24 +1283,22 @@ lock_await(struct lock *lock, struct wait *wait)
 static int
 lock_take(struct lock *lock, struct wait *wait)
 {
-	int fd = lock->file.fd, error = byte_have(fd, F_WRLCK, GATE, wait);
-	struct request at_once = {.fd = fd, .flock = lock->shared ? LOCK_SH : LOCK_EX};
+	int fd = lock->file.fd, error = lock_have(fd, F_WRLCK, GATE, wait);
 
-	/* On a busy machine a crowd may keep the gate closed: -n then tries without.
-	 * What that costs is that it may find the lock in the hands of one who only
-	 * tidies; what keeps "alone" is the lock and the look at the name. */
+	/* A crowd may keep the gate closed: -n then tries without, and may find the lock in
+	 * the hands of one who only tidies. */
 	if (error && !(error == ETIMEDOUT && wait->nonblock))
 		return error;
-	error = request(&at_once, false);
+	error = lock_try(fd, lock->shared ? F_RDLCK : F_WRLCK, LOCK);
 	if (!error && is_held(fd, GUESTS, 0)) {
-		unlock(fd);
+		lock_try(fd, F_UNLCK, LOCK);
 		error = EAGAIN;
 	}
 	if (!error)
-		error = byte_have(fd, F_RDLCK, PRESENCE, wait);
+		error = lock_have(fd, F_RDLCK, PRESENCE, wait);
 	else if (error == EAGAIN && !wait->nonblock)
 		error = ticket_draw(lock, wait);
-	byte_try(fd, F_UNLCK, GATE);
+	lock_try(fd, F_UNLCK, GATE);
 	return !error && lock->ticket ? lock_await(lock, wait) : error;
 }
 
@@ -1412,8 +1315,7 @@ lock_result(struct lock *lock, int error)
 	if (!error && !signals.caught) {
 		/* Held since now, unless others hold it along with us. A file that has a
 		 * second name may be a stranger's, whose times are not ours. */
-		if (!lock->file.made && lock->file.links == 1 &&
-		    !(lock->shared && is_held(fd, PRESENCE, PRESENCE + 1)))
+		if (lock->file.links == 1 && !(lock->shared && is_held(fd, PRESENCE, PRESENCE + 1)))
 			futimens(fd, NULL);
 		return 0;
 	}
@@ -1449,28 +1351,14 @@ lock_acquire(struct lock *lock, struct wait *wait)
 	return lock_result(lock, error);
 }
 
-/*
- * Let the lock go: for everybody at once, also while a daemon that the command left behind
- * has the description. With `linger` it lasts until the last process that inherited it has
- * ended. Where a guest is still there, who alone can be present beside an exclusive holder,
- * it lasts, too, so that flock(1), which knows nothing of guests, finds it taken: until the
- * last of them lets it go (guest_leave()).
- */
+/* Let the lock go: for everybody at once, also while a daemon that the command left behind
+ * has the description; with `linger` when the last process that inherited it has ended. */
 static void
 lock_release(struct lock *lock, bool linger)
 {
-	int fd = lock->file.fd;
-	bool alone = lock->shared || lock->guest || !is_held(fd, PRESENCE, PRESENCE + 1);
-
-	if (!linger && !alone) {
-		byte_try(fd, F_RDLCK, ENDED);
-		/* The last may have gone just now, and not have seen that. */
-		alone = !is_held(fd, PRESENCE, PRESENCE + 1);
-	}
-	if (!linger && alone) {
-		/* In this order: who has the lock next would see our presence for a guest's. */
-		bytes_give_up(fd, GATE);
-		unlock(fd);
+	if (!linger) {
+		bytes_give_up(lock->file.fd, GATE);
+		lock_try(lock->file.fd, F_UNLCK, LOCK);
 	}
 	lockfile_close(&lock->file);
 	lockfile_tidy(lock->directory, lock->name);
@@ -1483,12 +1371,11 @@ lock_release(struct lock *lock, bool linger)
  *
  *     keylock1 pid=812 since=2026-11-24T23:26:16Z cause=killed command=charge.sh
  *
- * written by one pwrite(2) and on disk before the command starts. It says what became of
- * the command if nobody can change it any more: keylock was killed. A command that ends by
- * itself ends it; one that died leaves it with that cause. Whatever else is found in a file
- * of ours counts as a record that cannot be read, never as none. Of ours is a file that is
- * empty, begins with the version word, or has the sticky bit that keylock gives its files:
- * no other is written to.
+ * on disk before the command starts. It says what became of the command if nobody can change
+ * it any more: keylock was killed. A command that ends by itself ends it; one that died
+ * leaves it with that cause. Whatever else is found counts as a record that cannot be read.
+ * Only to a file that is empty, begins with the version word, or has the sticky bit that
+ * keylock gives its files is written.
  */
 
 enum { RECORD_SIZE = 192, DATE_SIZE = sizeof("2026-11-24T23:26:16Z") };
@@ -1500,6 +1387,7 @@ struct record {
 	bool written;            /* one of our own is in the file */
 	off_t old_size;          /* of what was found */
 	char old[RECORD_SIZE];   /* its beginning */
+	size_t old_length;
 	char own[RECORD_SIZE + 1];
 	char since[DATE_SIZE];
 };
@@ -1583,12 +1471,15 @@ record_read(const struct lock *lock)
 	struct record *record = lock->record;
 	struct stat file;
 	int status = record_check(lock, &file);
+	ssize_t length;
 
 	if (status || !file.st_size)
 		return status;
-	record->old_size = file.st_size;
-	if (pread(lock->file.fd, record->old, sizeof(record->old), 0) < 0)
+	length = pread(lock->file.fd, record->old, sizeof(record->old), 0);
+	if (length < 0)
 		return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(errno));
+	record->old_length = (size_t)length;
+	record->old_size = file.st_size;
 	record_text(record->old, file.st_size == RECORD_SIZE ? RECORD_SIZE : 0, record->found);
 	return 0;
 }
@@ -1625,19 +1516,9 @@ record_put(int fd, const char *bytes, size_t length, off_t size)
 	return 0;
 }
 
-/* Bring the file back to what was found in it. Returns 0 or an errno. */
-static int
-record_restore(const struct lock *lock)
-{
-	struct record *record = lock->record;
-	size_t old = record->old_size < RECORD_SIZE ? (size_t)record->old_size : RECORD_SIZE;
-
-	return record_put(lock->file.fd, record->old, old, record->old_size);
-}
-
 /* Write our record before the command starts. What was found stays behind it where it is
- * longer, so that it can be restored. Returns 0, or NO_FILE and says why; the file is then
- * as it was, as far as that can be had. */
+ * longer, so that it can be brought back. Returns 0, or NO_FILE and says why; the file is
+ * then as it was, as far as that can be had. */
 static int
 record_write(const struct lock *lock, const char *command)
 {
@@ -1653,33 +1534,31 @@ record_write(const struct lock *lock, const char *command)
 	record->written = !error;
 	if (!error)
 		return 0;
-	record_restore(lock);
+	record_put(lock->file.fd, record->old, record->old_length, record->old_size);
 	return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(error));
 }
 
-/*
- * Settle our record: end it, or with `cause` leave it, or where the command was not
- * executed bring back what was found. Not where it is ours no more: a descendant may have
- * unlocked the description that it shares with us, and somebody else may hold the lock by
- * now. Says what fails; then the record stays, and the next is told.
- */
+/* Settle our record: end it, or with `cause` leave it, or where the command was not executed
+ * bring back what was found. Not where it is ours no more: a descendant may have unlocked the
+ * description that it shares with us. Says what fails; then the record stays. */
 static void
 record_settle(const struct lock *lock, bool ran, const char *cause, const char *command)
 {
 	struct record *record = lock->record;
-	int fd = lock->file.fd, error = 0;
+	int fd = lock->file.fd, error;
 	char there[RECORD_SIZE] = "";
 
 	if (!record->written)
 		return;
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-		error = errno == EWOULDBLOCK ? 0 : errno;
+	error = lock_try(fd, F_WRLCK, LOCK);
+	if (error)
+		error = error == EAGAIN ? 0 : error;
 	else if (pread(fd, there, RECORD_SIZE, 0) < 0)
 		error = errno;
 	else if (memcmp(there, record->own, RECORD_SIZE) != 0)
 		error = 0;
 	else if (!ran)
-		error = record_restore(lock);
+		error = record_put(fd, record->old, record->old_length, record->old_size);
 	else if (!cause)
 		error = record_put(fd, NULL, 0, 0);
 	else {
@@ -1697,11 +1576,9 @@ record_settle(const struct lock *lock, bool ran, const char *cause, const char *
  * of all; whoever is first in it, or comes while it is empty, tries each slot under that
  * slot's gate. The first in line keeps the slots' files open between its tries, since
  * closing them would wake it, and sleeps on inotify(7): it tries again 1 ms after an event,
- * then after twice as long each time, up to a second. That covers what is odd here:
- * IN_CLOSE, which is all that tells of a holder that was killed, is sent before the kernel
- * has dropped its lock (fs/file_table.c, __fput); and what happened before the watch made
- * no event. Who releases a slot whose file a daemon keeps open makes an event by tidying,
- * after it has unlocked.
+ * then after twice as long each time, up to a second. For IN_CLOSE, which is all that tells
+ * of a holder that was killed, is sent before the kernel has dropped its lock (__fput in
+ * fs/file_table.c). Who releases makes an event by tidying, after it has unlocked.
  */
 
 struct slots {
@@ -1715,9 +1592,8 @@ struct slots {
 /* Closing it takes the kernel milliseconds (synchronize_srcu): it is left to exit. */
 static int slots_events = -1;
 
-/* Try to take the lock of the open file of a slot; `gated` where we are in its gate. A gate
- * that is closed counts as a slot that is taken. Returns 0, EAGAIN when it is taken, or
- * another errno; then nothing is kept. */
+/* Try to take the lock of the open file of a slot; `gated` where we are in its gate, else it
+ * is taken where the gate is closed. Returns 0, or an errno and nothing is kept. */
 static int
 slot_take(int fd, bool gated)
 {
@@ -1727,18 +1603,18 @@ slot_take(int fd, bool gated)
 	if (is_held(fd, PRESENCE, GUESTS + 1))
 		return EAGAIN;
 	if (!gated)
-		error = byte_try(fd, F_WRLCK, GATE);
+		error = lock_try(fd, F_WRLCK, GATE);
 	if (error)
 		return error;
-	error = request(&(struct request){.fd = fd, .flock = LOCK_EX}, false);
+	error = lock_try(fd, F_WRLCK, LOCK);
 	if (!error && is_held(fd, GUESTS, GUESTS + 1))
 		error = EAGAIN;
 	if (!error)
-		error = byte_try(fd, F_RDLCK, PRESENCE);
+		error = lock_try(fd, F_RDLCK, PRESENCE);
 	if (error)
-		unlock(fd);
+		lock_try(fd, F_UNLCK, LOCK);
 	if (!gated)
-		byte_try(fd, F_UNLCK, GATE);
+		lock_try(fd, F_UNLCK, GATE);
 	return error;
 }
 
@@ -1793,7 +1669,7 @@ slots_watch(struct slots *slots)
 	char path[64];
 
 	if (slots_events < 0)
-		slots_events = above_standard(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+		slots_events = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	for (; slots_events >= 0 && slots->watched < slots->lock->slots; slots->watched++) {
 		/* By descriptor: the name may be another file's by now. */
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", slots->files[slots->watched].fd);
@@ -1840,7 +1716,7 @@ static int
 slots_take(struct slots *slots, struct wait *wait)
 {
 	struct lock *lock = slots->lock;
-	int fd = lock->file.fd, error = byte_have(fd, F_WRLCK, GATE, wait);
+	int fd = lock->file.fd, error = lock_have(fd, F_WRLCK, GATE, wait);
 
 	if (error && !(error == ETIMEDOUT && wait->nonblock)) /* as lock_take() */
 		return error;
@@ -1852,17 +1728,16 @@ slots_take(struct slots *slots, struct wait *wait)
 	error = is_held(fd, TICKETS, 0) ? EAGAIN : slots_try(slots, true);
 	if (error == EAGAIN && !wait->nonblock) {
 		error = ticket_draw(lock, wait);
-		byte_try(fd, F_RDLCK, SLOT_WAITER);
+		lock_try(fd, F_RDLCK, SLOT_WAITER);
 	}
-	byte_try(fd, F_UNLCK, GATE);
+	lock_try(fd, F_UNLCK, GATE);
 	if (!error && lock->ticket)
 		error = turn_await(lock, wait);
 	return error || !lock->ticket ? error : slots_await(slots, wait);
 }
 
 /* Who leaves a slot leaves the first file, too, whose queue it has used; and where nobody
- * is there, the files of slots whose holders were killed, which nobody may come to again:
- * the lowest slot that is free is taken. */
+ * is there, the files of slots whose holders were killed. */
 static void
 slots_tidy(const struct lock *lock)
 {
@@ -1880,19 +1755,12 @@ slots_tidy(const struct lock *lock)
 	}
 }
 
-/* Close the slots' files, and tidy those that another was quicker to take. */
+/* Close the slots' files. */
 static void
 slots_close(struct slots *slots)
 {
-	for (int i = 0; i < slots->lock->slots; i++) {
-		char name[NAME_SIZE];
-		bool made = slots->files[i].fd >= 0 && slots->files[i].made;
-
+	for (int i = 0; i < slots->lock->slots; i++)
 		lockfile_close(&slots->files[i]);
-		slot_name(name, slots->base, i + 1);
-		if (made)
-			lockfile_tidy(slots->lock->directory, name);
-	}
 	slots->watched = 0;
 }
 
@@ -2047,7 +1915,6 @@ struct seat {
 	bool flocked, shared;     /* what flock(2) gives, also to other programs */
 	pid_t taker;              /* who took that, says the kernel; it may be dead by now */
 	bool present, guest;      /* what only a keylock that was let in has; or asks to be */
-	bool ended;               /* what a host has that has ended before its guests */
 	bool for_slots;           /* waits for one of several slots */
 	long long ticket;         /* 0: does not wait */
 };
@@ -2090,7 +1957,6 @@ seat_line(struct seat *seat, const char *line)
 	} else if (shared && start > GATE) {
 		seat->present |= start <= PRESENCE && end >= PRESENCE;
 		seat->guest |= start <= GUESTS && end >= GUESTS;
-		seat->ended |= start <= ENDED && end >= ENDED;
 		seat->for_slots |= start <= SLOT_WAITER && end >= SLOT_WAITER;
 	}
 }
@@ -2112,7 +1978,7 @@ seat_read(struct seat *seat, int fd)
 static bool
 holds(const struct seat *seat)
 {
-	return seat->present && !seat->ended && (seat->flocked || seat->guest);
+	return seat->present && (seat->flocked || seat->guest);
 }
 
 /*
@@ -2433,16 +2299,14 @@ whose_text(const struct directory *directory, const char *name, const struct gla
 
 /* ---- Nesting ------------------------------------------------------------
  *
- * A run whose own ancestor holds the key would wait for itself. It is told so, or
- * with -r runs under the ancestor's lock. Under a shared one it takes its own. Under
- * an exclusive one it is a guest: it has the guests' byte by a description of its
- * own, then looks again whether the ancestor holds, is present, and compares file and
- * name last. Who takes the lock later waits for the guests' byte, so a guest is alone
- * whatever becomes of the ancestor; and it counts as a holder for those below it.
+ * A run whose own ancestor holds the key would wait for itself. It is told so, or with -r
+ * runs under the ancestor's lock. Under a shared one it takes its own. Under an exclusive one
+ * it is a guest: it has the guests' byte by a description of its own, then looks again
+ * whether the ancestor holds, is present, and compares file and name last. Who takes the lock
+ * later waits for that byte, so a guest is alone whatever becomes of the ancestor.
  *
- * That an ancestor holds is what the kernel says of a descriptor, its own or one that
- * we came with. A pid is no proof: it may be of another namespace, or used again.
- * What cannot be read is no ancestor.
+ * That an ancestor holds is what the kernel says of a descriptor, its own or one that we came
+ * with. A pid is no proof: it may be of another namespace, or used again.
  */
 
 /* What the looks of one run need, beside the wait. */
@@ -2493,7 +2357,7 @@ lineage_holder(const struct lineage *lineage, const char *name)
 		const struct seat *seat = &lineage->seats.list[i];
 
 		if (strcmp(seat->name, name) == 0 &&
-		    (holds(seat) || (seat->inherited && seat->flocked && !seat->ended && !found)))
+		    (holds(seat) || (seat->inherited && seat->flocked && !found)))
 			found = seat;
 	}
 	return found;
@@ -2522,44 +2386,6 @@ ancestor_holds(const struct looker *looker, const struct lineage *lineage, int f
 	return same;
 }
 
-/*
- * Who was, or asked to be, a guest at the file `name` has left it. Where the host has ended,
- * the last one lets its lock go, which a daemon may share, by the descriptors that we came
- * with. With `over` they are closed: they would keep the file from being removed.
- */
-static void
-guest_leave(const struct directory *directory, const char *name, bool over)
-{
-	int fd = above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
-	bool last = fd >= 0 && !is_held(fd, GUESTS, GUESTS + 1);
-	struct seats seats = {.count = 0};
-	pid_t pid = 0, parent;
-
-	if (process_parent(&pid, &parent))
-		seats_of(&seats, directory, pid, true, name);
-	for (size_t i = 0; i < seats.count; i++) {
-		if (last && seats.list[i].ended) {
-			bytes_give_up(seats.list[i].fd, GATE);
-			unlock(seats.list[i].fd);
-		}
-		if (over)
-			close(seats.list[i].fd);
-	}
-	free(seats.list);
-	if (fd >= 0)
-		close(fd);
-	lockfile_tidy(directory, name);
-}
-
-/* The same for each of the keys, which were given back. */
-static void
-guests_leave(const struct keys *keys)
-{
-	for (size_t i = 0; i < keys->count; i++)
-		if (keys->locks[i].guest)
-			guest_leave(keys->locks[i].directory, keys->locks[i].name, true);
-}
-
 /* An ancestor seems to hold slot `number` of the lock by *seat. See whether that is so, and
  * with -r come under it, past the queue. Returns 0 where it cannot be proved; COVERED, and
  * lock->cover is how; ENDLESS, and *seat is who holds. */
@@ -2573,23 +2399,23 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	struct stat found = {0};
 	int result = 0;
 
-	file.fd = above_standard(openat(looker->directory->fd, seat->name, LOCKFILE_FLAGS));
+	file.fd = openat(looker->directory->fd, seat->name, LOCKFILE_FLAGS);
 	if (file.fd >= 0 && fstat(file.fd, &found) == 0 &&
-	    byte_try_again(file.fd, F_RDLCK, GUESTS) == 0 &&
-	    (!come || !shared || flock(file.fd, LOCK_SH | LOCK_NB) == 0) &&
+	    lock_try_again(file.fd, F_RDLCK, GUESTS) == 0 &&
+	    (!come || !shared || lock_try(file.fd, F_RDLCK, LOCK) == 0) &&
 	    ancestor_holds(looker, lineage, file.fd, seat))
 		result = ENDLESS;
 	file.device = found.st_dev;
 	file.inode = found.st_ino;
-	if (result && come && holds(seat) && byte_try_again(file.fd, F_RDLCK, PRESENCE) == 0)
+	if (result && come && holds(seat) && lock_try_again(file.fd, F_RDLCK, PRESENCE) == 0)
 		result = lockfile_recheck(looker->directory, seat->name, &file) ? 0 : COVERED;
 	if (result != COVERED) {
 		lockfile_close(&file);
-		guest_leave(looker->directory, seat->name, false);
+		lockfile_tidy(looker->directory, seat->name);
 		return result;
 	}
 	if (shared) /* a holder, and no guest */
-		byte_try(file.fd, F_UNLCK, GUESTS);
+		lock_try(file.fd, F_UNLCK, GUESTS);
 	lock->cover = file;
 	lock->cover_slot = number;
 	lock->guest = !shared;
@@ -2627,16 +2453,8 @@ look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 	lineage_find(&lineage, looker->directory);
 	name_of_key(lock->key, base);
 	looker->unsure = false;
-	for (size_t i = 0; i < lineage.seats.count; i++) {
-		const struct seat *above = &lineage.seats.list[i];
-
-		*related = *related || holds(above);
-		/* It would keep us waiting for ever when the guests are killed. */
-		if (above->inherited && above->ended) {
-			guest_leave(looker->directory, above->name, false);
-			looker->unsure = true;
-		}
-	}
+	for (size_t i = 0; i < lineage.seats.count; i++)
+		*related = *related || holds(&lineage.seats.list[i]);
 	for (int number = 1; number <= count && result != COVERED && lineage.seats.count;
 	     number++) {
 		slot_name(name, base, number);
@@ -2823,8 +2641,8 @@ cycle_look(struct looker *looker, struct wait *wait)
 		return 0;
 	wait->look_at = time_in(SECOND); /* unless it is all over now */
 	strcpy(looker->turn_name, cycle.first);
-	looker->turn = above_standard(openat(looker->directory->fd, cycle.first, LOCKFILE_FLAGS));
-	if (looker->turn >= 0 && byte_try_again(looker->turn, F_WRLCK, CYCLE) == 0) {
+	looker->turn = openat(looker->directory->fd, cycle.first, LOCKFILE_FLAGS);
+	if (looker->turn >= 0 && lock_try_again(looker->turn, F_WRLCK, CYCLE) == 0) {
 		again = cycle_find(looker->directory, wait);
 		if (*again.text && again.sum == cycle.sum && strcmp(again.text, cycle.text) == 0)
 			return say(ENDLESS,
@@ -2862,10 +2680,9 @@ look_around(struct wait *wait)
 
 /* ---- Running the command ------------------------------------------------
  *
- * The command gets what keylock came with: mask, dispositions, umask, streams,
- * environment but for KEYLOCK_*, and the lock's descriptor, so that the key
- * stays taken while it runs even if keylock is killed. keylock waits for it
- * with all signals blocked and takes them one by one.
+ * The command gets what keylock came with, and the lock's descriptor, so that the key stays
+ * taken while it runs even if keylock is killed. keylock waits for it with all signals
+ * blocked and takes them one by one.
  */
 
 struct command {
@@ -2877,8 +2694,17 @@ struct command {
 	struct sigaction child_came; /* what was done with SIGCHLD */
 	/* The child's word where it did not become the command; it runs in our memory. */
 	volatile int status, error;
-	char *file; /* that it tried last */
 };
+
+/* A stop signal that the child was sent before it became the command, or 0. It does not stop
+ * then, since we wait for it and could not stop with it. */
+static volatile sig_atomic_t child_stop;
+
+static void
+on_child_stop(int signo)
+{
+	child_stop = signo;
+}
 
 /* How a command ended, or that it was not run. */
 struct ending {
@@ -2896,44 +2722,60 @@ has_died(const struct ending *ending)
 	return ending->signal || (ending->ran && ending->status > 128 && ending->status <= 192);
 }
 
+/* Execute `file`. Where it is too long with KEYLOCK_KEY, go without; a file whose format
+ * the kernel does not know is a script of /bin/sh, as execvp(3) of glibc has it and musl's
+ * has not. Only returns on failure, with errno set. */
+static void
+execute_file(const struct command *command, char *file)
+{
+	static char shell[] = "/bin/sh";
+	char **argv = command->argv;
+
+	execve(file, argv, command->environment);
+	if (errno == E2BIG)
+		execve(file, argv, command->environment + 1);
+	if (errno == ENOEXEC) {
+		*argv = file;
+		*--argv = shell;
+		execve(shell, argv, command->environment);
+	}
+}
+
 /* Execute the command, found along PATH as execvp(3) finds it, but that a directory of PATH
  * which this user may not search hides no command: what is nowhere else is not found then,
  * as a shell says too. Only returns on failure, with errno set. */
 static void
-execute(struct command *command)
+execute(const struct command *command)
 {
 	static char file[PATH_MAX];
 	const char *name = command->argv[0], *path = getenv("PATH");
-	bool denied = false;
+	int error = ENOENT, length;
 
-	command->file = strchr(name, '/') ? command->argv[0] : file;
-	if (command->file != file) {
-		execve(name, command->argv, command->environment);
+	if (strchr(name, '/')) {
+		execute_file(command, command->argv[0]);
 		return;
 	}
-	for (path = path ? path : "/bin:/usr/bin";; path++) {
-		int length = (int)strcspn(path, ":");
-
+	path = path ? path : "/bin:/usr/bin";
+	do {
+		length = (int)strcspn(path, ":");
 		if (*name && snprintf(file, PATH_MAX, "%.*s%s%s", length, path, length ? "/" : "",
 		                      name) < PATH_MAX) {
-			execve(file, command->argv, command->environment);
+			execute_file(command, file);
 			if (errno == EACCES && access(file, F_OK) == 0)
-				denied = true;
+				error = EACCES;
 			else if (errno != EACCES && errno != ENOENT && errno != ENOTDIR)
 				return;
 		}
 		path += length;
-		if (!*path)
-			break;
-	}
-	errno = denied ? EACCES : ENOENT;
+	} while (*path++);
+	errno = error;
 }
 
 /* Become the command: give back umask, dispositions and mask, keep the lock's descriptor
  * over the exec, and execute. Only returns on failure: the exit status for it, with errno
  * set. */
 static int
-become(struct command *command)
+become(const struct command *command, bool as_child)
 {
 	for (size_t i = 0; i < command->count; i++)
 		if (fcntl(command->locks[i].file.fd, F_DUPFD, FIRST_COMMAND_FD) < 0)
@@ -2941,38 +2783,31 @@ become(struct command *command)
 	umask(command->came_umask);
 	if (command->child_came.sa_handler == SIG_IGN)
 		sigaction(SIGCHLD, &command->child_came, NULL);
-	if (signals.waker_came.sa_handler == SIG_IGN)
-		sigaction(WAKER, &signals.waker_came, NULL);
-	mask_set(&signals.came_mask, NULL);
+	for (size_t i = 0; i < HANDLED; i++) {
+		if (signals.begun)
+			sigaction(handled[i], &signals.came[i], NULL);
+		if (as_child && is_stop_signal(handled[i]) &&
+		    signal(handled[i], on_child_stop) == SIG_IGN)
+			signal(handled[i], SIG_IGN);
+	}
+	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 	execute(command);
 	return errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE;
 }
 
-/* In the child. Until it has become the command it runs in our memory, and we wait for
- * that: it does not stop before, or keylock could not stop with it. */
 static int
 child_run(void *argument)
 {
 	struct command *command = argument;
 
-	signals.in_child = true;
-	if (!signals.begun) {
-		signal_handle(SIGTSTP);
-		signal_handle(SIGTTIN);
-		signal_handle(SIGTTOU);
-	}
-	command->status = become(command);
+	command->status = become(command, true);
 	command->error = errno;
-	return command->status;
+	return 0;
 }
 
-/*
- * Pass a signal on to the command. The terminal sends its signals to the group that is
- * in front: where the command has made one of its own by now, as timeout(1) does, it
- * gets them as the terminal would have sent them, to the whole group; and SIGCONT, so
- * that all that were stopped this way go on. Not what the command's group has got from
- * the terminal itself, nor what the command has sent to its own group, nor our own.
- */
+/* Pass a signal on to the command. Not what its group has got from the terminal itself; but
+ * where the command has made a group of its own by now, as timeout(1) does, that whole group
+ * gets what the terminal sends, and SIGCONT. Nor what the command or keylock has sent. */
 static void
 forward(const siginfo_t *info, pid_t child)
 {
@@ -3002,12 +2837,11 @@ command_wait(pid_t child)
 {
 	struct ending ending = {.ran = true};
 	siginfo_t info;
-	sigset_t all = all_signals_but(0);
 	int status;
 	pid_t pid;
 
 	for (;;) {
-		if (sigwaitinfo(&all, &info) < 0)
+		if (sigwaitinfo(&signals.all, &info) < 0)
 			continue;
 		if (info.si_signo != SIGCHLD) {
 			forward(&info, child);
@@ -3033,61 +2867,27 @@ command_wait(pid_t child)
 	}
 }
 
-/* Make good what kept the command from being executed: the key may be too long for its
- * environment; and a file whose format the kernel does not know is a script of /bin/sh, as
- * execvp(3) of glibc has it and musl's has not. Returns whether to try again. */
-static bool
-command_mend(struct command *command)
-{
-	static char shell[] = "/bin/sh";
-	const char *first = *command->environment;
-
-	if (command->error == E2BIG && first && strncmp(first, "KEYLOCK_KEY=", 12) == 0) {
-		command->environment++;
-	} else if (command->error == ENOEXEC && command->argv[0] != shell) {
-		command->argv[0] = command->file;
-		*--command->argv = shell;
-	} else {
-		return false;
-	}
-	return true;
-}
-
-/*
- * Become the command, with `in_place`, or start it: by clone(2), which copies nothing, and
- * not by vfork(2), which is a fork(2) in musl on some machines, as on aarch64. Returns its
- * pid, 0 in place, or -1 and errno; where it did not become the command command->status
- * is not 0.
- */
+/* Become the command, with `in_place`, or start it: by clone(2), since vfork(2) is a fork(2)
+ * in musl on some machines, as on aarch64. Returns its pid, 0 in place, or -1 and errno;
+ * where it did not become the command command->status is not 0. */
 static pid_t
 command_start(struct command *command, bool in_place)
 {
 	_Alignas(16) char stack[8 * PATH_MAX];
-	pid_t child = 0;
-	sigset_t waker;
+	pid_t child;
 
-	if (in_place) { /* neither our handlers nor our timer are the command's */
+	if (in_place) {
 		timer_arm(FOREVER);
-		signals.in_child = true;
-		sigemptyset(&waker);
-		sigaddset(&waker, WAKER);
-		sigtimedwait(&waker, NULL, &(struct timespec){.tv_sec = 0});
-	}
-	do {
-		command->status = 0;
-		if (in_place) {
-			command->status = become(command);
-			command->error = errno;
-		} else {
-			child = clone(child_run, stack + sizeof(stack),
-			              CLONE_VM | CLONE_VFORK | SIGCHLD, command);
-		}
-		if (child > 0 && command->status)
-			waitpid(child, NULL, 0);
-	} while (command->status && command_mend(command));
-	signals.in_child = false;
-	if (in_place)
+		if (signals.begun)
+			signal(WAKER, SIG_IGN); /* takes away one that is pending */
+		command->status = become(command, false);
+		command->error = errno;
 		signals_keep_out();
+		return 0;
+	}
+	child = clone(child_run, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, command);
+	if (child > 0 && command->status)
+		waitpid(child, NULL, 0);
 	return child;
 }
 
@@ -3114,8 +2914,8 @@ command_run(struct command *command, bool in_place)
 	if (command->status)
 		return (struct ending){.status = command->status, .error = command->error};
 	timer_arm(FOREVER);
-	if (signals.child_stop)
-		kill(child, signals.child_stop);
+	if (child_stop)
+		kill(child, child_stop);
 	/* As without keylock, the command alone decides when its input's writer
 	 * and its output's reader see it closed; their numbers stay taken. */
 	if (dup2(STDERR_FILENO, STDIN_FILENO) < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
@@ -3151,13 +2951,16 @@ say_not_run(const char *name, const struct ending *ending)
  * or dies, which closes it too.
  */
 
-/* Whether standard input stays open until the caller closes it. */
+/* Whether standard input stays open until the caller closes it. Debian's cron gives its jobs
+ * a pipe that it has closed. */
 static bool
 hold_is_possible(void)
 {
+	struct pollfd end = {.fd = STDIN_FILENO, .events = POLLIN};
 	struct stat input;
 
 	return fstat(STDIN_FILENO, &input) == 0 && !S_ISREG(input.st_mode) &&
+	       !(poll(&end, 1, 0) == 1 && end.revents == POLLHUP) &&
 	       !(S_ISCHR(input.st_mode) && input.st_rdev == makedev(1, 3)); /* null(4) */
 }
 
@@ -3201,11 +3004,10 @@ hold(const char **cause)
 	int error = waiting_begin();
 	ssize_t count = 1;
 
-	/* A stop is by its default action, the key kept; not where it came ignored. */
-	for (size_t i = 0; i < sizeof(caught_signals) / sizeof(*caught_signals); i++)
-		if (is_stop_signal(caught_signals[i]) &&
-		    signal(caught_signals[i], SIG_DFL) == SIG_IGN)
-			signal(caught_signals[i], SIG_IGN);
+	/* A stop is by its default action, the key kept. */
+	for (size_t i = 0; !error && i < HANDLED; i++)
+		if (is_stop_signal(handled[i]))
+			sigaction(handled[i], &signals.came[i], NULL);
 	while (!error && count && !signals.caught) {
 		count = ppoll(ends, 2, NULL, &signals.wait_mask);
 		failed = ends[1].revents ? "standard output" : "standard input";
@@ -3546,7 +3348,7 @@ pin(struct directory *directory, const char *key, nanoseconds patience)
 		status = lockfile_open(directory, lock.name, &lock.file);
 		if (status)
 			break;
-		error = byte_have(lock.file.fd, F_WRLCK, GATE, &wait);
+		error = lock_have(lock.file.fd, F_WRLCK, GATE, &wait);
 		if (error == EINTR && is_stop_signal(signals.caught)) {
 			lockfile_close(&lock.file);
 			stop_by(signals.caught);
@@ -4124,8 +3926,6 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	hurried = true;
 	result = keys_acquire(&keys, &wait, &failed);
 	turn_end(&looker);
-	if (result)
-		guests_leave(&keys);
 	if (result == CAUGHT)
 		return die_by(signals.caught);
 	if (result == TAKEN)
@@ -4138,10 +3938,9 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 		    (long long)took / 1000, (long long)took % 1000);
 	ending = run_under(options, &keys, came_umask);
 	keys_release(&keys, keys.count, options->linger || has_died(&ending));
-	guests_leave(&keys);
 	hurried = false;
 	if (ending.error) { /* as any program does, with signals let in */
-		mask_set(&signals.came_mask, NULL);
+		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 		say_not_run(*options->command, &ending);
 	}
 	return ending.signal ? die_by(ending.signal) : ending.status;
