@@ -598,7 +598,8 @@ draw_options(struct run *run, const struct run *host, int key)
 	run->reentrant = host ? pick(4) != 0 : one_in(12);
 	run->close = run->what == 'c' && one_in(5);
 	run->stays = wild && !run->records && !run->close && run->what == 'c' && one_in(5);
-	run->muted = one_in(8);
+	/* Nobody would end --hold that has no input any more, and says so. */
+	run->muted = one_in(8) && run->what != 'h';
 	run->wait = one_in(6) ? -1 : one_in(5) ? 1 + pick_size(16) : 0;
 	if (judge->kind == EASY)
 		run->wait = pick(2) ? -1 : 0;
