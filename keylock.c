@@ -1237,8 +1237,6 @@ turn_await(const struct lock *lock, struct wait *wait)
 	int fd = lock->file.fd, error = 0;
 	off_t ahead = lock->ticket - 1; /* most often that one is still there */
 
-	if (!is_held(fd, ahead, lock->ticket))
-		ahead = highest_ticket(fd, lock->ticket);
 	while (ahead >= TICKETS && !error) {
 		error = lock_have(fd, F_RDLCK, ahead, wait);
 		ahead = highest_ticket(fd, lock->ticket);
