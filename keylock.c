@@ -332,8 +332,10 @@ static struct {
 	bool begun;                     /* there are handlers and the timer */
 	struct sigaction came[HANDLED]; /* what was done with the handled ones before */
 	timer_t timer;
-	nanoseconds armed;            /* for when; FOREVER: it does not run */
-	volatile sig_atomic_t caught; /* the signal that ends the wait, or 0 */
+	nanoseconds armed;                /* for when; FOREVER: it does not run */
+	volatile sig_atomic_t caught;     /* the signal that ends the wait, or 0 */
+	bool in_child;                    /* the child runs in our memory: see child_run() */
+	volatile sig_atomic_t child_stop; /* the stop signal that it was sent then, or 0 */
 } signals = {.armed = INT64_MAX};
 
 /* Stop signals, whose default is to stop the process (signal(7)). */
@@ -382,13 +384,19 @@ timer_arm(nanoseconds until)
 	return timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL) < 0 ? errno : 0;
 }
 
-/* Take down what ends the wait; all that is called is async-signal-safe. */
+/* Take down what ends the wait; all that is called is async-signal-safe. In the child do what
+ * the signal does by default, but do not stop. */
 static void
 on_signal(int signo)
 {
 	int kept = errno;
 
-	if (signo != WAKER) {
+	if (signals.in_child && is_stop_signal(signo)) {
+		signals.child_stop = signo;
+	} else if (signals.in_child) {
+		signal(signo, SIG_DFL);
+		kill(getpid(), signo);
+	} else if (signo != WAKER) {
 		if (!signals.caught || is_stop_signal(signals.caught))
 			signals.caught = signo;
 		timer_arm(now() + MILLISECOND);
@@ -1229,8 +1237,6 @@ turn_await(const struct lock *lock, struct wait *wait)
 	int fd = lock->file.fd, error = 0;
 	off_t ahead = lock->ticket - 1; /* most often that one is still there */
 
-	if (!is_held(fd, ahead, lock->ticket))
-		ahead = highest_ticket(fd, lock->ticket);
 	while (ahead >= TICKETS && !error) {
 		error = lock_have(fd, F_RDLCK, ahead, wait);
 		ahead = highest_ticket(fd, lock->ticket);
@@ -2696,16 +2702,6 @@ struct command {
 	volatile int status, error;
 };
 
-/* A stop signal that the child was sent before it became the command, or 0. It does not stop
- * then, since we wait for it and could not stop with it. */
-static volatile sig_atomic_t child_stop;
-
-static void
-on_child_stop(int signo)
-{
-	child_stop = signo;
-}
-
 /* How a command ended, or that it was not run. */
 struct ending {
 	int status; /* the command's exit status, or keylock's own */
@@ -2775,7 +2771,7 @@ execute(const struct command *command)
  * over the exec, and execute. Only returns on failure: the exit status for it, with errno
  * set. */
 static int
-become(const struct command *command, bool as_child)
+become(const struct command *command)
 {
 	for (size_t i = 0; i < command->count; i++)
 		if (fcntl(command->locks[i].file.fd, F_DUPFD, FIRST_COMMAND_FD) < 0)
@@ -2783,24 +2779,26 @@ become(const struct command *command, bool as_child)
 	umask(command->came_umask);
 	if (command->child_came.sa_handler == SIG_IGN)
 		sigaction(SIGCHLD, &command->child_came, NULL);
-	for (size_t i = 0; i < HANDLED; i++) {
-		if (signals.begun)
-			sigaction(handled[i], &signals.came[i], NULL);
-		if (as_child && is_stop_signal(handled[i]) &&
-		    signal(handled[i], on_child_stop) == SIG_IGN)
-			signal(handled[i], SIG_IGN);
-	}
+	/* What came ignored stays so; a handler goes with execve(2). */
+	if (signals.begun && signals.came[0].sa_handler == SIG_IGN)
+		signal(WAKER, SIG_IGN);
 	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 	execute(command);
 	return errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE;
 }
 
+/* In the child. Until it has become the command it runs in our memory, and we wait for
+ * that: it does not stop before, or keylock could not stop with it. */
 static int
 child_run(void *argument)
 {
 	struct command *command = argument;
 
-	command->status = become(command, true);
+	signals.in_child = true;
+	for (size_t i = 0; i < HANDLED && !signals.begun; i++)
+		if (is_stop_signal(handled[i]) && signal(handled[i], on_signal) == SIG_IGN)
+			signal(handled[i], SIG_IGN);
+	command->status = become(command);
 	command->error = errno;
 	return 0;
 }
@@ -2880,12 +2878,15 @@ command_start(struct command *command, bool in_place)
 		timer_arm(FOREVER);
 		if (signals.begun)
 			signal(WAKER, SIG_IGN); /* takes away one that is pending */
-		command->status = become(command, false);
+		for (size_t i = 0; i < HANDLED && signals.begun; i++)
+			sigaction(handled[i], &signals.came[i], NULL);
+		command->status = become(command);
 		command->error = errno;
 		signals_keep_out();
 		return 0;
 	}
 	child = clone(child_run, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, command);
+	signals.in_child = false;
 	if (child > 0 && command->status)
 		waitpid(child, NULL, 0);
 	return child;
@@ -2914,8 +2915,8 @@ command_run(struct command *command, bool in_place)
 	if (command->status)
 		return (struct ending){.status = command->status, .error = command->error};
 	timer_arm(FOREVER);
-	if (child_stop)
-		kill(child, child_stop);
+	if (signals.child_stop)
+		kill(child, signals.child_stop);
 	/* As without keylock, the command alone decides when its input's writer
 	 * and its output's reader see it closed; their numbers stay taken. */
 	if (dup2(STDERR_FILENO, STDIN_FILENO) < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
