@@ -2965,28 +2965,17 @@ hold_is_possible(void)
 	       !(S_ISCHR(input.st_mode) && input.st_rdev == makedev(1, 3)); /* null(4) */
 }
 
-/* What has come of the caller's input. */
-struct input {
-	char line[8]; /* the beginning of the line that is being read */
-	size_t used;
-	bool done; /* the last line was `done` */
-};
-
-/* Read standard input: in the background of a terminal keylock stops here, as any reader
- * does, the key kept. Returns as read(2) does. */
+/* Read standard input and keep the end of it in `tail`: in the background of a terminal
+ * keylock stops here, as any reader does, the key kept. Returns as read(2) does. */
 static ssize_t
-hold_read(struct input *input)
+hold_read(char tail[6])
 {
 	char bytes[512];
 	ssize_t count = read(STDIN_FILENO, bytes, sizeof(bytes));
 
 	for (ssize_t i = 0; i < count; i++) {
-		if (bytes[i] == '\n') {
-			input->done = input->used == 4 && memcmp(input->line, "done", 4) == 0;
-			input->used = 0;
-		} else if (input->used < sizeof(input->line)) {
-			input->line[input->used++] = bytes[i];
-		}
+		memmove(tail, tail + 1, 5);
+		tail[5] = bytes[i];
 	}
 	return count;
 }
@@ -2999,15 +2988,14 @@ hold(const char **cause)
 {
 	struct pollfd ends[] = {{.fd = STDIN_FILENO, .events = POLLIN},
 	                        {.fd = STDOUT_FILENO, .events = POLLOUT}};
-	struct input input = {.used = 0};
+	char tail[] = "\n\n\n\n\n\n";
 	struct ending ending = {.ran = false};
 	const char *failed = "timer";
 	int error = waiting_begin();
 	ssize_t count = 1;
 
-	/* A stop is by its default action, the key kept. */
 	for (size_t i = 0; !error && i < HANDLED; i++)
-		if (is_stop_signal(handled[i]))
+		if (is_stop_signal(handled[i])) /* the key is kept then */
 			sigaction(handled[i], &signals.came[i], NULL);
 	while (!error && count && !signals.caught) {
 		count = ppoll(ends, 2, NULL, &signals.wait_mask);
@@ -3016,7 +3004,7 @@ hold(const char **cause)
 		if (count > 0 && ends[1].revents)
 			count = write(STDOUT_FILENO, "locked\n", strlen("locked\n"));
 		else if (count > 0)
-			count = hold_read(&input);
+			count = hold_read(tail);
 		error = count >= 0 || errno == EINTR || errno == EAGAIN ? 0 : errno;
 		signals_keep_out();
 		if (count > 0 && ends[1].revents)
@@ -3026,7 +3014,7 @@ hold(const char **cause)
 	if (error)
 		ending.status = say(REFUSED, "%s: %s", failed, strerror(error));
 	ending.signal = signals.caught;
-	*cause = input.done ? NULL : "input-ended";
+	*cause = memcmp(tail, "\ndone\n", 6) == 0 ? NULL : "input-ended";
 	return ending;
 }
 

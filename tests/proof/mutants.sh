@@ -172,7 +172,7 @@ mask-not-given-back signals reach.the.command.as become: sigprocmask(SIG_SETMASK
 dead-frees-the-key lifetime command.that.died has_died: => return false;
 group-of-its-own terminal end.a.command.in.a.process.group forward: && !apart =>
 sent-back signals not.sent.back forward: info->si_pid == child => false
-done-not-heeded hold without.the.line hold: input.done ? NULL : => false ? NULL :
+done-not-heeded hold without.the.line hold: == 0 ? NULL : => == 7 ? NULL :
 -x-does-not-win command_line the.last.one.wins parse_option: options->shared = false => (void)0
 # Directory
 open-to-all directory not.sticky.is.refused directory_check: !(file.st_mode & S_ISVTX) => false
