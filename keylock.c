@@ -116,126 +116,6 @@ enum {
 	MESSAGE_SIZE = 4096,
 };
 
-/* ---- Messages -----------------------------------------------------------
- *
- * One line on standard error for each thing that went wrong, written by one
- * write(2), so that nothing is left in a buffer when the command starts and
- * lines of several keylocks do not mix.
- */
-
-/* While keylock waits or holds, a line that standard error does not take at once is
- * dropped: nobody behind it pays for a pipe that nobody reads. */
-static bool hurried;
-
-/* The descriptor for a line on standard error, -1 where that does not take it at once.
- * Others may fill a pipe after poll(2) has said that it has room: there it is a description
- * of our own, that does not wait, where we may open the pipe (fifo(7)). */
-static int
-error_output(void)
-{
-	struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
-	struct stat file;
-	int fd = -1;
-
-	if (!hurried)
-		return STDERR_FILENO;
-	if (poll(&ready, 1, 0) == 0)
-		return -1;
-	if (fstat(STDERR_FILENO, &file) == 0 && S_ISFIFO(file.st_mode))
-		fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_CLOEXEC);
-	return fd < 0 ? STDERR_FILENO : fd;
-}
-
-/* Write `keylock: ` and the line to standard error; keeps errno. Returns `status`. All
- * signals are blocked: a reader that is gone, or a limit on the file's size, leaves one
- * pending that is neither the command's nor a reason to die. */
-__attribute__((format(printf, 2, 3))) static int
-say(int status, const char *format, ...)
-{
-	int kept = errno, fd = error_output();
-	char line[MESSAGE_SIZE] = "keylock: ";
-	size_t used = strlen(line);
-	va_list arguments;
-	sigset_t own;
-
-	va_start(arguments, format);
-	vsnprintf(line + used, sizeof(line) - used - 1, format, arguments);
-	va_end(arguments);
-	used = strlen(line);
-	line[used++] = '\n';
-	if (write(fd, line, used) < 0) {
-		sigemptyset(&own);
-		sigaddset(&own, SIGPIPE);
-		sigaddset(&own, SIGXFSZ);
-		sigtimedwait(&own, NULL, &(struct timespec){.tv_sec = 0});
-	}
-	if (fd > STDERR_FILENO)
-		close(fd);
-	errno = kept;
-	return status;
-}
-
-/* How many bytes the character at `text` has in UTF-8, 0 where there is none; *character
- * is which. Only who says or lists something needs a locale. */
-static size_t
-utf8_length(const char *text, wchar_t *character)
-{
-	static bool set;
-	int length;
-
-	set = set || setlocale(LC_CTYPE, "C.UTF-8");
-	length = mbtowc(character, text, MB_LEN_MAX);
-	/* glibc knows longer forms, too. */
-	return length > 0 && *character <= 0x10ffff ? (size_t)length : 0;
-}
-
-/* Make `text` fit for a line of a terminal: control characters, and bytes that are no
- * UTF-8, become \xHH, and what is too long ends in "...". Returns `shown`. */
-static const char *
-show(const char *text, char shown[SHOWN_SIZE])
-{
-	wchar_t character = 0;
-	size_t used = 0;
-
-	shown[0] = '\0';
-	while (*text) {
-		size_t length = utf8_length(text, &character);
-		bool plain = length && !iswcntrl((wint_t)character);
-
-		if (used + sizeof("\\xHH...") > SHOWN_SIZE) {
-			strcpy(shown + used, "...");
-			break;
-		}
-		if (plain)
-			used += (size_t)sprintf(shown + used, "%.*s", (int)length, text);
-		else
-			used += (size_t)sprintf(shown + used, "\\x%02x", (unsigned char)*text);
-		text += plain ? length : 1;
-	}
-	return shown;
-}
-
-/* Bring to standard output what was printed. Returns 0, or REFUSED and says why. */
-static int
-printed(void)
-{
-	if (fflush(stdout) == 0 && !ferror(stdout))
-		return 0;
-	return say(REFUSED, "standard output: %s", strerror(errno));
-}
-
-/* Read a whole number from `low` to `high`: digits and nothing else. */
-static bool
-parse_number(const char *text, int low, int high, int *number)
-{
-	unsigned long long value = strtoull(text, NULL, 10); /* too large: ULLONG_MAX */
-
-	if (!*text || text[strspn(text, "0123456789")] || value > INT_MAX)
-		return false;
-	*number = (int)value;
-	return *number >= low && *number <= high;
-}
-
 /* ---- Time ---------------------------------------------------------------
  *
  * Times are nanoseconds in 64 bits, on CLOCK_MONOTONIC unless a name says
@@ -564,6 +444,113 @@ wait_for(int fd, short type, off_t what, struct wait *wait)
 		signals_keep_out();
 	} while (error == EINTR);
 	return error == EAGAIN ? ENOLCK : error; /* "taken" is no answer to one who waits */
+}
+
+/* ---- Messages -----------------------------------------------------------
+ *
+ * One line on standard error for each thing that went wrong, written by one
+ * write(2), so that nothing is left in a buffer when the command starts and
+ * lines of several keylocks do not mix.
+ */
+
+/* While keylock waits or holds, a line that standard error does not take at once is
+ * dropped: nobody behind it pays for a pipe that nobody reads. */
+static bool hurried;
+
+/* Write `keylock: ` and the line to standard error; keeps errno. Returns `status`. A reader
+ * that is gone, or a limit on the file's size, leaves a signal pending, where those are
+ * blocked, that is neither the command's nor a reason to die. */
+__attribute__((format(printf, 2, 3))) static int
+say(int status, const char *format, ...)
+{
+	struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
+	int kept = errno;
+	char line[MESSAGE_SIZE] = "keylock: ";
+	size_t used = strlen(line);
+	va_list arguments;
+	sigset_t own;
+
+	va_start(arguments, format);
+	vsnprintf(line + used, sizeof(line) - used - 1, format, arguments);
+	va_end(arguments);
+	used = strlen(line);
+	line[used++] = '\n';
+	sigemptyset(&own);
+	if (hurried && waiting_begin() == 0) { /* others may fill it after poll(2) */
+		sigaddset(&own, WAKER);
+		timer_arm(now() + 10 * MILLISECOND);
+		sigprocmask(SIG_UNBLOCK, &own, NULL);
+	}
+	if ((!hurried || poll(&ready, 1, 0) != 0) && write(STDERR_FILENO, line, used) < 0) {
+		sigaddset(&own, SIGPIPE);
+		sigaddset(&own, SIGXFSZ);
+		sigtimedwait(&own, NULL, &(struct timespec){.tv_sec = 0});
+	}
+	if (hurried)
+		signals_keep_out();
+	errno = kept;
+	return status;
+}
+
+/* How many bytes the character at `text` has in UTF-8, 0 where there is none; *character
+ * is which. Only who says or lists something needs a locale. */
+static size_t
+utf8_length(const char *text, wchar_t *character)
+{
+	static bool set;
+	int length;
+
+	set = set || setlocale(LC_CTYPE, "C.UTF-8");
+	length = mbtowc(character, text, MB_LEN_MAX);
+	/* glibc knows longer forms, too. */
+	return length > 0 && *character <= 0x10ffff ? (size_t)length : 0;
+}
+
+/* Make `text` fit for a line of a terminal: control characters, and bytes that are no
+ * UTF-8, become \xHH, and what is too long ends in "...". Returns `shown`. */
+static const char *
+show(const char *text, char shown[SHOWN_SIZE])
+{
+	wchar_t character = 0;
+	size_t used = 0;
+
+	shown[0] = '\0';
+	while (*text) {
+		size_t length = utf8_length(text, &character);
+		bool plain = length && !iswcntrl((wint_t)character);
+
+		if (used + sizeof("\\xHH...") > SHOWN_SIZE) {
+			strcpy(shown + used, "...");
+			break;
+		}
+		if (plain)
+			used += (size_t)sprintf(shown + used, "%.*s", (int)length, text);
+		else
+			used += (size_t)sprintf(shown + used, "\\x%02x", (unsigned char)*text);
+		text += plain ? length : 1;
+	}
+	return shown;
+}
+
+/* Bring to standard output what was printed. Returns 0, or REFUSED and says why. */
+static int
+printed(void)
+{
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return 0;
+	return say(REFUSED, "standard output: %s", strerror(errno));
+}
+
+/* Read a whole number from `low` to `high`: digits and nothing else. */
+static bool
+parse_number(const char *text, int low, int high, int *number)
+{
+	unsigned long long value = strtoull(text, NULL, 10); /* too large: ULLONG_MAX */
+
+	if (!*text || text[strspn(text, "0123456789")] || value > INT_MAX)
+		return false;
+	*number = (int)value;
+	return *number >= low && *number <= high;
 }
 
 /* ---- Key to file name ---------------------------------------------------
