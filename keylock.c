@@ -3262,7 +3262,7 @@ list_file(struct listing *listing, const char *name, const char *key, int slot)
 		row_look(&row, listing);
 	if (error || look_failed)
 		return error == ENOENT ? 0 : error ? error : look_failed;
-	listing->held += row.state && strcmp(row.state, "held") == 0;
+	listing->held += row.glance.held || row.holders.count;
 	if (!row.state || (listing->who && !row.holders.count))
 		return 0;
 	if (!listing->lines++ && !listing->json && !listing->who)
@@ -3280,46 +3280,34 @@ list_file(struct listing *listing, const char *name, const char *key, int slot)
 	return 0;
 }
 
-/* List the lockfiles of the directory, in the order of names, or those of `keys` where
- * there are any. Returns 0 or an errno. */
-static int
-list_files(struct listing *listing, char **keys)
-{
-	char base[NAME_SIZE], name[NAME_SIZE];
-	struct dirent **entries = NULL;
-	int slot, count = 0, error = 0;
-	bool hashed;
-
-	if (!*keys && (fchdir(listing->directory->fd) < 0 ||
-	               (count = scandir(".", &entries, NULL, alphasort)) < 0))
-		return errno;
-	listing->seats = seats_scan(listing->directory, NULL, NULL);
-	for (int i = 0; i < count && !error; i++)
-		if (key_of_name(entries[i]->d_name, name, &slot, &hashed))
-			error = list_file(listing, entries[i]->d_name, hashed ? NULL : name, slot);
-	for (; *keys && !error; keys++) {
-		name_of_key(*keys, base);
-		for (slot = 1; slot <= SLOTS_MAX && !error; slot++) {
-			slot_name(name, base, slot);
-			error = list_file(listing, name, *keys, slot);
-		}
-	}
-	return error;
-}
-
-/* --list: print the keys that are held, in doubt or pinned, as a table for people or with
- * `json` for programs. --who: print the pids of who holds the key `who`, a line each.
- * Returns an exit status. */
+/* --list: print the keys that are held, in doubt or pinned, or those of `keys` where there
+ * are any, as a table for people or with `json` for programs. --who: print the pids of who
+ * holds the key `who`, a line each. Returns an exit status. */
 static int
 look(struct directory *directory, char **keys, bool json, const char *who)
 {
 	struct listing listing = {.directory = directory, .json = json, .who = who != NULL};
-	int error, status = directory_open(directory);
-	char shown[SHOWN_SIZE];
+	char base[NAME_SIZE], name[NAME_SIZE], shown[SHOWN_SIZE];
+	int slot, count = 0, error = 0, status = directory_open(directory);
+	struct dirent **entries = NULL;
+	bool hashed;
 
-	if (status)
-		return status;
-	error = directory->fd < 0 ? 0 : list_files(&listing, keys);
+	if (status || directory->fd < 0)
+		return !status && who ? NOBODY : status;
+	if (!*keys &&
+	    (fchdir(directory->fd) < 0 || (count = scandir(".", &entries, NULL, alphasort)) < 0))
+		error = errno;
+	listing.seats = seats_scan(directory, NULL, NULL);
+	for (int i = 0; i < count && !error; i++)
+		if (key_of_name(entries[i]->d_name, name, &slot, &hashed))
+			error = list_file(&listing, entries[i]->d_name, hashed ? NULL : name, slot);
+	for (; *keys && !error; keys++) {
+		name_of_key(*keys, base);
+		for (slot = 1; slot <= SLOTS_MAX && !error; slot++) {
+			slot_name(name, base, slot);
+			error = list_file(&listing, name, *keys, slot);
+		}
+	}
 	if (error)
 		return say(status_of(error), "%s: cannot be read: %s", show(directory->path, shown),
 		           strerror(error));
@@ -3397,16 +3385,8 @@ forget(const struct lock *lock)
  * One table says which options there are, for getopt_long(3) and for --help.
  */
 
-enum action {
-	RUN,
-	HOLD = 256, /* the number of its option, as with those below */
-	LIST,
-	WHO,
-	SHOW_PATH,
-	PIN,
-	FORGET,
-	JSON, /* an option, and no action */
-};
+/* What is asked for; from HOLD on the number of its option, and JSON of one that is none. */
+enum action { RUN, HOLD = 256, LIST, WHO, SHOW_PATH, PIN, FORGET, JSON };
 
 struct options {
 	enum action action;
@@ -3581,31 +3561,6 @@ key_of_command(char **words)
 	return key;
 }
 
-/* Take the command after KEY: `[--] COMMAND…` or `-c SCRIPT`. Returns 0 or USAGE. */
-static int
-parse_command(struct options *options, char **words)
-{
-	static char shell[] = "/bin/sh", dash_c[] = "-c";
-	static char *script[] = {NULL, shell, dash_c, NULL, NULL};
-	bool dashes = *words && strcmp(*words, "--") == 0;
-	char shown[SHOWN_SIZE];
-
-	options->command = words + dashes;
-	if (!*options->command)
-		return say(USAGE, "%s: no COMMAND; see keylock --help",
-		           show(*options->keys, shown));
-	if (dashes || **words != '-')
-		return 0;
-	if (strcmp(*words, "-c") != 0 && strcmp(*words, "--command") != 0)
-		return say(USAGE, "%s: options stand before KEY; a command of that name after --",
-		           show(*words, shown));
-	if (!words[1] || words[2])
-		return say(USAGE, "%s: takes exactly one SCRIPT", *words);
-	script[3] = words[1];
-	options->command = script + 1;
-	return 0;
-}
-
 /* Refuse what does not go together. Returns 0 or USAGE. */
 static int
 parse_check(const struct options *options)
@@ -3625,8 +3580,8 @@ parse_check(const struct options *options)
 	    {options->key_count > 1 && !running && !holding, "-k goes with a COMMAND or --hold"},
 	    {options->in_place && options->close_lock, "-F and -o: the key would be free at once"},
 	    {options->slots && options->shared, "-j and -s do not go together"},
-	    {options->slots && records, "-j goes with neither -A nor -R"},
-	    {options->in_place && records, "-F goes with neither -A nor -R"},
+	    {records && (options->slots || options->in_place),
+	     "-A and -R go with neither -j nor -F"},
 	    {options->refuse_abandoned && options->recover, "-A and -R do not go together"},
 	};
 
@@ -3636,10 +3591,13 @@ parse_check(const struct options *options)
 	return 0;
 }
 
-/* Take what stands behind the options. Returns 0 or USAGE. */
+/* Take what stands behind the options: KEY, or a list of them, and `[--] COMMAND...` or
+ * `-c SCRIPT`. Returns 0 or USAGE. */
 static int
 parse_rest(struct options *options, char **words)
 {
+	static char shell[] = "/bin/sh", dash_c[] = "-c";
+	static char *script[] = {NULL, shell, dash_c, NULL, NULL};
 	char shown[SHOWN_SIZE];
 	int status = 0;
 
@@ -3651,19 +3609,30 @@ parse_rest(struct options *options, char **words)
 	if (!*words)
 		return say(USAGE, "no %s; see keylock --help",
 		           options->automatic ? "COMMAND" : "KEY");
-	options->command = words;
 	*options->keys = options->automatic ? key_of_command(words) : *words++;
+	options->command = words;
 	status = key_check(*options->keys);
 	if (status || options->automatic)
 		return status;
-	if (options->action == RUN)
-		return parse_command(options, words);
-	if (*words)
+	if (options->action != RUN && *words)
 		return say(USAGE, "%s: one argument too many", show(*words, shown));
 	if (options->action == HOLD && !hold_is_possible())
 		return say(USAGE,
 		           "--hold: standard input is closed, a file or /dev/null, and would "
 		           "end at once; give it a pipe, a fifo or a terminal");
+	if (*words && strcmp(*words, "--") == 0)
+		options->command = words + 1;
+	else if (*words && (strcmp(*words, "-c") == 0 || strcmp(*words, "--command") == 0)) {
+		if (!words[1] || words[2])
+			return say(USAGE, "%s: takes exactly one SCRIPT", *words);
+		script[3] = words[1];
+		options->command = script + 1;
+	} else if (*words && **words == '-')
+		return say(USAGE, "%s: options stand before KEY; a command of that name after --",
+		           show(*words, shown));
+	if (options->action == RUN && !*options->command)
+		return say(USAGE, "%s: no COMMAND; see keylock --help",
+		           show(*options->keys, shown));
 	return 0;
 }
 
@@ -3713,14 +3682,12 @@ parse(struct options *options, int argc, char **argv)
 static void
 say_taken(const struct options *options, const struct lock *lock)
 {
-	bool any = options->warn_held == FOREVER; /* however long it has been held */
-	bool asked = options->verbose || (any && isatty(STDERR_FILENO));
+	bool asked = options->verbose || (options->warn_held == FOREVER && isatty(STDERR_FILENO));
 	struct glance glance;
 
-	if (options->quiet || (!asked && any))
-		return;
-	if (asked || (glance_at(lock->directory, lock->name, &glance) == 0 &&
-	              age_of(&glance) > options->warn_held))
+	if (!options->quiet && (asked || (options->warn_held != FOREVER &&
+	                                  glance_at(lock->directory, lock->name, &glance) == 0 &&
+	                                  age_of(&glance) > options->warn_held)))
 		say_whose(lock, NULL, options->wait ? "not had in time:" : "taken:");
 }
 
