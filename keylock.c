@@ -3735,28 +3735,35 @@ records_end(const struct keys *keys, const struct ending *ending, const char *ca
 		record_settle(&keys->locks[i], ending->ran, cause, command);
 }
 
-/* Write the command's environment to `list`, KEYLOCK_KEY first, so that it can be left out.
- * Without malloc(3), whose first use costs a run more than its lock does. */
-static void
-environment_make(char **list, const char *key, const struct keys *keys)
+/* Make the command's environment, KEYLOCK_KEY first, so that it can be left out. Returns
+ * NULL where there is no memory. The first use of malloc(3) costs a run more than its lock
+ * does, so that what is small is done without. */
+static char **
+environment_make(const char *key, const struct keys *keys)
 {
-	static char own[KEY_MAX_BYTES + sizeof("KEYLOCK_KEY=")];
+	static char own[KEY_MAX_BYTES + sizeof("KEYLOCK_KEY=")], *small[256];
 	static char doubts[sizeof("KEYLOCK_ABANDONED=") + (size_t)KEYS_MAX * RECORD_SIZE];
-	char *end = doubts;
+	size_t count = 3, kept = 0;
+	char **list, *end = doubts;
 
+	for (char **came = environ; *came; came++)
+		count++;
+	list = count > sizeof(small) / sizeof(*small) ? calloc(count, sizeof(*list)) : small;
+	if (!list)
+		return NULL;
 	stpcpy(stpcpy(own, "KEYLOCK_KEY="), key);
-	*list++ = own;
+	list[kept++] = own;
 	for (size_t i = 0; i < keys->count; i++)
 		if (*keys->locks[i].record->found)
 			end = stpcpy(stpcpy(end, end == doubts ? "KEYLOCK_ABANDONED=" : "\n"),
 			             keys->locks[i].record->found);
 	if (end != doubts)
-		*list++ = doubts;
+		list[kept++] = doubts;
 	for (char **came = environ; *came; came++)
 		if (strncmp(*came, "KEYLOCK_KEY=", 12) != 0 &&
 		    strncmp(*came, "KEYLOCK_ABANDONED=", 18) != 0)
-			*list++ = *came;
-	*list = NULL;
+			list[kept++] = *came;
+	return list;
 }
 
 /* Do under the keys what is to be done under them. */
@@ -3764,8 +3771,13 @@ static struct ending
 run_under(const struct options *options, const struct keys *keys, mode_t came_umask)
 {
 	const char *name = options->action == HOLD ? "--hold" : *options->command, *cause = NULL;
-	size_t variables = 0;
 	struct ending ending = {0};
+	struct command command = {
+	    .argv = options->command,
+	    .locks = keys->locks,
+	    .count = options->close_lock ? 0 : keys->count,
+	    .came_umask = came_umask,
+	};
 
 	if (options->action == FORGET)
 		ending.status = forget(keys->locks);
@@ -3773,20 +3785,12 @@ run_under(const struct options *options, const struct keys *keys, mode_t came_um
 		ending.status = records_begin(options, keys, name);
 	if (!ending.status && options->action == HOLD)
 		ending = hold(&cause);
-	while (environ[variables])
-		variables++;
-	if (!ending.status && options->action == RUN) {
-		char *environment[variables + 3];
-		struct command command = {
-		    .argv = options->command,
-		    .environment = environment,
-		    .locks = keys->locks,
-		    .count = options->close_lock ? 0 : keys->count,
-		    .came_umask = came_umask,
-		};
-
-		environment_make(environment, *options->keys, keys);
-		ending = command_run(&command, options->in_place);
+	else if (!ending.status && options->action == RUN) {
+		command.environment = environment_make(*options->keys, keys);
+		if (command.environment)
+			ending = command_run(&command, options->in_place);
+		else
+			ending.status = say(REFUSED, "memory: %s", strerror(ENOMEM));
 	}
 	records_end(keys, &ending, cause, name);
 	return ending;
