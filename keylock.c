@@ -296,13 +296,11 @@ parse_time(const char *text, nanoseconds *time)
 
 /* ---- Signals and waiting ------------------------------------------------
  *
- * All signals are blocked from the start, so that none ends keylock between
- * making a file and being able to remove it. They are let in only around the one
- * blocking call of a wait, where a handler takes down which one came. A signal
- * that comes after the check and before that call would be slept over: the
- * handler therefore arms a repeating timer, which cuts the call short. The same
- * timer keeps the deadline. It is one of our own (timer_create(2)), since
- * ITIMER_REAL may be the caller's, which the command inherits.
+ * All signals are blocked from the start, so that none ends keylock between making a file
+ * and being able to remove it. They are let in only around the one blocking call of a wait,
+ * where a handler takes down which one came. One that comes just before that call would be
+ * slept over: the handler therefore arms a repeating timer, which cuts the call short and
+ * keeps the deadline, too; not ITIMER_REAL, which may be the caller's and the command's.
  */
 
 enum { WAKER = _NSIG - 1 }; /* the timer's signal, SIGRTMAX: the one that is used least */
@@ -316,6 +314,7 @@ static const int handled[] = {
 enum { HANDLED = sizeof(handled) / sizeof(*handled) };
 
 static struct {
+	sigset_t all;                   /* those too that sigfillset(3) leaves to libc (nptl(7)) */
 	sigset_t came_mask;             /* the mask that keylock came with */
 	sigset_t wait_mask;             /* while waiting */
 	bool begun;                     /* there are handlers and the timer */
@@ -332,22 +331,10 @@ is_stop_signal(int signo)
 	return signo == SIGTSTP || signo == SIGTTIN || signo == SIGTTOU;
 }
 
-/* Every signal, those too that sigfillset(3) leaves to libc (nptl(7)). */
-static sigset_t
-all_signals(void)
-{
-	sigset_t all;
-
-	memset(&all, 0xff, sizeof(all));
-	return all;
-}
-
 static void
 signals_keep_out(void)
 {
-	sigset_t all = all_signals();
-
-	sigprocmask(SIG_SETMASK, &all, NULL);
+	sigprocmask(SIG_SETMASK, &signals.all, NULL);
 }
 
 static void
@@ -359,10 +346,9 @@ signals_let_in(void)
 static void
 signals_begin(void)
 {
-	sigset_t all = all_signals();
-
+	memset(&signals.all, 0xff, sizeof(signals.all));
 	/* musl's own call does not tell of SIGRTMIN as programs of glibc know it. */
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &signals.came_mask, _NSIG / 8);
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &signals.all, &signals.came_mask, _NSIG / 8);
 	/* A SIGCONT that is let in is lost where it comes just before the handler of
 	 * a stop signal is called; blocked it continues us and stays pending. */
 	signals.wait_mask = signals.came_mask;
@@ -370,21 +356,30 @@ signals_begin(void)
 	sigdelset(&signals.wait_mask, WAKER);
 }
 
+/* Have the timer expire at `until`, and again and again. Returns 0 or an errno. */
+static int
+timer_arm(nanoseconds until)
+{
+	struct itimerspec alarm = {.it_interval.tv_nsec = 5 * MILLISECOND};
+
+	if (until == signals.armed)
+		return 0;
+	if (until != FOREVER)
+		alarm.it_value = to_timespec(until);
+	signals.armed = until;
+	return timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL) < 0 ? errno : 0;
+}
+
 /* Take down what ends the wait; all that is called is async-signal-safe. */
 static void
 on_signal(int signo)
 {
-	static const struct itimerspec soon = {
-	    .it_interval.tv_nsec = 5000000,
-	    .it_value.tv_nsec = 1000000,
-	};
 	int kept = errno;
 
 	if (signo != WAKER) {
 		if (!signals.caught || is_stop_signal(signals.caught))
 			signals.caught = signo;
-		timer_settime(signals.timer, 0, &soon, NULL);
-		signals.armed = 0;
+		timer_arm(now() + MILLISECOND);
 	}
 	errno = kept;
 }
@@ -409,20 +404,6 @@ waiting_begin(void)
 	}
 	signals.begun = true;
 	return 0;
-}
-
-/* Have the timer expire at `until`, and again and again. Returns 0 or an errno. */
-static int
-timer_arm(nanoseconds until)
-{
-	struct itimerspec alarm = {.it_interval.tv_nsec = 5 * MILLISECOND};
-
-	if (until == signals.armed)
-		return 0;
-	if (until != FOREVER)
-		alarm.it_value = to_timespec(until);
-	signals.armed = until;
-	return timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL) < 0 ? errno : 0;
 }
 
 /* Let in what signals have come. Returns whether one is to end or to stop keylock: it is in
@@ -457,8 +438,7 @@ act_by_default(int signo)
 }
 
 /* Stop by the stop signal `signo`; not where a SIGCONT has come since, which is pending
- * then: a stop signal that is sent takes it away (signal(7)). One that is sent in the
- * microsecond in between is lost. */
+ * then: a stop signal that is sent takes it away (signal(7)). */
 static void
 stop_by(int signo)
 {
@@ -479,26 +459,22 @@ die_by(int signo)
 	return 128 + signo;
 }
 
-/* A lock request to the kernel: flock(2), or for a byte (fcntl_locking(2)). */
-struct request {
-	int fd;
-	int flock;   /* LOCK_EX or LOCK_SH; 0 for a byte */
-	short type;  /* F_RDLCK, F_WRLCK or F_UNLCK */
-	off_t start; /* the byte */
-};
+static const off_t LOCK = -1; /* not a byte of the file, but the flock(2) of the whole */
 
-/* Make the request, waiting or not. Returns 0 or an errno, EAGAIN when taken. */
+/* Ask for the lock of a byte (F_OFD_SETLK, fcntl_locking(2)), or for LOCK, or give it up:
+ * `type` is F_RDLCK, F_WRLCK or F_UNLCK. Returns 0 or an errno, EAGAIN when taken. */
 static int
-request(const struct request *wish, bool waiting)
+request(int fd, short type, off_t what, bool waiting)
 {
-	struct flock bytes = {.l_type = wish->type, .l_start = wish->start, .l_len = 1};
+	struct flock byte = {.l_type = type, .l_start = what, .l_len = 1};
+	int operation = type == F_UNLCK ? LOCK_UN : type == F_RDLCK ? LOCK_SH : LOCK_EX;
 	int done;
 
 	do { /* FUSE, which is not of the kernel alone, may answer with EINTR */
-		if (wish->flock)
-			done = flock(wish->fd, wish->flock | (waiting ? 0 : LOCK_NB));
+		if (what == LOCK)
+			done = flock(fd, operation | (waiting ? 0 : LOCK_NB));
 		else
-			done = fcntl(wish->fd, waiting ? F_OFD_SETLKW : F_OFD_SETLK, &bytes);
+			done = fcntl(fd, waiting ? F_OFD_SETLKW : F_OFD_SETLK, &byte);
 	} while (done < 0 && errno == EINTR && !waiting);
 	return done == 0 ? 0 : errno;
 }
@@ -550,9 +526,9 @@ wait_check(struct wait *wait, nanoseconds *until)
 	return error;
 }
 
-/* Wait until the request is granted. Returns 0, or as wait_check() does. */
+/* Wait until the lock is granted. Returns 0, or as wait_check() does. */
 static int
-wait_for(const struct request *wish, struct wait *wait)
+wait_for(int fd, short type, off_t what, struct wait *wait)
 {
 	nanoseconds until;
 	int error;
@@ -564,7 +540,7 @@ wait_for(const struct request *wish, struct wait *wait)
 		if (error)
 			return error;
 		signals_let_in();
-		error = request(wish, true);
+		error = request(fd, type, what, true);
 		signals_keep_out();
 	} while (error == EINTR);
 	return error == EAGAIN ? ENOLCK : error; /* "taken" is no answer to one who waits */
@@ -731,17 +707,13 @@ key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
  *
  * Where the lockfiles are. The rules that it MUST keep:
  *
- *  1. A default directory is a directory, not a link, owned by the effective
- *     user and closed to others, and not in a service's own /tmp.
- *  2. A directory given by name may be a link and is what its owner made it,
- *     but where all may write it is sticky.
- *  3. It is checked by fstat on the descriptor that is then used, and all file
- *     operations are relative to that descriptor.
- *  4. It is not on a network or cluster file system, whose cached attributes
- *     would let two hold one lock.
- *
- * Which default it is depends on the effective user id alone, never on what
- * fails: one user's key would become two locks otherwise.
+ *  1. A default directory is a directory, not a link, owned by the effective user and closed
+ *     to others, and not in a service's own /tmp. Which one depends on the user id alone.
+ *  2. A directory given by name may be a link, but where all may write it is sticky.
+ *  3. It is checked by fstat on the descriptor that is then used, and all file operations are
+ *     relative to that descriptor.
+ *  4. It is not on a network or cluster file system, whose cached attributes would let two
+ *     hold one lock.
  */
 
 struct directory {
@@ -754,8 +726,6 @@ struct directory {
 	mode_t mode;
 	gid_t group;
 };
-
-static const char not_safe[] = "not safe for lockfiles";
 
 /* Say what is wrong with the directory, and the way out of a default. Returns `status`. */
 static int
@@ -851,57 +821,55 @@ directory_choose(struct directory *directory, const char *named)
 	         shared ? "/run/lock" : "/tmp", (unsigned long)user);
 	if (shared || !tmp_is_private())
 		return 0;
-	return directory_failure(directory, UNSAFE, not_safe,
+	return directory_failure(directory, UNSAFE, "not safe for lockfiles",
 	                         "/tmp is this service's own (PrivateTmp), and a key there would "
 	                         "be another one outside");
 }
 
-/* The name of the network or cluster file system that `fd` is on, or NULL. */
-static const char *
-network_file_system(int fd)
+/* Whether `fd` is on a network or cluster file system (statfs(2), linux/magic.h). */
+static bool
+is_networked(int fd)
 {
-	/* statfs(2) and linux/magic.h */
-	static const struct {
-		uint32_t magic;
-		const char *name;
-	} systems[] = {
-	    {0x00006969, "NFS"},  {0x0000517b, "SMB"},   {0xff534d42, "SMB"},
-	    {0xfe534d42, "SMB"},  {0x00c36400, "Ceph"},  {0x0bd00bd0, "Lustre"},
-	    {0x01161970, "GFS2"}, {0x7461636f, "OCFS2"}, {0x5346414f, "AFS"},
-	    {0x6b414653, "AFS"},  {0x01021997, "9p"},
+	static const uint32_t systems[] = {
+	    0x00006969,                         /* NFS */
+	    0x0000517b, 0xff534d42, 0xfe534d42, /* SMB */
+	    0x00c36400,                         /* Ceph */
+	    0x0bd00bd0,                         /* Lustre */
+	    0x01161970,                         /* GFS2 */
+	    0x7461636f,                         /* OCFS2 */
+	    0x5346414f, 0x6b414653,             /* AFS */
+	    0x01021997,                         /* 9p */
 	};
-	struct statfs system;
+	struct statfs system = {0};
 
 	if (fstatfs(fd, &system) < 0)
-		return NULL;
+		return false;
 	for (size_t i = 0; i < sizeof(systems) / sizeof(*systems); i++)
-		if ((uint32_t)system.f_type == systems[i].magic)
-			return systems[i].name;
-	return NULL;
+		if ((uint32_t)system.f_type == systems[i])
+			return true;
+	return false;
 }
 
 /* Check the open directory against the rules. Returns 0, or a status and says why. */
 static int
 directory_check(struct directory *directory)
 {
-	const char *network = network_file_system(directory->fd), *why = NULL;
-	char text[96];
+	const char *why = NULL;
 	struct stat file;
 
 	if (fstat(directory->fd, &file) < 0)
 		return directory_failure(directory, NO_FILE, "cannot be opened", strerror(errno));
 	directory->mode = file.st_mode;
 	directory->group = file.st_gid;
-	snprintf(text, sizeof(text), "on a network file system (%s)", network ? network : "");
-	if (network)
-		why = text;
+	if (is_networked(directory->fd))
+		why = "it is on a network file system";
 	else if (directory->named && (file.st_mode & S_IWOTH) && !(file.st_mode & S_ISVTX))
 		why = "all may write to it and it is not sticky; chmod +t it";
 	else if (!directory->named && file.st_uid != geteuid())
 		why = "it belongs to another user";
 	else if (!directory->named && (file.st_mode & (S_IRWXG | S_IRWXO)))
 		why = "it is open to others; chmod 700 it";
-	return why ? directory_failure(directory, UNSAFE, not_safe, why) : 0;
+	return why ? directory_failure(directory, UNSAFE, "not safe for lockfiles", why) : 0;
 }
 
 /* Open the directory and check it; make it, but not what it is in, where it is missing
@@ -911,34 +879,32 @@ static int
 directory_open(struct directory *directory)
 {
 	int flags = O_PATH | O_DIRECTORY | O_CLOEXEC | (directory->named ? 0 : O_NOFOLLOW);
-	const char *what = "cannot be opened";
 
 	if (directory->fd >= 0)
 		close(directory->fd);
+	directory->fd = open(directory->path, flags);
 	/* A cleaner may remove the empty directory between any two of these; a
 	 * dangling link, which is not made good here, ends the tries. */
-	for (int tries = 0; tries < 100; tries++) {
-		directory->fd = open(directory->path, flags);
-		/* Where 0, 1 or 2 came in closed, this is there: as good as closed (O_PATH),
-		 * until exec closes it; nothing else of ours gets their numbers. */
-		while (directory->fd >= 0 && directory->fd <= STDERR_FILENO)
-			directory->fd = fcntl(directory->fd, F_DUPFD_CLOEXEC, 0);
-		if (directory->fd >= 0)
-			return directory_check(directory);
-		if (errno == ENOENT && directory->look_only)
+	for (int tries = 0; tries < 100 && directory->fd < 0 && errno == ENOENT; tries++) {
+		if (directory->look_only)
 			return 0;
-		if (errno != ENOENT)
-			break;
 		directory->made = mkdir(directory->path, S_IRWXU) == 0;
-		if (!directory->made && errno != EEXIST) {
-			what = "cannot be made";
-			break;
-		}
+		if (!directory->made && errno != EEXIST)
+			return directory_failure(directory, status_of(errno), "cannot be made",
+			                         strerror(errno));
+		directory->fd = open(directory->path, flags);
 	}
-	if (errno == ENOTDIR || errno == ELOOP)
-		return directory_failure(directory, UNSAFE, not_safe,
+	if (directory->fd < 0 && (errno == ENOTDIR || errno == ELOOP))
+		return directory_failure(directory, UNSAFE, "not safe for lockfiles",
 		                         "it is a link or no directory");
-	return directory_failure(directory, status_of(errno), what, strerror(errno));
+	/* Where 0, 1 or 2 came in closed, this is there: as good as closed (O_PATH), until exec
+	 * closes it; nothing else of ours gets their numbers. */
+	while (directory->fd >= 0 && directory->fd <= STDERR_FILENO)
+		directory->fd = fcntl(directory->fd, F_DUPFD_CLOEXEC, 0);
+	if (directory->fd < 0)
+		return directory_failure(directory, status_of(errno), "cannot be opened",
+		                         strerror(errno));
+	return directory_check(directory);
 }
 
 /* ---- Lockfile -----------------------------------------------------------
@@ -964,17 +930,14 @@ directory_open(struct directory *directory)
  * there; else a ticket is drawn, and outside the gate each waits for the one before it in
  * line, the first for the lock and then for the guests. Why tickets: the kernel wakes
  * blocked requests in their order, but lets a newcomer in before the woken one has run.
- * Why guests after the lock: a guest, before it believes in its ancestor's lock, has its
- * byte; so of a guest who has seen that lock and a taker who has it next, the taker sees
- * the guest.
+ * Why guests after the lock: a guest has its byte before it believes in its ancestor's lock,
+ * so whoever has that lock next sees the guest.
  *
  * Removing: who leaves, tidies. Inside the gate and with the lock held exclusively, a file
- * that shows neither presence nor guest nor ticket is nobody's, so its name may go. What
- * can still happen: another has opened the file but not come to the gate. It will find its
- * file nameless, since each taker compares file and name last of all, once it has presence:
- * from then on none removes it. Without that comparison two could hold one key on two
- * files; were presence not looked at with the lock in hand, the name could go while one who
- * came past the gate (-n), or a guest, holds by it.
+ * that shows neither presence nor guest nor ticket is nobody's, so its name may go. Who has
+ * opened it but not come to the gate finds it nameless, since each taker compares file and
+ * name last of all, once it is present: from then on none removes it. Presence is looked at
+ * with the lock in hand since one who came past the gate (-n), or a guest, may hold by it.
  *
  * Rules that it MUST keep:
  *  1. The file is opened without O_CREAT first, then with O_CREAT|O_EXCL, and again on
@@ -1029,20 +992,20 @@ struct lock {
 	int cover_slot;
 };
 
-/* Ask for a byte lock, or give it up, without waiting. Returns 0 or an errno. */
+/* Ask for a lock, or give it up, without waiting. Returns 0 or an errno. */
 static int
-byte_try(int fd, short type, off_t start)
+lock_try(int fd, short type, off_t what)
 {
-	return request(&(struct request){.fd = fd, .type = type, .start = start}, false);
+	return request(fd, type, what, false);
 }
 
 /* The same, with patience for 100 ms for what others hold for microseconds. */
 static int
-byte_try_again(int fd, short type, off_t start)
+lock_try_again(int fd, short type, off_t what)
 {
 	int error, tries = 100;
 
-	while ((error = byte_try(fd, type, start)) == EAGAIN && tries--)
+	while ((error = lock_try(fd, type, what)) == EAGAIN && tries--)
 		nanosleep(&a_moment, NULL);
 	return error;
 }
@@ -1056,14 +1019,13 @@ bytes_give_up(int fd, off_t start)
 	fcntl(fd, F_OFD_SETLK, &bytes);
 }
 
-/* Have a byte lock, at once or waiting. Returns as wait_for() does. */
+/* Have a lock, at once or waiting. Returns as wait_for() does. */
 static int
-byte_have(int fd, short type, off_t start, struct wait *wait)
+lock_have(int fd, short type, off_t what, struct wait *wait)
 {
-	struct request wish = {.fd = fd, .type = type, .start = start};
-	int error = request(&wish, false);
+	int error = lock_try(fd, type, what);
 
-	return error == EAGAIN ? wait_for(&wish, wait) : error;
+	return error == EAGAIN ? wait_for(fd, type, what, wait) : error;
 }
 
 /* Find a lock of others that keeps us from a lock of `type` on the bytes from `start` to
@@ -1084,15 +1046,6 @@ byte_held(int fd, short type, off_t start, off_t end, off_t *first, off_t *last)
 	*first = bytes.l_start > start ? bytes.l_start : start;
 	*last = bytes.l_len ? bytes.l_start + bytes.l_len - 1 : INT64_MAX;
 	return true;
-}
-
-/* Let the lock of a description go. Nobody waits for that, but a file system that has locks
- * of its own (FUSE) can be interrupted. */
-static void
-unlock(int fd)
-{
-	while (flock(fd, LOCK_UN) < 0 && errno == EINTR)
-		continue;
 }
 
 /* Whether others hold a lock on a byte from `start` to before `end` (0: to the last byte). */
@@ -1228,13 +1181,10 @@ lockfile_close(struct lockfile *file)
 	file->fd = -1;
 }
 
-/*
- * Remove the lockfile `name` where nobody has or awaits it, nobody has pinned it, and
- * nothing is written in it (see "Record"). Called by whoever leaves it, on a new
- * description: one that a daemon of the command shares would keep the gate closed if
- * keylock were killed in here. What fails leaves a file to the next one, and does nobody
- * harm; so does a stranger's file in a sticky directory, which only its owner can unlink.
- */
+/* Remove the lockfile `name` where nobody has or awaits it, nobody has pinned it, and nothing
+ * is written in it. By a new description: one that a daemon of the command shares would keep
+ * the gate closed if keylock were killed in here. What fails, as in a sticky directory, leaves
+ * the file to the next one. */
 static void
 lockfile_tidy(const struct directory *directory, const char *name)
 {
@@ -1243,8 +1193,8 @@ lockfile_tidy(const struct directory *directory, const char *name)
 	bool removed = false;
 
 	/* Whoever is there tidies. */
-	if (fd >= 0 && !is_held(fd, PRESENCE, 0) && byte_try_again(fd, F_WRLCK, GATE) == 0) {
-		if (flock(fd, LOCK_EX | LOCK_NB) == 0 && !is_held(fd, PRESENCE, 0) &&
+	if (fd >= 0 && !is_held(fd, PRESENCE, 0) && lock_try_again(fd, F_WRLCK, GATE) == 0) {
+		if (lock_try(fd, F_WRLCK, LOCK) == 0 && !is_held(fd, PRESENCE, 0) &&
 		    fstat(fd, &file) == 0 && S_ISREG(file.st_mode) && !(file.st_mode & PINNED) &&
 		    file.st_size == 0 &&
 		    fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
@@ -1253,7 +1203,7 @@ lockfile_tidy(const struct directory *directory, const char *name)
 		/* close(2) alone opens the gate a moment before it gives up the lock, and a
 		 * newcomer would find taken what nobody has: of a file that has its name. */
 		if (!removed)
-			unlock(fd);
+			lock_try(fd, F_UNLCK, LOCK);
 	}
 	if (fd >= 0)
 		close(fd);
@@ -1270,7 +1220,7 @@ turn_await(const struct lock *lock, struct wait *wait)
 	if (!is_held(fd, ahead, lock->ticket))
 		ahead = highest_ticket(fd, lock->ticket);
 	while (ahead >= TICKETS && !error) {
-		error = byte_have(fd, F_RDLCK, ahead, wait);
+		error = lock_have(fd, F_RDLCK, ahead, wait);
 		ahead = highest_ticket(fd, lock->ticket);
 	}
 	return error;
@@ -1285,7 +1235,7 @@ ticket_draw(struct lock *lock, struct wait *wait)
 	off_t last;
 
 	while (!error && (last = highest_ticket(fd, 0)) >= LAST_TICKET) {
-		error = byte_have(fd, F_RDLCK, last, wait);
+		error = lock_have(fd, F_RDLCK, last, wait);
 		bytes_give_up(fd, TICKETS);
 	}
 	if (error)
@@ -1293,7 +1243,7 @@ ticket_draw(struct lock *lock, struct wait *wait)
 	lock->ticket = last ? last + 1 : TICKETS;
 	if (wait->early)
 		wait->look_at = 0;
-	return byte_have(fd, F_WRLCK, lock->ticket, wait);
+	return lock_have(fd, F_WRLCK, lock->ticket, wait);
 }
 
 /* Wait, with a ticket, for our turn, for the lock and for the guests; become a holder and
@@ -1302,18 +1252,15 @@ static int
 lock_await(struct lock *lock, struct wait *wait)
 {
 	int fd = lock->file.fd, error = turn_await(lock, wait);
-	struct request wish = {.fd = fd, .flock = lock->shared ? LOCK_SH : LOCK_EX};
 
 	if (!error)
-		error = request(&wish, false);
-	if (error == EAGAIN)
-		error = wait_for(&wish, wait);
+		error = lock_have(fd, lock->shared ? F_RDLCK : F_WRLCK, LOCK, wait);
 	if (!error && is_held(fd, GUESTS, GUESTS + 1)) {
-		error = byte_have(fd, F_WRLCK, GUESTS, wait);
-		byte_try(fd, F_UNLCK, GUESTS);
+		error = lock_have(fd, F_WRLCK, GUESTS, wait);
+		lock_try(fd, F_UNLCK, GUESTS);
 	}
 	if (!error)
-		error = byte_have(fd, F_RDLCK, PRESENCE, wait);
+		error = lock_have(fd, F_RDLCK, PRESENCE, wait);
 	if (!error)
 		bytes_give_up(fd, TICKETS);
 	return error;
@@ -1324,24 +1271,22 @@ lock_await(struct lock *lock, struct wait *wait)
 static int
 lock_take(struct lock *lock, struct wait *wait)
 {
-	int fd = lock->file.fd, error = byte_have(fd, F_WRLCK, GATE, wait);
-	struct request at_once = {.fd = fd, .flock = lock->shared ? LOCK_SH : LOCK_EX};
+	int fd = lock->file.fd, error = lock_have(fd, F_WRLCK, GATE, wait);
 
-	/* On a busy machine a crowd may keep the gate closed: -n then tries without.
-	 * What that costs is that it may find the lock in the hands of one who only
-	 * tidies; what keeps "alone" is the lock and the look at the name. */
+	/* A crowd may keep the gate closed: -n then tries without, and may find the lock in
+	 * the hands of one who only tidies. */
 	if (error && !(error == ETIMEDOUT && wait->nonblock))
 		return error;
-	error = request(&at_once, false);
+	error = lock_try(fd, lock->shared ? F_RDLCK : F_WRLCK, LOCK);
 	if (!error && is_held(fd, GUESTS, 0)) {
-		unlock(fd);
+		lock_try(fd, F_UNLCK, LOCK);
 		error = EAGAIN;
 	}
 	if (!error)
-		error = byte_have(fd, F_RDLCK, PRESENCE, wait);
+		error = lock_have(fd, F_RDLCK, PRESENCE, wait);
 	else if (error == EAGAIN && !wait->nonblock)
 		error = ticket_draw(lock, wait);
-	byte_try(fd, F_UNLCK, GATE);
+	lock_try(fd, F_UNLCK, GATE);
 	return !error && lock->ticket ? lock_await(lock, wait) : error;
 }
 
@@ -1401,7 +1346,7 @@ lock_release(struct lock *lock, bool linger)
 {
 	if (!linger) {
 		bytes_give_up(lock->file.fd, GATE);
-		unlock(lock->file.fd);
+		lock_try(lock->file.fd, F_UNLCK, LOCK);
 	}
 	lockfile_close(&lock->file);
 	lockfile_tidy(lock->directory, lock->name);
@@ -1414,12 +1359,11 @@ lock_release(struct lock *lock, bool linger)
  *
  *     keylock1 pid=812 since=2026-11-24T23:26:16Z cause=killed command=charge.sh
  *
- * written by one pwrite(2) and on disk before the command starts. It says what became of
- * the command if nobody can change it any more: keylock was killed. A command that ends by
- * itself ends it; one that died leaves it with that cause. Whatever else is found in a file
- * of ours counts as a record that cannot be read, never as none. Of ours is a file that is
- * empty, begins with the version word, or has the sticky bit that keylock gives its files:
- * no other is written to.
+ * on disk before the command starts. It says what became of the command if nobody can change
+ * it any more: keylock was killed. A command that ends by itself ends it; one that died
+ * leaves it with that cause. Whatever else is found counts as a record that cannot be read.
+ * Only to a file that is empty, begins with the version word, or has the sticky bit that
+ * keylock gives its files is written.
  */
 
 enum { RECORD_SIZE = 192, DATE_SIZE = sizeof("2026-11-24T23:26:16Z") };
@@ -1582,23 +1526,21 @@ record_write(const struct lock *lock, const char *command)
 	return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(error));
 }
 
-/*
- * Settle our record: end it, or with `cause` leave it, or where the command was not
- * executed bring back what was found. Not where it is ours no more: a descendant may have
- * unlocked the description that it shares with us, and somebody else may hold the lock by
- * now. Says what fails; then the record stays, and the next is told.
- */
+/* Settle our record: end it, or with `cause` leave it, or where the command was not executed
+ * bring back what was found. Not where it is ours no more: a descendant may have unlocked the
+ * description that it shares with us. Says what fails; then the record stays. */
 static void
 record_settle(const struct lock *lock, bool ran, const char *cause, const char *command)
 {
 	struct record *record = lock->record;
-	int fd = lock->file.fd, error = 0;
+	int fd = lock->file.fd, error;
 	char there[RECORD_SIZE] = "";
 
 	if (!record->written)
 		return;
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-		error = errno == EWOULDBLOCK ? 0 : errno;
+	error = lock_try(fd, F_WRLCK, LOCK);
+	if (error)
+		error = error == EAGAIN ? 0 : error;
 	else if (pread(fd, there, RECORD_SIZE, 0) < 0)
 		error = errno;
 	else if (memcmp(there, record->own, RECORD_SIZE) != 0)
@@ -1622,11 +1564,9 @@ record_settle(const struct lock *lock, bool ran, const char *cause, const char *
  * of all; whoever is first in it, or comes while it is empty, tries each slot under that
  * slot's gate. The first in line keeps the slots' files open between its tries, since
  * closing them would wake it, and sleeps on inotify(7): it tries again 1 ms after an event,
- * then after twice as long each time, up to a second. That covers what is odd here:
- * IN_CLOSE, which is all that tells of a holder that was killed, is sent before the kernel
- * has dropped its lock (fs/file_table.c, __fput); and what happened before the watch made
- * no event. Who releases a slot whose file a daemon keeps open makes an event by tidying,
- * after it has unlocked.
+ * then after twice as long each time, up to a second. For IN_CLOSE, which is all that tells
+ * of a holder that was killed, is sent before the kernel has dropped its lock (__fput in
+ * fs/file_table.c). Who releases makes an event by tidying, after it has unlocked.
  */
 
 struct slots {
@@ -1640,9 +1580,8 @@ struct slots {
 /* Closing it takes the kernel milliseconds (synchronize_srcu): it is left to exit. */
 static int slots_events = -1;
 
-/* Try to take the lock of the open file of a slot; `gated` where we are in its gate. A gate
- * that is closed counts as a slot that is taken. Returns 0, EAGAIN when it is taken, or
- * another errno; then nothing is kept. */
+/* Try to take the lock of the open file of a slot; `gated` where we are in its gate, else it
+ * is taken where the gate is closed. Returns 0, or an errno and nothing is kept. */
 static int
 slot_take(int fd, bool gated)
 {
@@ -1652,18 +1591,18 @@ slot_take(int fd, bool gated)
 	if (is_held(fd, PRESENCE, GUESTS + 1))
 		return EAGAIN;
 	if (!gated)
-		error = byte_try(fd, F_WRLCK, GATE);
+		error = lock_try(fd, F_WRLCK, GATE);
 	if (error)
 		return error;
-	error = request(&(struct request){.fd = fd, .flock = LOCK_EX}, false);
+	error = lock_try(fd, F_WRLCK, LOCK);
 	if (!error && is_held(fd, GUESTS, GUESTS + 1))
 		error = EAGAIN;
 	if (!error)
-		error = byte_try(fd, F_RDLCK, PRESENCE);
+		error = lock_try(fd, F_RDLCK, PRESENCE);
 	if (error)
-		unlock(fd);
+		lock_try(fd, F_UNLCK, LOCK);
 	if (!gated)
-		byte_try(fd, F_UNLCK, GATE);
+		lock_try(fd, F_UNLCK, GATE);
 	return error;
 }
 
@@ -1765,7 +1704,7 @@ static int
 slots_take(struct slots *slots, struct wait *wait)
 {
 	struct lock *lock = slots->lock;
-	int fd = lock->file.fd, error = byte_have(fd, F_WRLCK, GATE, wait);
+	int fd = lock->file.fd, error = lock_have(fd, F_WRLCK, GATE, wait);
 
 	if (error && !(error == ETIMEDOUT && wait->nonblock)) /* as lock_take() */
 		return error;
@@ -1777,17 +1716,16 @@ slots_take(struct slots *slots, struct wait *wait)
 	error = is_held(fd, TICKETS, 0) ? EAGAIN : slots_try(slots, true);
 	if (error == EAGAIN && !wait->nonblock) {
 		error = ticket_draw(lock, wait);
-		byte_try(fd, F_RDLCK, SLOT_WAITER);
+		lock_try(fd, F_RDLCK, SLOT_WAITER);
 	}
-	byte_try(fd, F_UNLCK, GATE);
+	lock_try(fd, F_UNLCK, GATE);
 	if (!error && lock->ticket)
 		error = turn_await(lock, wait);
 	return error || !lock->ticket ? error : slots_await(slots, wait);
 }
 
 /* Who leaves a slot leaves the first file, too, whose queue it has used; and where nobody
- * is there, the files of slots whose holders were killed, which nobody may come to again:
- * the lowest slot that is free is taken. */
+ * is there, the files of slots whose holders were killed. */
 static void
 slots_tidy(const struct lock *lock)
 {
@@ -2349,16 +2287,14 @@ whose_text(const struct directory *directory, const char *name, const struct gla
 
 /* ---- Nesting ------------------------------------------------------------
  *
- * A run whose own ancestor holds the key would wait for itself. It is told so, or
- * with -r runs under the ancestor's lock. Under a shared one it takes its own. Under
- * an exclusive one it is a guest: it has the guests' byte by a description of its
- * own, then looks again whether the ancestor holds, is present, and compares file and
- * name last. Who takes the lock later waits for the guests' byte, so a guest is alone
- * whatever becomes of the ancestor; and it counts as a holder for those below it.
+ * A run whose own ancestor holds the key would wait for itself. It is told so, or with -r
+ * runs under the ancestor's lock. Under a shared one it takes its own. Under an exclusive one
+ * it is a guest: it has the guests' byte by a description of its own, then looks again
+ * whether the ancestor holds, is present, and compares file and name last. Who takes the lock
+ * later waits for that byte, so a guest is alone whatever becomes of the ancestor.
  *
- * That an ancestor holds is what the kernel says of a descriptor, its own or one that
- * we came with. A pid is no proof: it may be of another namespace, or used again.
- * What cannot be read is no ancestor.
+ * That an ancestor holds is what the kernel says of a descriptor, its own or one that we came
+ * with. A pid is no proof: it may be of another namespace, or used again.
  */
 
 /* What the looks of one run need, beside the wait. */
@@ -2453,13 +2389,13 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 
 	file.fd = openat(looker->directory->fd, seat->name, LOCKFILE_FLAGS);
 	if (file.fd >= 0 && fstat(file.fd, &found) == 0 &&
-	    byte_try_again(file.fd, F_RDLCK, GUESTS) == 0 &&
-	    (!come || !shared || flock(file.fd, LOCK_SH | LOCK_NB) == 0) &&
+	    lock_try_again(file.fd, F_RDLCK, GUESTS) == 0 &&
+	    (!come || !shared || lock_try(file.fd, F_RDLCK, LOCK) == 0) &&
 	    ancestor_holds(looker, lineage, file.fd, seat))
 		result = ENDLESS;
 	file.device = found.st_dev;
 	file.inode = found.st_ino;
-	if (result && come && holds(seat) && byte_try_again(file.fd, F_RDLCK, PRESENCE) == 0)
+	if (result && come && holds(seat) && lock_try_again(file.fd, F_RDLCK, PRESENCE) == 0)
 		result = lockfile_recheck(looker->directory, seat->name, &file) ? 0 : COVERED;
 	if (result != COVERED) {
 		lockfile_close(&file);
@@ -2467,7 +2403,7 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 		return result;
 	}
 	if (shared) /* a holder, and no guest */
-		byte_try(file.fd, F_UNLCK, GUESTS);
+		lock_try(file.fd, F_UNLCK, GUESTS);
 	lock->cover = file;
 	lock->cover_slot = number;
 	lock->guest = !shared;
@@ -2694,7 +2630,7 @@ cycle_look(struct looker *looker, struct wait *wait)
 	wait->look_at = time_in(SECOND); /* unless it is all over now */
 	strcpy(looker->turn_name, cycle.first);
 	looker->turn = openat(looker->directory->fd, cycle.first, LOCKFILE_FLAGS);
-	if (looker->turn >= 0 && byte_try_again(looker->turn, F_WRLCK, CYCLE) == 0) {
+	if (looker->turn >= 0 && lock_try_again(looker->turn, F_WRLCK, CYCLE) == 0) {
 		again = cycle_find(looker->directory, wait);
 		if (*again.text && again.sum == cycle.sum && strcmp(again.text, cycle.text) == 0)
 			return say(ENDLESS,
@@ -2732,10 +2668,9 @@ look_around(struct wait *wait)
 
 /* ---- Running the command ------------------------------------------------
  *
- * The command gets what keylock came with: mask, dispositions, umask, streams,
- * environment but for KEYLOCK_*, and the lock's descriptor, so that the key
- * stays taken while it runs even if keylock is killed. keylock waits for it
- * with all signals blocked and takes them one by one.
+ * The command gets what keylock came with, and the lock's descriptor, so that the key stays
+ * taken while it runs even if keylock is killed. keylock waits for it with all signals
+ * blocked and takes them one by one.
  */
 
 struct command {
@@ -2858,13 +2793,9 @@ child_run(void *argument)
 	return 0;
 }
 
-/*
- * Pass a signal on to the command. The terminal sends its signals to the group that is
- * in front: where the command has made one of its own by now, as timeout(1) does, it
- * gets them as the terminal would have sent them, to the whole group; and SIGCONT, so
- * that all that were stopped this way go on. Not what the command's group has got from
- * the terminal itself, nor what the command has sent to its own group, nor our own.
- */
+/* Pass a signal on to the command. Not what its group has got from the terminal itself; but
+ * where the command has made a group of its own by now, as timeout(1) does, that whole group
+ * gets what the terminal sends, and SIGCONT. Nor what the command or keylock has sent. */
 static void
 forward(const siginfo_t *info, pid_t child)
 {
@@ -2894,12 +2825,11 @@ command_wait(pid_t child)
 {
 	struct ending ending = {.ran = true};
 	siginfo_t info;
-	sigset_t all = all_signals();
 	int status;
 	pid_t pid;
 
 	for (;;) {
-		if (sigwaitinfo(&all, &info) < 0)
+		if (sigwaitinfo(&signals.all, &info) < 0)
 			continue;
 		if (info.si_signo != SIGCHLD) {
 			forward(&info, child);
@@ -2925,12 +2855,9 @@ command_wait(pid_t child)
 	}
 }
 
-/*
- * Become the command, with `in_place`, or start it: by clone(2), which copies nothing, and
- * not by vfork(2), which is a fork(2) in musl on some machines, as on aarch64. Returns its
- * pid, 0 in place, or -1 and errno; where it did not become the command command->status
- * is not 0.
- */
+/* Become the command, with `in_place`, or start it: by clone(2), since vfork(2) is a fork(2)
+ * in musl on some machines, as on aarch64. Returns its pid, 0 in place, or -1 and errno;
+ * where it did not become the command command->status is not 0. */
 static pid_t
 command_start(struct command *command, bool in_place)
 {
@@ -3012,13 +2939,16 @@ say_not_run(const char *name, const struct ending *ending)
  * or dies, which closes it too.
  */
 
-/* Whether standard input stays open until the caller closes it. */
+/* Whether standard input stays open until the caller closes it. Debian's cron gives its jobs
+ * a pipe that it has closed. */
 static bool
 hold_is_possible(void)
 {
+	struct pollfd end = {.fd = STDIN_FILENO, .events = POLLIN};
 	struct stat input;
 
 	return fstat(STDIN_FILENO, &input) == 0 && !S_ISREG(input.st_mode) &&
+	       !(poll(&end, 1, 0) == 1 && end.revents == POLLHUP) &&
 	       !(S_ISCHR(input.st_mode) && input.st_rdev == makedev(1, 3)); /* null(4) */
 }
 
@@ -3345,7 +3275,7 @@ pin(struct directory *directory, const char *key, nanoseconds patience)
 		lockfile_close(&lock.file);
 		error = -lockfile_open(directory, lock.name, &lock.file);
 		if (!error)
-			error = byte_have(lock.file.fd, F_WRLCK, GATE, &wait);
+			error = lock_have(lock.file.fd, F_WRLCK, GATE, &wait);
 		if (!error)
 			error = -record_check(&lock, &file);
 		if (!error && !(file.st_mode & PINNED) &&

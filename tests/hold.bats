@@ -61,7 +61,9 @@ is_over() {
 @test "--hold: 64 where its input cannot stay open, or with what does not go with it" {
 	local input output options
 	echo >"$in"
-	for input in '</dev/null' '<&-' "<'$in'" "<>'$in'"; do
+	mkfifo "$said"
+	# The last one is a pipe whose writer has closed it, as cron's jobs have it.
+	for input in '</dev/null' '<&-' "<'$in'" "<>'$in'" "5<>'$said' <'$said' 5>&-"; do
 		for options in '' '-A -k other'; do
 			run_it sh -c "exec \"\$KEYLOCK\" $options --hold key $input"
 			expect_message 64 input
@@ -187,7 +189,7 @@ is_over() {
 			expect 0
 			[[ $output == locked && $(files) == 0 ]]
 		done
-		for input in '' don 'done?\n' ' done\n' 'DONE\n' 'done\nnot done\ndone' \
+		for input in don 'done?\n' ' done\n' 'DONE\n' 'done\nnot done\ndone' \
 			'donedone\n' 'undone\n'; do
 			run_it sh -c 'printf "$1" | "$KEYLOCK" "$0" --hold key' "$option" "$input"
 			[ "$output" = locked ]

@@ -489,7 +489,9 @@ caller(int number)
 			note_sent(run);
 			kill(holder, run->event.signo);
 		}
-		if (run->records && run->mode != 's')
+		/* Where that ended keylock, another may be at it by now. */
+		if (run->records && run->mode != 's' &&
+		    (run->event.to != 'c' || is_stop(run->event.signo)))
 			judge->well = run->end == 0;
 		close(witness); /* from here on another may come */
 		run->finished = true;
