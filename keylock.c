@@ -3022,15 +3022,17 @@ hold(const char **cause)
  * What --list, --who, --path, --pin and --forget do. No lock is taken for looking.
  */
 
-/* Print `before` and a JSON string (RFC 8259), or null. A byte that is no UTF-8 becomes the
- * lone surrogate \udcHH, as Python's surrogateescape has it, so that nothing is lost. */
+/* Print `before` and a JSON string (RFC 8259), null for none or an empty one. A byte that is no
+ * UTF-8 becomes the lone surrogate \udcHH, as Python's surrogateescape has it, so that nothing is
+ * lost. */
 static void
 json_string(const char *before, const char *text)
 {
 	wchar_t character;
+	bool known = text && *text;
 
-	printf("%s%s", before, text ? "\"" : "null");
-	while (text && *text) {
+	printf("%s%s", before, known ? "\"" : "null");
+	while (known && *text) {
 		size_t length = utf8_length(text, &character);
 
 		if (length == 0)
@@ -3043,7 +3045,7 @@ json_string(const char *before, const char *text)
 			fwrite(text, 1, length, stdout);
 		text += length ? length : 1;
 	}
-	fputs(text ? "\"" : "", stdout);
+	fputs(known ? "\"" : "", stdout);
 }
 
 /* What --list and --who make of the files that they look at. */
@@ -3054,7 +3056,7 @@ struct listing {
 	size_t held, lines; /* keys or slots that are held; lines that were printed */
 };
 
-/* One lockfile as it is listed. What is NULL is not known, or there is none. */
+/* One lockfile as it is listed. What is NULL or empty is not known, or there is none. */
 struct row {
 	const char *name, *key;
 	int slot;
@@ -3062,9 +3064,8 @@ struct row {
 	struct seats holders;
 	const struct seat *waiters; /* in the order of the line */
 	size_t waiter_count;
-	const char *state; /* held, abandoned or pinned */
-	const char *mode, *since, *cause, *command;
-	char date[32], word[32], line[4096]; /* what they point to */
+	const char *state, *mode;
+	char since[32], cause[32], command[4096];
 };
 
 /* Take the command line of process `pid` for that of the row, its arguments with blanks
@@ -3080,13 +3081,11 @@ row_command_line(struct row *row, pid_t pid)
 	file = fopen(path, "re");
 	if (!file)
 		return;
-	length = fread(row->line, 1, sizeof(row->line) - 1, file);
+	length = fread(row->command, 1, sizeof(row->command) - 1, file);
 	fclose(file);
 	for (size_t i = 0; i + 1 < length; i++)
-		if (!row->line[i])
-			row->line[i] = ' ';
-	row->line[length] = '\0';
-	row->command = length ? row->line : NULL;
+		if (!row->command[i])
+			row->command[i] = ' ';
 }
 
 /* Take what is told of a key that nobody holds from the record in its lockfile. */
@@ -3100,12 +3099,11 @@ row_read_record(struct row *row, const struct directory *directory)
 	if (fd >= 0)
 		close(fd);
 	record_text(bytes, length > 0 ? (size_t)length : 0, text);
-	sscanf(text, "pid=%*s since=%31s cause=%31s command=%191[^\n]", row->date, row->word,
-	       row->line);
+	sscanf(text, "pid=%*s since=%31s cause=%31s command=%191[^\n]", row->since, row->cause,
+	       row->command);
+	if (*row->since == '?')
+		*row->since = *row->command = '\0';
 	row->state = "abandoned";
-	row->cause = row->word;
-	row->since = *row->date != '?' ? row->date : NULL;
-	row->command = row->since ? row->line : NULL;
 }
 
 /* Find out who holds the lockfile of a row and with which command, and who waits. */
@@ -3123,7 +3121,7 @@ row_look(struct row *row, const struct listing *listing)
 	else if (row->glance.file.st_mode & PINNED)
 		row->state = "pinned";
 	if (row->glance.held)
-		row->since = date_text(row->glance.file.st_mtim.tv_sec, row->date);
+		date_text(row->glance.file.st_mtim.tv_sec, row->since);
 	if (row->holders.count) {
 		row->mode = row->holders.list->shared ? "shared" : "exclusive";
 		row_command_line(row, row->holders.list->command);
@@ -3159,7 +3157,7 @@ row_json(const struct row *row, const struct directory *directory)
 	print_pids(row->waiters, all ? row->waiter_count : 0, ",");
 	json_string(all ? "],\"command\":" : ",\"command\":", row->command);
 	json_string(",\"path\":", path);
-	if (row->cause)
+	if (*row->cause)
 		json_string(",\"cause\":", row->cause);
 	puts("}");
 }
@@ -3171,14 +3169,14 @@ row_print(const struct row *row)
 	char shown[SHOWN_SIZE], state[64];
 	int width;
 
-	snprintf(state, sizeof(state), row->cause ? "%s (%s)" : "%s", row->state, row->cause);
+	snprintf(state, sizeof(state), *row->cause ? "%s (%s)" : "%s", row->state, row->cause);
 	printf("%-24s  %-9s  %-9s  ", show(row->key ? row->key : row->name, shown), state,
 	       row->mode ? row->mode : "-");
 	width = row->holders.count ? print_pids(row->holders.list, row->holders.count, ",")
 	                           : printf("-");
 	printf("%*s  %-20s  %-7zu  %s\n", width < 7 ? 7 - width : 0, "",
-	       row->since ? row->since : "-", row->glance.waiting,
-	       row->command ? show(row->command, shown) : "-");
+	       *row->since ? row->since : "-", row->glance.waiting,
+	       *row->command ? show(row->command, shown) : "-");
 }
 
 /* List the file `name` of slot `slot` of `key`, if it is there. Returns 0 or an errno. */
@@ -3315,8 +3313,8 @@ forget(const struct lock *lock)
  * One table says which options there are, for getopt_long(3) and for --help.
  */
 
-/* What is asked for; from HOLD on the number of its option, and JSON of one that is none. */
-enum action { RUN, HOLD = 256, LIST, WHO, SHOW_PATH, PIN, FORGET, JSON };
+/* What is asked for, by the number of its option; JSON is that of one that asks nothing. */
+enum action { RUN, JSON = 256, HOLD, LIST, WHO, SHOW_PATH, PIN, FORGET };
 
 struct options {
 	enum action action;
@@ -3409,7 +3407,7 @@ print_help(int letter)
 		char dash[] = {'-', (char)table[i].letter, ',', '\0'}, name[32];
 
 		snprintf(name, sizeof(name), "--%s%s", table[i].name, table[i].value);
-		printf("  %-3s %-22s  %s\n", table[i].letter < HOLD ? dash : "", name,
+		printf("  %-3s %-22s  %s\n", table[i].letter < JSON ? dash : "", name,
 		       table[i].help);
 	}
 	fputs(letter == 'h' ? status_text : "", stdout);
@@ -3463,10 +3461,9 @@ parse_option(struct options *options, int letter, char *value)
 		wanted = "an exit status (0 to 255)";
 	else if (letter == 'j' && !parse_number(value, 1, SLOTS_MAX, &options->slots))
 		wanted = "a number of slots (1 to 1000)";
-	else if (letter >= HOLD && letter != JSON && options->action != RUN &&
-	         options->action != (enum action)letter)
+	else if (letter > JSON && options->action != RUN && options->action != (enum action)letter)
 		return say(USAGE, "only one of --hold, --list, --who, --path, --pin, --forget");
-	else if (letter >= HOLD && letter != JSON)
+	else if (letter > JSON)
 		options->action = (enum action)letter;
 	return wanted ? say(USAGE, "-%c '%s': not %s", letter, show(value, shown), wanted) : 0;
 }

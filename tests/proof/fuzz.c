@@ -550,11 +550,12 @@ row_shown(char *key, const char *command, bool json, size_t *size)
 	char path[PATH_MAX];
 	struct directory directory = {.path = path};
 	struct seat holders[2] = {{.pid = 7919}, {.pid = 812}};
-	struct row row = {.name = "x", .key = key, .slot = 1, .state = "held", .command = command};
+	struct row row = {.name = "x", .key = key, .slot = 1, .state = "held"};
 	char *text = NULL;
 	FILE *saved = stdout;
 
 	snprintf(path, sizeof(path), "%s", key);
+	snprintf(row.command, sizeof(row.command), "%s", command);
 	row.holders = (struct seats){.list = holders, .count = 2};
 	stdout = memory_stream(&text, size);
 	if (json)
