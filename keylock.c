@@ -982,14 +982,14 @@ struct lock {
 	const char *key;
 	char name[NAME_SIZE]; /* of its file */
 	bool shared;
-	int slots;  /* how many may hold it at once */
 	bool guest; /* runs under an ancestor's exclusive hold */
+	int slots;  /* how many may hold it at once */
+	int cover_slot;
 	struct lockfile file;
 	off_t ticket; /* 0: none */
 	/* Where a look has found that an ancestor's hold covers us: our own description
 	 * of the file of slot `cover_slot`, by which we are let in. */
 	struct lockfile cover;
-	int cover_slot;
 };
 
 /* Ask for a lock, or give it up, without waiting. Returns 0 or an errno. */
@@ -1372,12 +1372,12 @@ enum { RECORD_SIZE = 192, DATE_SIZE = sizeof("2026-11-24T23:26:16Z") };
 
 struct record {
 	char found[RECORD_SIZE]; /* what was left when the lock was acquired, or empty */
-	bool written;            /* one of our own is in the file */
 	off_t old_size;          /* of what was found */
 	char old[RECORD_SIZE];   /* its beginning */
 	size_t old_length;
 	char own[RECORD_SIZE + 1];
 	char since[DATE_SIZE];
+	bool written; /* one of our own is in the file */
 };
 
 /* Write a time of CLOCK_REALTIME as RFC 3339 has it, in UTC; what lies before 1970 or after
