@@ -31,20 +31,6 @@
  *   In turn    Who waits is served strictly in the order of arrival.
  *   Asleep     Who waits sleeps in the kernel and polls nothing.
  *
- * Exit statuses (the same in --help and in the manual page): COMMAND's own; a
- * death by signal is passed on as one. Otherwise:
- *
- *   1    --who: nobody holds KEY
- *   64   usage: bad option, value or combination; no KEY; no COMMAND
- *   71   the system refused something
- *   73   the directory or lockfile cannot be made, opened or written
- *   75   KEY is taken (-n) or was not had in time (-w); see -E
- *   76   the last holder died in the middle (-A)
- *   77   the directory or lockfile is not safe to use
- *   78   waiting might never end: an ancestor holds KEY, or a cycle of waiters
- *   126  COMMAND cannot be executed
- *   127  COMMAND is not found
- *
  * The order of this file is its architecture: each part uses only those above
  * it. Promise "alone" can be checked by reading the part "Lockfile".
  */
@@ -53,7 +39,6 @@
 #define _FILE_OFFSET_BITS 64
 #define _TIME_BITS 64
 
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -85,28 +70,31 @@
 
 #define VERSION "1.0"
 
-/* Results that leave keylock as its exit status. */
+/* Results that leave keylock as its exit status. A command's own is passed on, and so is its
+ * death by a signal. */
 enum {
-	NOBODY = 1,
-	USAGE = 64,
-	REFUSED = 71,
-	NO_FILE = 73,
-	TAKEN = 75,
-	IN_DOUBT = 76,
-	UNSAFE = 77,
-	ENDLESS = 78,
-	CANNOT_EXECUTE = 126,
-	NOT_FOUND = 127,
+	NOBODY = 1,           /* --who: nobody holds the key */
+	USAGE = 64,           /* bad option, value or combination; no KEY; no COMMAND */
+	REFUSED = 71,         /* the system refused something */
+	NO_FILE = 73,         /* the directory or lockfile cannot be made, opened or written */
+	TAKEN = 75,           /* the key is taken (-n) or was not had in time (-w); see -E */
+	IN_DOUBT = 76,        /* the last holder died in the middle (-A) */
+	UNSAFE = 77,          /* the directory or lockfile is not safe to use */
+	ENDLESS = 78,         /* an ancestor holds the key, or there is a cycle of waiters */
+	CANNOT_EXECUTE = 126, /* COMMAND cannot be executed */
+	NOT_FOUND = 127,      /* COMMAND is not found */
 };
 
 /* Results that stay inside. */
 enum {
 	CAUGHT = 256, /* the wait was ended by the signal in signals.caught */
 	COVERED,      /* the lock of an ancestor covers this run */
+	DONE,         /* what was asked for was printed */
 };
 
 enum {
 	SLOTS_MAX = 1000,
+	KEYS_MAX = 1000,
 	ANCESTORS_MAX = 1000,
 	KEY_MAX_BYTES = 131000,
 	NAME_MAX_BYTES = 200,
@@ -115,126 +103,6 @@ enum {
 	SHOWN_SIZE = 256,
 	MESSAGE_SIZE = 4096,
 };
-
-/* ---- Messages -----------------------------------------------------------
- *
- * One line on standard error for each thing that went wrong, written by one
- * write(2), so that nothing is left in a buffer when the command starts and
- * lines of several keylocks do not mix.
- */
-
-/* While keylock waits or holds, a line that standard error does not take at once is
- * dropped: nobody behind it pays for a pipe that nobody reads. */
-static bool hurried;
-
-/* The descriptor for a line on standard error, -1 where that does not take it at once.
- * Others may fill a pipe after poll(2) has said that it has room: there it is a description
- * of our own, that does not wait, where we may open the pipe (fifo(7)). */
-static int
-error_output(void)
-{
-	struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
-	struct stat file;
-	int fd = -1;
-
-	if (!hurried)
-		return STDERR_FILENO;
-	if (poll(&ready, 1, 0) == 0)
-		return -1;
-	if (fstat(STDERR_FILENO, &file) == 0 && S_ISFIFO(file.st_mode))
-		fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_CLOEXEC);
-	return fd < 0 ? STDERR_FILENO : fd;
-}
-
-/* Write `keylock: ` and the line to standard error; keeps errno. Returns `status`. All
- * signals are blocked: a reader that is gone, or a limit on the file's size, leaves one
- * pending that is neither the command's nor a reason to die. */
-__attribute__((format(printf, 2, 3))) static int
-say(int status, const char *format, ...)
-{
-	int kept = errno, fd = error_output();
-	char line[MESSAGE_SIZE] = "keylock: ";
-	size_t used = strlen(line);
-	va_list arguments;
-	sigset_t own;
-
-	va_start(arguments, format);
-	vsnprintf(line + used, sizeof(line) - used - 1, format, arguments);
-	va_end(arguments);
-	used = strlen(line);
-	line[used++] = '\n';
-	if (write(fd, line, used) < 0) {
-		sigemptyset(&own);
-		sigaddset(&own, SIGPIPE);
-		sigaddset(&own, SIGXFSZ);
-		sigtimedwait(&own, NULL, &(struct timespec){.tv_sec = 0});
-	}
-	if (fd > STDERR_FILENO)
-		close(fd);
-	errno = kept;
-	return status;
-}
-
-/* How many bytes the character at `text` has in UTF-8, 0 where there is none; *character
- * is which. Only who says or lists something needs a locale. */
-static size_t
-utf8_length(const char *text, wchar_t *character)
-{
-	static bool set;
-	int length;
-
-	set = set || setlocale(LC_CTYPE, "C.UTF-8");
-	length = mbtowc(character, text, MB_LEN_MAX);
-	/* glibc knows longer forms, too. */
-	return length > 0 && *character <= 0x10ffff ? (size_t)length : 0;
-}
-
-/* Make `text` fit for a line of a terminal: control characters, and bytes that are no
- * UTF-8, become \xHH, and what is too long ends in "...". Returns `shown`. */
-static const char *
-show(const char *text, char shown[SHOWN_SIZE])
-{
-	wchar_t character = 0;
-	size_t used = 0;
-
-	shown[0] = '\0';
-	while (*text) {
-		size_t length = utf8_length(text, &character);
-		bool plain = length && !iswcntrl((wint_t)character);
-
-		if (used + sizeof("\\xHH...") > SHOWN_SIZE) {
-			strcpy(shown + used, "...");
-			break;
-		}
-		if (plain)
-			used += (size_t)sprintf(shown + used, "%.*s", (int)length, text);
-		else
-			used += (size_t)sprintf(shown + used, "\\x%02x", (unsigned char)*text);
-		text += plain ? length : 1;
-	}
-	return shown;
-}
-
-/* Bring to standard output what was printed. Returns 0, or REFUSED and says why. */
-static int
-printed(void)
-{
-	if (fflush(stdout) == 0 && !ferror(stdout))
-		return 0;
-	return say(REFUSED, "standard output: %s", strerror(errno));
-}
-
-/* Read a whole number from `low` to `high`: digits and nothing else. */
-static bool
-parse_number(const char *text, int low, int high, int *number)
-{
-	unsigned long long value = strtoull(text, NULL, 10); /* too large: ULLONG_MAX */
-
-	if (!*text || text[strspn(text, "0123456789")] || value > INT_MAX)
-		return false;
-	*number = (int)value;
-	return *number >= low && *number <= high;
-}
 
 /* ---- Time ---------------------------------------------------------------
  *
@@ -564,6 +432,113 @@ wait_for(int fd, short type, off_t what, struct wait *wait)
 		signals_keep_out();
 	} while (error == EINTR);
 	return error == EAGAIN ? ENOLCK : error; /* "taken" is no answer to one who waits */
+}
+
+/* ---- Messages -----------------------------------------------------------
+ *
+ * One line on standard error for each thing that went wrong, written by one
+ * write(2), so that nothing is left in a buffer when the command starts and
+ * lines of several keylocks do not mix.
+ */
+
+/* While keylock waits or holds, a line that standard error does not take at once is
+ * dropped: nobody behind it pays for a pipe that nobody reads. */
+static bool hurried;
+
+/* Write `keylock: ` and the line to standard error; keeps errno. Returns `status`. A reader
+ * that is gone, or a limit on the file's size, leaves a signal pending, where those are
+ * blocked, that is neither the command's nor a reason to die. */
+__attribute__((format(printf, 2, 3))) static int
+say(int status, const char *format, ...)
+{
+	struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
+	int kept = errno;
+	char line[MESSAGE_SIZE] = "keylock: ";
+	size_t used = strlen(line);
+	va_list arguments;
+	sigset_t own;
+
+	va_start(arguments, format);
+	vsnprintf(line + used, sizeof(line) - used - 1, format, arguments);
+	va_end(arguments);
+	used = strlen(line);
+	line[used++] = '\n';
+	sigemptyset(&own);
+	if (hurried && waiting_begin() == 0) { /* others may fill it after poll(2) */
+		sigaddset(&own, WAKER);
+		timer_arm(now() + 10 * MILLISECOND);
+		sigprocmask(SIG_UNBLOCK, &own, NULL);
+	}
+	if ((!hurried || poll(&ready, 1, 0) != 0) && write(STDERR_FILENO, line, used) < 0) {
+		sigaddset(&own, SIGPIPE);
+		sigaddset(&own, SIGXFSZ);
+		sigtimedwait(&own, NULL, &(struct timespec){.tv_sec = 0});
+	}
+	if (hurried)
+		signals_keep_out();
+	errno = kept;
+	return status;
+}
+
+/* How many bytes the character at `text` has in UTF-8, 0 where there is none; *character
+ * is which. Only who says or lists something needs a locale. */
+static size_t
+utf8_length(const char *text, wchar_t *character)
+{
+	static bool set;
+	int length;
+
+	set = set || setlocale(LC_CTYPE, "C.UTF-8");
+	length = mbtowc(character, text, MB_LEN_MAX);
+	/* glibc knows longer forms, too. */
+	return length > 0 && *character <= 0x10ffff ? (size_t)length : 0;
+}
+
+/* Make `text` fit for a line of a terminal: control characters, and bytes that are no
+ * UTF-8, become \xHH, and what is too long ends in "...". Returns `shown`. */
+static const char *
+show(const char *text, char shown[SHOWN_SIZE])
+{
+	wchar_t character = 0;
+	size_t used = 0;
+
+	shown[0] = '\0';
+	while (*text) {
+		size_t length = utf8_length(text, &character);
+		bool plain = length && !iswcntrl((wint_t)character);
+
+		if (used + sizeof("\\xHH...") > SHOWN_SIZE) {
+			strcpy(shown + used, "...");
+			break;
+		}
+		if (plain)
+			used += (size_t)sprintf(shown + used, "%.*s", (int)length, text);
+		else
+			used += (size_t)sprintf(shown + used, "\\x%02x", (unsigned char)*text);
+		text += plain ? length : 1;
+	}
+	return shown;
+}
+
+/* Bring to standard output what was printed. Returns 0, or REFUSED and says why. */
+static int
+printed(void)
+{
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return 0;
+	return say(REFUSED, "standard output: %s", strerror(errno));
+}
+
+/* Read a whole number from `low` to `high`: digits and nothing else. */
+static bool
+parse_number(const char *text, int low, int high, int *number)
+{
+	unsigned long long value = strtoull(text, NULL, 10); /* too large: ULLONG_MAX */
+
+	if (!*text || text[strspn(text, "0123456789")] || value > INT_MAX)
+		return false;
+	*number = (int)value;
+	return *number >= low && *number <= high;
 }
 
 /* ---- Key to file name ---------------------------------------------------
@@ -1002,14 +977,14 @@ struct lock {
 	const char *key;
 	char name[NAME_SIZE]; /* of its file */
 	bool shared;
-	int slots;  /* how many may hold it at once */
 	bool guest; /* runs under an ancestor's exclusive hold */
+	int slots;  /* how many may hold it at once */
+	int cover_slot;
 	struct lockfile file;
 	off_t ticket; /* 0: none */
 	/* Where a look has found that an ancestor's hold covers us: our own description
 	 * of the file of slot `cover_slot`, by which we are let in. */
 	struct lockfile cover;
-	int cover_slot;
 };
 
 /* Ask for a lock, or give it up, without waiting. Returns 0 or an errno. */
@@ -1390,12 +1365,12 @@ enum { RECORD_SIZE = 192, DATE_SIZE = sizeof("2026-11-24T23:26:16Z") };
 
 struct record {
 	char found[RECORD_SIZE]; /* what was left when the lock was acquired, or empty */
-	bool written;            /* one of our own is in the file */
 	off_t old_size;          /* of what was found */
 	char old[RECORD_SIZE];   /* its beginning */
 	size_t old_length;
 	char own[RECORD_SIZE + 1];
 	char since[DATE_SIZE];
+	bool written; /* one of our own is in the file */
 };
 
 /* Write a time of CLOCK_REALTIME as RFC 3339 has it, in UTC; what lies before 1970 or after
@@ -2478,16 +2453,16 @@ look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 	return held == count ? say_nested(looker, lock, &seat) : 0;
 }
 
-/* Say for whom the lock waits. */
+/* Say who holds the key, as far as it is known, and `what` that is to us. */
 static void
-say_waiting(const struct looker *looker, const struct wait *wait)
+say_whose(const struct lock *lock, const struct wait *wait, const char *what)
 {
+	char shown[SHOWN_SIZE], text[WHOSE_SIZE] = "another";
 	struct glance glance;
-	char shown[SHOWN_SIZE], text[WHOSE_SIZE];
 
-	if (glance_at(looker->directory, wait->lock->name, &glance) == 0)
-		say(0, "%s: waiting for %s", show(wait->lock->key, shown),
-		    whose_text(looker->directory, wait->lock->name, &glance, wait, text));
+	if (glance_at(lock->directory, lock->name, &glance) == 0)
+		whose_text(lock->directory, lock->name, &glance, wait, text);
+	say(0, "%s: %s %s", show(lock->key, shown), what, text);
 }
 
 /* ---- Cycles -------------------------------------------------------------
@@ -2677,7 +2652,7 @@ look_around(struct wait *wait)
 	wait->look_at = at_once || looker->unsure ? time_in(SECOND) : FOREVER;
 	if (!looker->quiet && looker->told != wait->lock && at_once == looker->aloud &&
 	    (at_once || isatty(STDERR_FILENO))) {
-		say_waiting(looker, wait);
+		say_whose(wait->lock, wait, "waiting for");
 		looker->told = wait->lock; /* once is enough */
 	}
 	/* Who looks at once for it holds other keys, or may descend from who does. */
@@ -2965,28 +2940,17 @@ hold_is_possible(void)
 	       !(S_ISCHR(input.st_mode) && input.st_rdev == makedev(1, 3)); /* null(4) */
 }
 
-/* What has come of the caller's input. */
-struct input {
-	char line[8]; /* the beginning of the line that is being read */
-	size_t used;
-	bool done; /* the last line was `done` */
-};
-
-/* Read standard input: in the background of a terminal keylock stops here, as any reader
- * does, the key kept. Returns as read(2) does. */
+/* Read standard input and keep the end of it in `tail`: in the background of a terminal
+ * keylock stops here, as any reader does, the key kept. Returns as read(2) does. */
 static ssize_t
-hold_read(struct input *input)
+hold_read(char tail[6])
 {
 	char bytes[512];
 	ssize_t count = read(STDIN_FILENO, bytes, sizeof(bytes));
 
 	for (ssize_t i = 0; i < count; i++) {
-		if (bytes[i] == '\n') {
-			input->done = input->used == 4 && memcmp(input->line, "done", 4) == 0;
-			input->used = 0;
-		} else if (input->used < sizeof(input->line)) {
-			input->line[input->used++] = bytes[i];
-		}
+		memmove(tail, tail + 1, 5);
+		tail[5] = bytes[i];
 	}
 	return count;
 }
@@ -2999,15 +2963,14 @@ hold(const char **cause)
 {
 	struct pollfd ends[] = {{.fd = STDIN_FILENO, .events = POLLIN},
 	                        {.fd = STDOUT_FILENO, .events = POLLOUT}};
-	struct input input = {.used = 0};
+	char tail[] = "\n\n\n\n\n\n";
 	struct ending ending = {.ran = false};
 	const char *failed = "timer";
 	int error = waiting_begin();
 	ssize_t count = 1;
 
-	/* A stop is by its default action, the key kept. */
 	for (size_t i = 0; !error && i < HANDLED; i++)
-		if (is_stop_signal(handled[i]))
+		if (is_stop_signal(handled[i])) /* the key is kept then */
 			sigaction(handled[i], &signals.came[i], NULL);
 	while (!error && count && !signals.caught) {
 		count = ppoll(ends, 2, NULL, &signals.wait_mask);
@@ -3016,7 +2979,7 @@ hold(const char **cause)
 		if (count > 0 && ends[1].revents)
 			count = write(STDOUT_FILENO, "locked\n", strlen("locked\n"));
 		else if (count > 0)
-			count = hold_read(&input);
+			count = hold_read(tail);
 		error = count >= 0 || errno == EINTR || errno == EAGAIN ? 0 : errno;
 		signals_keep_out();
 		if (count > 0 && ends[1].revents)
@@ -3026,7 +2989,7 @@ hold(const char **cause)
 	if (error)
 		ending.status = say(REFUSED, "%s: %s", failed, strerror(error));
 	ending.signal = signals.caught;
-	*cause = input.done ? NULL : "input-ended";
+	*cause = memcmp(tail, "\ndone\n", 6) == 0 ? NULL : "input-ended";
 	return ending;
 }
 
@@ -3035,15 +2998,17 @@ hold(const char **cause)
  * What --list, --who, --path, --pin and --forget do. No lock is taken for looking.
  */
 
-/* Print `before` and a JSON string (RFC 8259), or null. A byte that is no UTF-8 becomes the
- * lone surrogate \udcHH, as Python's surrogateescape has it, so that nothing is lost. */
+/* Print `before` and a JSON string (RFC 8259), null for none or an empty one. A byte that is no
+ * UTF-8 becomes the lone surrogate \udcHH, as Python's surrogateescape has it, so that nothing is
+ * lost. */
 static void
 json_string(const char *before, const char *text)
 {
 	wchar_t character;
+	bool known = text && *text;
 
-	printf("%s%s", before, text ? "\"" : "null");
-	while (text && *text) {
+	printf("%s%s", before, known ? "\"" : "null");
+	while (known && *text) {
 		size_t length = utf8_length(text, &character);
 
 		if (length == 0)
@@ -3056,22 +3021,18 @@ json_string(const char *before, const char *text)
 			fwrite(text, 1, length, stdout);
 		text += length ? length : 1;
 	}
-	if (text)
-		putchar('"');
+	fputs(known ? "\"" : "", stdout);
 }
-
-enum { COLUMNS = 7 };
 
 /* What --list and --who make of the files that they look at. */
 struct listing {
 	const struct directory *directory;
 	bool json, who;
 	struct seats seats;
-	FILE *cells; /* of the table, each with its NUL */
-	size_t rows, held, seen;
+	size_t held, lines; /* keys or slots that are held; lines that were printed */
 };
 
-/* One lockfile as it is listed. What is NULL is not known, or there is none. */
+/* One lockfile as it is listed. What is NULL or empty is not known, or there is none. */
 struct row {
 	const char *name, *key;
 	int slot;
@@ -3079,9 +3040,8 @@ struct row {
 	struct seats holders;
 	const struct seat *waiters; /* in the order of the line */
 	size_t waiter_count;
-	const char *state; /* held, abandoned or pinned */
-	const char *mode, *since, *cause, *command;
-	char date[32], word[32], line[4096]; /* what they point to */
+	const char *state, *mode;
+	char since[32], cause[32], command[4096];
 };
 
 /* Take the command line of process `pid` for that of the row, its arguments with blanks
@@ -3097,13 +3057,11 @@ row_command_line(struct row *row, pid_t pid)
 	file = fopen(path, "re");
 	if (!file)
 		return;
-	length = fread(row->line, 1, sizeof(row->line) - 1, file);
+	length = fread(row->command, 1, sizeof(row->command) - 1, file);
 	fclose(file);
 	for (size_t i = 0; i + 1 < length; i++)
-		if (!row->line[i])
-			row->line[i] = ' ';
-	row->line[length] = '\0';
-	row->command = length ? row->line : NULL;
+		if (!row->command[i])
+			row->command[i] = ' ';
 }
 
 /* Take what is told of a key that nobody holds from the record in its lockfile. */
@@ -3117,14 +3075,11 @@ row_read_record(struct row *row, const struct directory *directory)
 	if (fd >= 0)
 		close(fd);
 	record_text(bytes, length > 0 ? (size_t)length : 0, text);
-	sscanf(text, "pid=%*s since=%31s cause=%31s command=%191[^\n]", row->date, row->word,
-	       row->line);
+	sscanf(text, "pid=%*s since=%31s cause=%31s command=%191[^\n]", row->since, row->cause,
+	       row->command);
+	if (*row->since == '?')
+		*row->since = *row->command = '\0';
 	row->state = "abandoned";
-	row->cause = row->word;
-	if (strcmp(row->date, "?") != 0) {
-		row->since = row->date;
-		row->command = row->line;
-	}
 }
 
 /* Find out who holds the lockfile of a row and with which command, and who waits. */
@@ -3142,20 +3097,22 @@ row_look(struct row *row, const struct listing *listing)
 	else if (row->glance.file.st_mode & PINNED)
 		row->state = "pinned";
 	if (row->glance.held)
-		row->since = date_text(row->glance.file.st_mtim.tv_sec, row->date);
-	if (!row->holders.count)
-		return;
-	row->mode = row->holders.list->shared ? "shared" : "exclusive";
-	row_command_line(row, row->holders.list->command);
-	if (!row->command)
-		row_command_line(row, row->holders.list->pid);
+		date_text(row->glance.file.st_mtim.tv_sec, row->since);
+	if (row->holders.count) {
+		row->mode = row->holders.list->shared ? "shared" : "exclusive";
+		row_command_line(row, row->holders.list->command);
+	}
 }
 
-static void
-print_pids(FILE *out, const struct seat *seat, size_t count, const char *between)
+/* Print the pids of so many seats. Returns how wide that is. */
+static int
+print_pids(const struct seat *seat, size_t count, const char *between)
 {
+	int width = 0;
+
 	for (size_t i = 0; i < count; i++)
-		fprintf(out, "%s%ld", i ? between : "", (long)seat[i].pid);
+		width += printf("%s%ld", i ? between : "", (long)seat[i].pid);
+	return width;
 }
 
 /* --list --json: a row is one line with an object. */
@@ -3163,81 +3120,39 @@ static void
 row_json(const struct row *row, const struct directory *directory)
 {
 	char path[PATH_MAX + NAME_SIZE];
+	bool all = row->waiter_count == row->glance.waiting; /* of the waiters are seen */
 
 	snprintf(path, sizeof(path), "%s/%s", directory->path, row->name);
 	json_string("{\"key\":", row->key);
 	json_string(",\"state\":", row->state);
 	json_string(",\"mode\":", row->mode);
 	printf(",\"slot\":%d,\"pids\":[", row->slot);
-	print_pids(stdout, row->holders.list, row->holders.count, ",");
-	putchar(']');
-	json_string(",\"since\":", row->since);
-	printf(",\"waiting\":%zu", row->glance.waiting);
-	if (row->waiter_count == row->glance.waiting) {
-		fputs(",\"waiters\":[", stdout);
-		print_pids(stdout, row->waiters, row->waiter_count, ",");
-		putchar(']');
-	} else {
-		json_string(",\"waiters\":", NULL);
-	}
-	json_string(",\"command\":", row->command);
+	print_pids(row->holders.list, row->holders.count, ",");
+	json_string("],\"since\":", row->since);
+	printf(",\"waiting\":%zu,\"waiters\":%s", row->glance.waiting, all ? "[" : "null");
+	print_pids(row->waiters, all ? row->waiter_count : 0, ",");
+	json_string(all ? "],\"command\":" : ",\"command\":", row->command);
 	json_string(",\"path\":", path);
-	if (row->cause)
+	if (*row->cause)
 		json_string(",\"cause\":", row->cause);
 	puts("}");
 }
 
-/* --list: a row is so many cells. */
+/* --list: a row is a line of a table, whose longer cells push the others to the right. */
 static void
-row_cells(const struct row *row, FILE *out)
+row_print(const struct row *row)
 {
-	char shown[SHOWN_SIZE];
+	char shown[SHOWN_SIZE], state[64];
+	int width;
 
-	fprintf(out, "%s%c%s", show(row->key ? row->key : row->name, shown), 0, row->state);
-	fprintf(out, row->cause ? " (%s)%c" : "%s%c", row->cause ? row->cause : "", 0);
-	fprintf(out, "%s%c%s", row->mode ? row->mode : "-", 0, row->holders.count ? "" : "-");
-	print_pids(out, row->holders.list, row->holders.count, ",");
-	fprintf(out, "%c%s%c%zu%c", 0, row->since ? row->since : "-", 0, row->glance.waiting, 0);
-	fprintf(out, "%s%c", row->command ? show(row->command, shown) : "-", 0);
-}
-
-/* How wide a text is on a terminal, as one column for each UTF-8 character. */
-static int
-width_of(const char *text)
-{
-	int width = 0;
-
-	for (; *text; text++)
-		width += ((unsigned char)*text & 0xc0) != 0x80;
-	return width;
-}
-
-/* Print the cells of so many rows as a table with titles. Returns whether they are there: musl's
- * open_memstream(3) does not tell when it has lost some. */
-static bool
-print_table(const char *cells, size_t length, size_t rows)
-{
-	static const char *const titles[COLUMNS] = {"KEY",   "STATE",   "MODE",   "PID",
-	                                            "SINCE", "WAITING", "COMMAND"};
-	int widths[COLUMNS];
-	size_t at = 0;
-
-	for (size_t i = 0; i < COLUMNS; i++)
-		widths[i] = width_of(titles[i]);
-	for (const char *cell = cells; cell < cells + length; cell += strlen(cell) + 1, at++)
-		if (width_of(cell) > widths[at % COLUMNS])
-			widths[at % COLUMNS] = width_of(cell);
-	if (at != COLUMNS * rows)
-		return false;
-	for (size_t i = 0; rows && i < COLUMNS * (rows + 1); i++) {
-		const char *cell = i < COLUMNS ? titles[i] : cells;
-		bool last = i % COLUMNS == COLUMNS - 1;
-
-		printf("%s%*s", cell, last ? 0 : widths[i % COLUMNS] - width_of(cell) + 2, "");
-		fputs(last ? "\n" : "", stdout);
-		cells += i < COLUMNS ? 0 : strlen(cell) + 1;
-	}
-	return true;
+	snprintf(state, sizeof(state), *row->cause ? "%s (%s)" : "%s", row->state, row->cause);
+	printf("%-24s  %-9s  %-9s  ", show(row->key ? row->key : row->name, shown), state,
+	       row->mode ? row->mode : "-");
+	width = row->holders.count ? print_pids(row->holders.list, row->holders.count, ",")
+	                           : printf("-");
+	printf("%*s  %-20s  %-7zu  %s\n", width < 7 ? 7 - width : 0, "",
+	       *row->since ? row->since : "-", row->glance.waiting,
+	       *row->command ? show(row->command, shown) : "-");
 }
 
 /* List the file `name` of slot `slot` of `key`, if it is there. Returns 0 or an errno. */
@@ -3251,73 +3166,56 @@ list_file(struct listing *listing, const char *name, const char *key, int slot)
 		row_look(&row, listing);
 	if (error || look_failed)
 		return error == ENOENT ? 0 : error ? error : look_failed;
-	listing->held += row.state && strcmp(row.state, "held") == 0;
-	listing->seen += row.holders.count;
-	if (listing->who && row.holders.count) {
-		print_pids(stdout, row.holders.list, row.holders.count, "\n");
+	listing->held += row.glance.held || row.holders.count;
+	if (!row.state || (listing->who && !row.holders.count))
+		return 0;
+	if (!listing->lines++ && !listing->json && !listing->who)
+		printf("%-24s  %-9s  %-9s  %-7s  %-20s  %-7s  %s\n", "KEY", "STATE", "MODE", "PID",
+		       "SINCE", "WAITING", "COMMAND");
+	if (listing->who) {
+		print_pids(row.holders.list, row.holders.count, "\n");
 		putchar('\n');
-	} else if (row.state && listing->json) {
+	} else if (listing->json) {
 		row_json(&row, listing->directory);
-	} else if (row.state && !listing->who) {
-		row_cells(&row, listing->cells);
-		listing->rows++;
+	} else {
+		row_print(&row);
 	}
 	free(row.holders.list);
 	return 0;
 }
 
-/* List the lockfiles of the directory, in the order of names, or those of `keys` where
- * there are any. Returns 0 or an errno. */
-static int
-list_files(struct listing *listing, char **keys)
-{
-	char base[NAME_SIZE], name[NAME_SIZE];
-	struct dirent **entries = NULL;
-	int slot, count = 0, error = 0;
-	bool hashed;
-
-	if (!*keys && (fchdir(listing->directory->fd) < 0 ||
-	               (count = scandir(".", &entries, NULL, alphasort)) < 0))
-		return errno;
-	listing->seats = seats_scan(listing->directory, NULL, NULL);
-	for (int i = 0; i < count && !error; i++)
-		if (key_of_name(entries[i]->d_name, name, &slot, &hashed))
-			error = list_file(listing, entries[i]->d_name, hashed ? NULL : name, slot);
-	for (; *keys && !error; keys++) {
-		name_of_key(*keys, base);
-		for (slot = 1; slot <= SLOTS_MAX && !error; slot++) {
-			slot_name(name, base, slot);
-			error = list_file(listing, name, *keys, slot);
-		}
-	}
-	return error;
-}
-
-/* --list: print the keys that are held, in doubt or pinned, as a table for people or with
- * `json` for programs. --who: print the pids of who holds the key `who`, a line each.
- * Returns an exit status. */
+/* --list: print the keys that are held, in doubt or pinned, or those of `keys` where there
+ * are any, as a table for people or with `json` for programs. --who: print the pids of who
+ * holds the key `who`, a line each. Returns an exit status. */
 static int
 look(struct directory *directory, char **keys, bool json, const char *who)
 {
 	struct listing listing = {.directory = directory, .json = json, .who = who != NULL};
-	char *cells = NULL, shown[SHOWN_SIZE];
-	size_t length = 0;
-	int error, status = directory_open(directory);
+	char base[NAME_SIZE], name[NAME_SIZE], shown[SHOWN_SIZE];
+	int slot, count = 0, error = 0, status = directory_open(directory);
+	struct dirent **entries = NULL;
+	bool hashed;
 
-	if (status)
-		return status;
-	listing.cells = open_memstream(&cells, &length);
-	if (!listing.cells)
-		return say(REFUSED, "memory: %s", strerror(errno));
-	error = directory->fd < 0 ? 0 : list_files(&listing, keys);
-	if (fclose(listing.cells) != 0 && !error)
+	if (status || directory->fd < 0)
+		return !status && who ? NOBODY : status;
+	if (!*keys &&
+	    (fchdir(directory->fd) < 0 || (count = scandir(".", &entries, NULL, alphasort)) < 0))
 		error = errno;
+	listing.seats = seats_scan(directory, NULL, NULL);
+	for (int i = 0; i < count && !error; i++)
+		if (key_of_name(entries[i]->d_name, name, &slot, &hashed))
+			error = list_file(&listing, entries[i]->d_name, hashed ? NULL : name, slot);
+	for (; *keys && !error; keys++) {
+		name_of_key(*keys, base);
+		for (slot = 1; slot <= SLOTS_MAX && !error; slot++) {
+			slot_name(name, base, slot);
+			error = list_file(&listing, name, *keys, slot);
+		}
+	}
 	if (error)
 		return say(status_of(error), "%s: cannot be read: %s", show(directory->path, shown),
 		           strerror(error));
-	if (!print_table(cells, length, listing.rows))
-		return say(REFUSED, "memory: %s", strerror(ENOMEM));
-	if (who && listing.held && !listing.seen)
+	if (who && listing.held && !listing.lines)
 		say(0, "%s: held, but by whom cannot be seen", show(who, shown));
 	status = printed();
 	return status || !who || listing.held ? status : NOBODY;
@@ -3339,37 +3237,36 @@ print_path(const struct directory *directory, const char *key)
 static int
 pin(struct directory *directory, const char *key, nanoseconds patience)
 {
-	struct lock lock = {.directory = directory, .key = key};
+	struct lock lock = {.directory = directory, .key = key, .file = NO_LOCKFILE};
 	struct wait wait = {.deadline = time_in(patience), .look_at = FOREVER};
-	int status = directory_open(directory), error = ESTALE;
+	int status = directory_open(directory), error;
 	struct stat file;
 
+	if (status)
+		return status;
 	name_of_key(key, lock.name);
-	while (!status && error == ESTALE) {
-		status = lockfile_open(directory, lock.name, &lock.file);
-		if (status)
-			break;
-		error = lock_have(lock.file.fd, F_WRLCK, GATE, &wait);
-		if (error == EINTR && is_stop_signal(signals.caught)) {
-			lockfile_close(&lock.file);
+	do {
+		lockfile_close(&lock.file);
+		error = -lockfile_open(directory, lock.name, &lock.file);
+		if (!error)
+			error = lock_have(lock.file.fd, F_WRLCK, GATE, &wait);
+		if (!error)
+			error = -record_check(&lock, &file);
+		if (!error && !(file.st_mode & PINNED) &&
+		    fchmod(lock.file.fd, (file.st_mode & 07777) | S_ISVTX | PINNED) < 0)
+			error = -lockfile_failure(directory, lock.name, NO_FILE, strerror(errno));
+		if (!error)
+			error = lockfile_recheck(directory, lock.name, &lock.file);
+		if (error > 0 && is_stop_signal(signals.caught)) {
 			stop_by(signals.caught);
 			signals.caught = 0;
 			error = ESTALE;
-			continue;
 		}
-		if (error == EINTR)
-			return die_by(signals.caught);
-		if (error)
-			return error == ETIMEDOUT ? TAKEN : lock_refused(&lock, error);
-		status = record_check(&lock, &file);
-		if (!status &&
-		    fchmod(lock.file.fd, (file.st_mode & 07777) | S_ISVTX | PINNED) < 0 &&
-		    !(file.st_mode & PINNED)) /* by its owner */
-			status = lockfile_failure(directory, lock.name, NO_FILE, strerror(errno));
-		error = lockfile_recheck(directory, lock.name, &lock.file);
-		lockfile_close(&lock.file);
-	}
-	return status ? status : error ? -error : print_path(directory, key);
+	} while (error == ESTALE);
+	if (error <= 0)
+		return error ? -error : print_path(directory, key);
+	status = lock_result(&lock, error);
+	return status == CAUGHT ? die_by(signals.caught) : status;
 }
 
 /* --forget: remove the record and the pin of a key that is held by us. */
@@ -3392,18 +3289,8 @@ forget(const struct lock *lock)
  * One table says which options there are, for getopt_long(3) and for --help.
  */
 
-enum action {
-	RUN,
-	HOLD = 256, /* the number of its option, as with those below */
-	LIST,
-	WHO,
-	SHOW_PATH,
-	PIN,
-	FORGET,
-	JSON, /* an option, and no action */
-	SHOW_HELP = 'h',
-	SHOW_VERSION = 'V',
-};
+/* What is asked for, by the number of its option; JSON is that of one that asks nothing. */
+enum action { RUN, JSON = 256, HOLD, LIST, WHO, SHOW_PATH, PIN, FORGET };
 
 struct options {
 	enum action action;
@@ -3417,58 +3304,48 @@ struct options {
 	const char *directory; /* NULL: the default */
 	char **keys;           /* KEY, then those of -k; or those of --list */
 	size_t key_count;
-	char **command;
+	char **command; /* with its arguments; else an empty list */
 };
 
-#define AT(member) offsetof(struct options, member)
+#define SETS(member) offsetof(struct options, member)
 
 static const struct {
 	int letter; /* or its action */
-	const char *name;
-	const char *value; /* what it takes, or NULL */
-	size_t flag;       /* what it sets, or 0 */
-	const char *help;  /* NULL for another name of the option before it */
+	const char *name, *value;
+	size_t flag; /* what it sets, or 0 */
+	const char *help;
 } table[] = {
-    {'x', "exclusive", NULL, 0, "hold KEY alone (default; also -e)"},
-    {'s', "shared", NULL, AT(shared), "hold KEY together with others that use -s"},
-    {'n', "nonblock", NULL, 0,
-     "give up at once when KEY is taken (also --nb,\n"
-     "                           --nonblocking)"},
-    {'n', "nb", NULL, 0, NULL},
-    {'n', "nonblocking", NULL, 0, NULL},
-    {'w', "wait", "TIME", 0,
-     "give up after TIME (also --timeout): seconds, or\n"
-     "                           500ms, 10s, 5m, 2h, 1d; 0 is -n"},
-    {'w', "timeout", "TIME", 0, NULL},
-    {'E', "conflict-exit-code", "N", 0, "exit status when giving up (default 75)"},
-    {'k', "key", "KEY", 0, "hold this key as well (may be repeated): all or none"},
-    {'a', "auto", NULL, AT(automatic), "the key is COMMAND with its arguments"},
-    {'j', "slots", "N", 0, "let up to N hold KEY at once (1 to 1000)"},
-    {'r', "reentrant", NULL, AT(reentrant), "run at once where an ancestor already holds KEY"},
-    {'F', "no-fork", NULL, AT(in_place), "replace keylock by COMMAND: no process in between"},
-    {'o', "close", NULL, AT(close_lock), "do not hand the lock's descriptor to COMMAND"},
-    {'l', "linger", NULL, AT(linger),
-     "hold KEY until the last process that inherited the\n"
-     "                           lock has ended, not only COMMAND"},
-    {'A', "refuse-abandoned", NULL, AT(refuse_abandoned),
-     "do not run when the last holder died in the middle"},
-    {'R', "recover", NULL, AT(recover), "run then, and tell COMMAND by KEYLOCK_ABANDONED"},
-    {'W', "warn-held", "TIME", 0, "when giving up on a KEY held longer than TIME, say so"},
-    {'c', "command", "SCRIPT", 0, "after KEY: run SCRIPT with /bin/sh -c"},
-    {'d', "dir", "DIR", 0,
-     "directory of the lockfiles (default: $KEYLOCK_DIR,\n"
-     "                           else one of the effective user's own)"},
-    {'v', "verbose", NULL, AT(verbose), "say on standard error what is waited for, and why not"},
-    {'q', "quiet", NULL, AT(quiet), "say nothing but errors of usage and of the system"},
-    {HOLD, "hold", NULL, 0, "hold KEY, print `locked', until standard input ends"},
-    {LIST, "list", NULL, 0, "list the keys that are held, in doubt or pinned"},
-    {JSON, "json", NULL, AT(json), "with --list: one JSON object a line"},
-    {WHO, "who", NULL, 0, "print the pids of who holds KEY"},
-    {SHOW_PATH, "path", NULL, 0, "print the path of KEY's lockfile and make nothing"},
-    {PIN, "pin", NULL, 0, "make KEY's lockfile, never remove it, print its path"},
-    {FORGET, "forget", NULL, 0, "remove what is left of KEY: its record and its pin"},
-    {'h', "help", NULL, 0, "print this help"},
-    {'V', "version", NULL, 0, "print the version"},
+    {'x', "exclusive", "", 0, "hold KEY alone (default; also -e)"},
+    {'s', "shared", "", SETS(shared), "hold KEY together with others that use -s"},
+    {'n', "nonblock", "", 0, "give up at once when KEY is taken"},
+    {'n', "nonblocking", "", 0, "the same"},
+    {'n', "nb", "", 0, "the same"},
+    {'w', "wait", " TIME", 0, "give up after TIME: 5, 0.5, 500ms, 10s, 5m, 2h, 1d"},
+    {'w', "timeout", " TIME", 0, "the same"},
+    {'E', "conflict-exit-code", " N", 0, "exit status when giving up (default 75)"},
+    {'k', "key", " KEY", 0, "hold this key as well (repeatable): all or none"},
+    {'a', "auto", "", SETS(automatic), "the key is COMMAND with its arguments"},
+    {'j', "slots", " N", 0, "let up to N hold KEY at once (1 to 1000)"},
+    {'r', "reentrant", "", SETS(reentrant), "run at once where an ancestor holds KEY"},
+    {'F', "no-fork", "", SETS(in_place), "become COMMAND: no process in between"},
+    {'o', "close", "", SETS(close_lock), "do not hand the lock's descriptor to COMMAND"},
+    {'l', "linger", "", SETS(linger), "hold KEY until all who inherited it have ended"},
+    {'A', "refuse-abandoned", "", SETS(refuse_abandoned), "do not run when the last holder died"},
+    {'R', "recover", "", SETS(recover), "run then, and tell it by KEYLOCK_ABANDONED"},
+    {'W', "warn-held", " TIME", 0, "when giving up on KEY held longer, say so"},
+    {'c', "command", " SCRIPT", 0, "after KEY: run SCRIPT with /bin/sh -c"},
+    {'d', "dir", " DIR", 0, "directory of the lockfiles, or $KEYLOCK_DIR"},
+    {'v', "verbose", "", SETS(verbose), "say what is waited for, and why not"},
+    {'q', "quiet", "", SETS(quiet), "say only errors of usage and of the system"},
+    {HOLD, "hold", "", 0, "hold KEY, print `locked', until input ends"},
+    {LIST, "list", "", 0, "list the keys that are held, in doubt or pinned"},
+    {JSON, "json", "", SETS(json), "with --list: one JSON object a line"},
+    {WHO, "who", "", 0, "print the pids of who holds KEY"},
+    {SHOW_PATH, "path", "", 0, "print the path of KEY's lockfile, make nothing"},
+    {PIN, "pin", "", 0, "make KEY's lockfile, to stay; print its path"},
+    {FORGET, "forget", "", 0, "remove KEY's record and its pin"},
+    {'h', "help", "", 0, "print this help"},
+    {'V', "version", "", 0, "print the version"},
 };
 
 enum { TABLE_SIZE = sizeof(table) / sizeof(*table) };
@@ -3495,29 +3372,28 @@ static const char status_text[] =
     "  126  COMMAND cannot be executed\n"
     "  127  COMMAND is not found\n";
 
-/* --help. Returns an exit status. */
+/* --help and --version. Returns DONE or REFUSED. */
 static int
-print_help(void)
+print_help(int letter)
 {
-	fputs(usage_text, stdout);
-	for (size_t i = 0; i < TABLE_SIZE; i++) {
-		char letter[] = {'-', (char)table[i].letter, ',', '\0'}, name[32];
-		const char *value = table[i].value ? table[i].value : "";
+	/* What only prints is ended by signals as any program is. */
+	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
+	fputs(letter == 'V' ? "keylock " VERSION "\n" : usage_text, stdout);
+	for (size_t i = 0; i < TABLE_SIZE && letter == 'h'; i++) {
+		char dash[] = {'-', (char)table[i].letter, ',', '\0'}, name[32];
 
-		snprintf(name, sizeof(name), "--%s %s", table[i].name, value);
-		if (table[i].help)
-			printf("  %-3s %-19s  %s\n", table[i].letter < HOLD ? letter : "", name,
-			       table[i].help);
+		snprintf(name, sizeof(name), "--%s%s", table[i].name, table[i].value);
+		printf("  %-3s %-22s  %s\n", table[i].letter < JSON ? dash : "", name,
+		       table[i].help);
 	}
-	fputs(status_text, stdout);
-	return printed();
+	fputs(letter == 'h' ? status_text : "", stdout);
+	return printed() ? REFUSED : DONE;
 }
 
-/* Take a key, as that of this place. Returns 0 or USAGE. */
+/* Refuse what can be no key. Returns 0 or USAGE. */
 static int
-parse_key(struct options *options, size_t place, char *key)
+key_check(const char *key)
 {
-	options->keys[place] = key;
 	if (!*key)
 		return say(USAGE, "KEY is empty");
 	if (strlen(key) > KEY_MAX_BYTES)
@@ -3525,123 +3401,65 @@ parse_key(struct options *options, size_t place, char *key)
 	return 0;
 }
 
-/* Take an option, the last one given of those that exclude each other winning. Returns 0 or
- * USAGE: of actions there is only one, but that --help and --version win. */
+/* Take an option, the last one given of those that exclude each other winning. Returns 0;
+ * USAGE, and says why; or as print_help(). */
 static int
-parse_option(struct options *options, int option, size_t flag, char *value)
+parse_option(struct options *options, int letter, char *value)
 {
-	bool help = option == SHOW_HELP || option == SHOW_VERSION;
 	const char *wanted = NULL;
 	char shown[SHOWN_SIZE];
 
-	if (flag)
-		*((bool *)options + flag) = true;
-	if (option == 'x' || option == 'e')
-		options->shared = false;
-	else if (option == 'n')
-		options->wait = 0;
-	else if (option == 'v')
-		options->quiet = false;
-	else if (option == 'q')
-		options->verbose = false;
-	else if (option == 'd')
-		options->directory = value;
-	else if (option == 'k')
-		return parse_key(options, options->key_count++, value);
-	else if (option == 'c')
+	for (size_t i = 0; i < TABLE_SIZE; i++)
+		if (table[i].letter == letter && table[i].flag)
+			*((bool *)options + table[i].flag) = true;
+	if (letter == 'h' || letter == 'V')
+		return print_help(letter);
+	if (letter == 'c')
 		return say(USAGE, "-c: stands behind KEY; see keylock --help");
-	else if ((option == 'w' && !parse_time(value, &options->wait)) ||
-	         (option == 'W' && !parse_time(value, &options->warn_held)))
+	if (letter == 'k' && options->key_count == KEYS_MAX)
+		return say(USAGE, "-k: more than %d keys", KEYS_MAX);
+	if (letter == 'k')
+		return key_check(options->keys[options->key_count++] = value);
+	if (letter == 'd')
+		options->directory = value;
+	else if (letter == 'x' || letter == 'e')
+		options->shared = false;
+	else if (letter == 'v')
+		options->quiet = false;
+	else if (letter == 'q')
+		options->verbose = false;
+	else if (letter == 'n')
+		options->wait = 0;
+	else if ((letter == 'w' && !parse_time(value, &options->wait)) ||
+	         (letter == 'W' && !parse_time(value, &options->warn_held)))
 		wanted = "a time (seconds, or 500ms, 10s, 5m, 2h, 1d)";
-	else if (option == 'E' && !parse_number(value, 0, 255, &options->conflict_status))
+	else if (letter == 'E' && !parse_number(value, 0, 255, &options->conflict_status))
 		wanted = "an exit status (0 to 255)";
-	else if (option == 'j' && !parse_number(value, 1, SLOTS_MAX, &options->slots))
+	else if (letter == 'j' && !parse_number(value, 1, SLOTS_MAX, &options->slots))
 		wanted = "a number of slots (1 to 1000)";
-	else if (!flag && !value && !help && options->action != RUN &&
-	         options->action != (enum action)option)
+	else if (letter > JSON && options->action != RUN && options->action != (enum action)letter)
 		return say(USAGE, "only one of --hold, --list, --who, --path, --pin, --forget");
-	else if (!flag && !value)
-		options->action = (enum action)option;
-	return wanted ? say(USAGE, "-%c '%s': not %s", option, show(value, shown), wanted) : 0;
+	else if (letter > JSON)
+		options->action = (enum action)letter;
+	return wanted ? say(USAGE, "-%c '%s': not %s", letter, show(value, shown), wanted) : 0;
 }
 
-/* Take the options before KEY. Returns 0, or USAGE and says why. */
-static int
-parse_options(struct options *options, int argc, char **argv)
-{
-	static const char letters[] = "+:xesnw:E:k:aj:rFolARW:c:d:vqhV";
-	struct option known[TABLE_SIZE + 1] = {{0}};
-	char letter[] = "-?", shown[SHOWN_SIZE];
-	int option, status = 0;
-	size_t i;
-
-	for (i = 0; i < TABLE_SIZE; i++)
-		known[i] =
-		    (struct option){table[i].name, table[i].value != NULL, NULL, table[i].letter};
-	opterr = 0;
-	while (!status && options->action != SHOW_HELP && options->action != SHOW_VERSION &&
-	       (option = getopt_long(argc, argv, letters, known, NULL)) != -1) {
-		const char *word = argv[optind - 1];
-
-		letter[1] = (char)optopt;
-		for (i = 0; i < TABLE_SIZE - 1 && table[i].letter != option; i++)
-			;
-		if (option == ':')
-			status = say(USAGE, "%s: needs a value; see keylock --help", letter);
-		else if (option == '?' && optopt &&
-		         (optopt >= HOLD || (isalpha(optopt) && strchr(letters, optopt))))
-			status = say(USAGE, "%s: takes no value", show(word, shown));
-		else if (option == '?')
-			status = say(USAGE, "%s: no such option; see keylock --help",
-			             show(optopt > 0 && optopt < 0x80 ? letter : word, shown));
-		else
-			status = parse_option(options, option, table[i].flag, optarg);
-	}
-	return status;
-}
-
-/* Take the command after KEY: `[--] COMMAND…` or `-c SCRIPT`. Returns 0 or USAGE. */
-static int
-parse_command(struct options *options, char **argv)
-{
-	static char shell[] = "/bin/sh", dash_c[] = "-c";
-	static char *script[] = {NULL, shell, dash_c, NULL, NULL};
-	bool dashes = *argv && strcmp(*argv, "--") == 0;
-	char shown[SHOWN_SIZE];
-
-	options->command = argv + dashes;
-	if (!argv[dashes])
-		return say(USAGE, "%s: no COMMAND%s; see keylock --help",
-		           show(options->keys[0], shown), dashes ? " after --" : "");
-	if (dashes || **argv != '-')
-		return 0;
-	if (strcmp(*argv, "-c") != 0 && strcmp(*argv, "--command") != 0)
-		return say(USAGE, "%s: options stand before KEY; a command of that name after --",
-		           show(*argv, shown));
-	if (!argv[1] || argv[2])
-		return say(USAGE, "%s: takes exactly one SCRIPT", *argv);
-	script[3] = argv[1];
-	options->command = script + 1;
-	return 0;
-}
-
-/* Make the key of --auto from the command: the arguments with a blank between them, and a
+/* Make the key of --auto from the command: its words with a blank between them, and a
  * backslash before each blank and backslash of their own, so that no two commands have the
- * same. Returns NULL where there is no memory. */
+ * same. What is too long for a key is cut, still too long. */
 static char *
-key_of_command(char *const *argv)
+key_of_command(char **words)
 {
-	size_t size = 0;
-	char *key, *end;
+	static char key[KEY_MAX_BYTES + 4];
+	size_t used = 0;
 
-	for (size_t i = 0; argv[i]; i++)
-		size += 2 * strlen(argv[i]) + 1;
-	key = end = calloc(size, 1);
-	for (size_t i = 0; key && argv[i]; i++) {
-		for (const char *byte = argv[i]; *byte; *end++ = *byte++)
+	for (; *words && used <= KEY_MAX_BYTES; words++) {
+		for (const char *byte = *words; *byte && used <= KEY_MAX_BYTES; byte++) {
 			if (*byte == ' ' || *byte == '\\')
-				*end++ = '\\';
-		*end++ = argv[i + 1] ? ' ' : '\0';
+				key[used++] = '\\';
+			key[used++] = *byte;
+		}
+		key[used++] = words[1] ? ' ' : '\0';
 	}
 	return key;
 }
@@ -3665,8 +3483,8 @@ parse_check(const struct options *options)
 	    {options->key_count > 1 && !running && !holding, "-k goes with a COMMAND or --hold"},
 	    {options->in_place && options->close_lock, "-F and -o: the key would be free at once"},
 	    {options->slots && options->shared, "-j and -s do not go together"},
-	    {options->slots && records, "-j goes with neither -A nor -R"},
-	    {options->in_place && records, "-F goes with neither -A nor -R"},
+	    {records && (options->slots || options->in_place),
+	     "-A and -R go with neither -j nor -F"},
 	    {options->refuse_abandoned && options->recover, "-A and -R do not go together"},
 	};
 
@@ -3676,63 +3494,89 @@ parse_check(const struct options *options)
 	return 0;
 }
 
-/* Take what stands behind the options. Returns 0, or a status and says why. */
+/* Take what stands behind the options: KEY, or a list of them, and `[--] COMMAND...` or
+ * `-c SCRIPT`. Returns 0 or USAGE. */
 static int
-parse_rest(struct options *options, char **argv)
+parse_rest(struct options *options, char **words)
 {
-	char shown[SHOWN_SIZE], *key = *argv;
+	static char shell[] = "/bin/sh", dash_c[] = "-c";
+	static char *script[] = {NULL, shell, dash_c, NULL, NULL};
+	char shown[SHOWN_SIZE];
 	int status = 0;
 
 	if (options->action == LIST) {
-		options->keys = argv;
-		for (size_t i = 0; argv[i] && !status; i++)
-			status = parse_key(options, i, argv[i]);
+		for (options->keys = words; *words && !status; words++)
+			status = key_check(*words);
 		return status;
 	}
-	if (!key)
+	if (!*words)
 		return say(USAGE, "no %s; see keylock --help",
 		           options->automatic ? "COMMAND" : "KEY");
-	if (options->automatic)
-		key = key_of_command(argv);
-	if (!key)
-		return say(REFUSED, "memory: %s", strerror(ENOMEM));
-	options->command = argv++;
-	status = parse_key(options, 0, key);
+	*options->keys = options->automatic ? key_of_command(words) : *words++;
+	options->command = words;
+	status = key_check(*options->keys);
 	if (status || options->automatic)
 		return status;
-	if (options->action == RUN)
-		return parse_command(options, argv);
-	options->command = NULL;
-	if (*argv)
-		return say(USAGE, "%s: one argument too many", show(*argv, shown));
+	if (options->action != RUN && *words)
+		return say(USAGE, "%s: one argument too many", show(*words, shown));
 	if (options->action == HOLD && !hold_is_possible())
 		return say(USAGE,
 		           "--hold: standard input is closed, a file or /dev/null, and would "
 		           "end at once; give it a pipe, a fifo or a terminal");
+	if (*words && strcmp(*words, "--") == 0)
+		options->command = words + 1;
+	else if (*words && (strcmp(*words, "-c") == 0 || strcmp(*words, "--command") == 0)) {
+		if (!words[1] || words[2])
+			return say(USAGE, "%s: takes exactly one SCRIPT", *words);
+		script[3] = words[1];
+		options->command = script + 1;
+	} else if (*words && **words == '-')
+		return say(USAGE, "%s: options stand before KEY; a command of that name after --",
+		           show(*words, shown));
+	if (options->action == RUN && !*options->command)
+		return say(USAGE, "%s: no COMMAND; see keylock --help",
+		           show(*options->keys, shown));
 	return 0;
 }
 
-/* Read the command line into `options`, which holds the defaults and has room for as many
- * keys as argv has words. Returns 0, or a status and says why. */
+/* Read the command line into `options`, which holds the defaults and has room for KEYS_MAX
+ * keys. Returns 0; USAGE, and says why; or as print_help(). */
 static int
 parse(struct options *options, int argc, char **argv)
 {
-	const char *directory = getenv("KEYLOCK_DIR");
+	static const char letters[] = "+:xesnw:E:k:aj:rFolARW:c:d:vqhV";
+	const char *directory = getenv("KEYLOCK_DIR"), *word = NULL;
+	struct option known[TABLE_SIZE + 1] = {{0}};
 	char shown[SHOWN_SIZE];
-	int status;
+	int letter, status = 0;
 
 	options->directory = directory && *directory ? directory : NULL;
 	options->key_count = 1; /* the first is KEY, which comes last */
-	status = argc ? parse_options(options, argc, argv) : 0;
-	if (status || options->action == SHOW_HELP || options->action == SHOW_VERSION)
-		return status;
-	if (options->directory && options->directory[0] != '/')
-		return say(USAGE, "directory '%s': not an absolute path",
-		           show(options->directory, shown));
-	status = parse_check(options);
+	for (size_t i = 0; i < TABLE_SIZE; i++)
+		known[i] =
+		    (struct option){table[i].name, *table[i].value != 0, NULL, table[i].letter};
+	opterr = 0;
+	while (!status && argc) {
+		word = argv[optind];
+		letter = getopt_long(argc, argv, letters, known, NULL);
+		if (letter == -1)
+			break;
+		if (letter == ':' || letter == '?')
+			status = say(USAGE, "%s: %s; see keylock --help", show(word, shown),
+			             letter == ':'              ? "needs a value"
+			             : optopt && word[1] == '-' ? "takes no value"
+			                                        : "no such option");
+		else
+			status = parse_option(options, letter, optarg);
+	}
+	if (!status && options->directory && *options->directory != '/')
+		status = say(USAGE, "directory '%s': not an absolute path",
+		             show(options->directory, shown));
 	if (!status)
-		status = parse_rest(options, argv + (argc ? optind : 0));
-	return status;
+		status = parse_check(options);
+	if (options->action == FORGET && options->wait == FOREVER)
+		options->wait = 0;
+	return status ? status : parse_rest(options, argv + (argc ? optind : 0));
 }
 
 /* ---- Main --------------------------------------------------------------- */
@@ -3741,67 +3585,57 @@ parse(struct options *options, int argc, char **argv)
 static void
 say_taken(const struct options *options, const struct lock *lock)
 {
-	char shown[SHOWN_SIZE], text[WHOSE_SIZE] = "another";
+	bool asked = options->verbose || (options->warn_held == FOREVER && isatty(STDERR_FILENO));
 	struct glance glance;
-	bool seen;
 
-	if (options->quiet ||
-	    (!options->verbose && options->warn_held == FOREVER && !isatty(STDERR_FILENO)))
-		return;
-	seen = glance_at(lock->directory, lock->name, &glance) == 0;
-	if (options->warn_held != FOREVER && !options->verbose &&
-	    (!seen || age_of(&glance) <= options->warn_held))
-		return;
-	if (seen)
-		whose_text(lock->directory, lock->name, &glance, NULL, text);
-	say(0, "%s: %s: %s", show(lock->key, shown), options->wait ? "not had in time" : "taken",
-	    text);
+	if (!options->quiet && (asked || (options->warn_held != FOREVER &&
+	                                  glance_at(lock->directory, lock->name, &glance) == 0 &&
+	                                  age_of(&glance) > options->warn_held)))
+		say_whose(lock, NULL, options->wait ? "not had in time:" : "taken:");
 }
 
 /* Read the records of the keys and, for exclusive ones, write our own; that of a guest is
  * the ancestor's affair. Returns 0, or an exit status and has said why; the caller settles
  * what was written. */
 static int
-records_begin(const struct options *options, const struct keys *keys)
+records_begin(const struct options *options, const struct keys *keys, const char *command)
 {
 	char shown[SHOWN_SIZE];
 	int status = 0;
 
 	for (size_t i = 0; i < keys->count && !status; i++) {
-		if (!keys->locks[i].guest)
-			status = record_read(&keys->locks[i]);
-		if (status || !*keys->locks[i].record->found || !options->refuse_abandoned)
+		const struct lock *lock = &keys->locks[i];
+
+		if (lock->guest)
 			continue;
-		status = IN_DOUBT;
-		if (!options->quiet)
+		status = record_read(lock);
+		if (!status && options->refuse_abandoned && *lock->record->found)
+			status = IN_DOUBT;
+		if (status == IN_DOUBT && !options->quiet)
 			say(0,
 			    "%s: the last holder died in the middle: %s; see what it left, then "
 			    "keylock --forget",
-			    show(keys->locks[i].key, shown), keys->locks[i].record->found);
+			    show(lock->key, shown), lock->record->found);
+		if (!status && !options->shared)
+			status = record_write(lock, command);
 	}
-	for (size_t i = 0; i < keys->count && !status && !options->shared; i++)
-		if (!keys->locks[i].guest)
-			status = record_write(&keys->locks[i],
-			                      options->command ? *options->command : "--hold");
 	return status;
 }
 
-/* Settle the records by how the command ended, or by `cause`. */
+/* Settle the records that were written by how the command ended, or by `cause`. */
 static void
-records_end(const struct options *options, const struct keys *keys, const struct ending *ending,
-            const char *cause)
+records_end(const struct keys *keys, const struct ending *ending, const char *cause,
+            const char *command)
 {
-	char text[32];
+	char text[32] = "unknown"; /* its status was taken by another */
 
-	if (has_died(ending) || (ending->ran && ending->error))
+	if (!ending->error)
+		snprintf(text, sizeof(text), ending->signal ? "signal-%d" : "exit-%d",
+		         ending->signal ? ending->signal : ending->status);
+	if (ending->error || has_died(ending))
 		cause = text;
-	snprintf(text, sizeof(text), ending->signal ? "signal-%d" : "exit-%d",
-	         ending->signal ? ending->signal : ending->status);
-	if (ending->error)
-		strcpy(text, "unknown"); /* how it ended */
 	for (size_t i = 0; i < keys->count; i++)
-		record_settle(&keys->locks[i], ending->ran, cause,
-		              options->command ? *options->command : "--hold");
+		record_settle(&keys->locks[i], ending->ran, cause, command);
 }
 
 /* Make the command's environment, KEYLOCK_KEY first, so that it can be left out. Returns
@@ -3810,29 +3644,28 @@ records_end(const struct options *options, const struct keys *keys, const struct
 static char **
 environment_make(const char *key, const struct keys *keys)
 {
-	static char *small[256], word[512];
-	size_t length = sizeof("KEYLOCK_KEY=") + strlen(key), count = 0, kept = 0;
-	char **list = small, *own = length > sizeof(word) ? malloc(length) : word, *doubts = NULL;
+	static char own[KEY_MAX_BYTES + sizeof("KEYLOCK_KEY=")], *small[256];
+	static char doubts[sizeof("KEYLOCK_ABANDONED=") + (size_t)KEYS_MAX * RECORD_SIZE];
+	size_t count = 3, kept = 0;
+	char **list, *end = doubts;
 
-	while (environ[count])
+	for (char **came = environ; *came; came++)
 		count++;
-	if (count + 3 > sizeof(small) / sizeof(*small))
-		list = calloc(count + 3, sizeof(*list));
-	if (!list || !own)
+	list = count > sizeof(small) / sizeof(*small) ? calloc(count, sizeof(*list)) : small;
+	if (!list)
 		return NULL;
 	stpcpy(stpcpy(own, "KEYLOCK_KEY="), key);
 	list[kept++] = own;
 	for (size_t i = 0; i < keys->count; i++)
-		if (*keys->locks[i].record->found &&
-		    asprintf(&doubts, "%s%s%s", doubts ? doubts : "KEYLOCK_ABANDONED=",
-		             doubts ? "\n" : "", keys->locks[i].record->found) < 0)
-			return NULL;
-	if (doubts)
+		if (*keys->locks[i].record->found)
+			end = stpcpy(stpcpy(end, end == doubts ? "KEYLOCK_ABANDONED=" : "\n"),
+			             keys->locks[i].record->found);
+	if (end != doubts)
 		list[kept++] = doubts;
-	for (size_t i = 0; i < count; i++)
-		if (strncmp(environ[i], "KEYLOCK_KEY=", 12) != 0 &&
-		    strncmp(environ[i], "KEYLOCK_ABANDONED=", 18) != 0)
-			list[kept++] = environ[i];
+	for (char **came = environ; *came; came++)
+		if (strncmp(*came, "KEYLOCK_KEY=", 12) != 0 &&
+		    strncmp(*came, "KEYLOCK_ABANDONED=", 18) != 0)
+			list[kept++] = *came;
 	return list;
 }
 
@@ -3840,65 +3673,56 @@ environment_make(const char *key, const struct keys *keys)
 static struct ending
 run_under(const struct options *options, const struct keys *keys, mode_t came_umask)
 {
-	bool records = options->refuse_abandoned || options->recover;
+	const char *name = options->action == HOLD ? "--hold" : *options->command, *cause = NULL;
+	struct ending ending = {0};
 	struct command command = {
 	    .argv = options->command,
 	    .locks = keys->locks,
 	    .count = options->close_lock ? 0 : keys->count,
 	    .came_umask = came_umask,
 	};
-	struct ending ending = {0};
-	const char *cause = NULL;
 
 	if (options->action == FORGET)
-		return (struct ending){.status = forget(keys->locks)};
-	if (records)
-		ending.status = records_begin(options, keys);
-	if (!ending.status && options->action == HOLD) {
+		ending.status = forget(keys->locks);
+	else if (options->refuse_abandoned || options->recover)
+		ending.status = records_begin(options, keys, name);
+	if (!ending.status && options->action == HOLD)
 		ending = hold(&cause);
-	} else if (!ending.status) {
+	else if (!ending.status && options->action == RUN) {
 		command.environment = environment_make(*options->keys, keys);
 		if (command.environment)
 			ending = command_run(&command, options->in_place);
 		else
 			ending.status = say(REFUSED, "memory: %s", strerror(ENOMEM));
 	}
-	if (records)
-		records_end(options, keys, &ending, cause);
+	records_end(keys, &ending, cause, name);
 	return ending;
 }
 
-/* Make the list of the keys, in order. Returns false where there is no memory. */
-static bool
-keys_make(struct keys *keys, const struct options *options, struct directory *directory)
+/* Make the list of the keys, in order. */
+static struct keys
+keys_make(const struct options *options, struct directory *directory)
 {
-	static struct lock lock; /* most often there is one: see environment_make() */
-	static struct record record;
-	size_t count = keys->count = options->key_count;
-	struct record *records = count == 1 ? &record : calloc(count, sizeof(*records));
+	static struct record records[KEYS_MAX];
+	static struct lock locks[KEYS_MAX];
+	struct keys keys = {.locks = locks, .count = options->key_count};
 
-	keys->locks = count == 1 ? &lock : calloc(count, sizeof(*keys->locks));
-	for (size_t i = 0; i < count && keys->locks && records; i++) {
-		keys->locks[i] = (struct lock){
-		    .directory = directory,
-		    .record = &records[i],
-		    .key = options->keys[i],
-		    .shared = options->shared,
-		    .slots = options->slots,
-		};
-		name_of_key(options->keys[i], keys->locks[i].name);
+	for (size_t i = 0; i < keys.count; i++) {
+		locks[i].directory = directory;
+		locks[i].record = &records[i];
+		locks[i].key = options->keys[i];
+		locks[i].shared = options->shared;
+		locks[i].slots = options->slots;
+		name_of_key(locks[i].key, locks[i].name);
 	}
-	if (!keys->locks || !records)
-		return false;
-	keys_order(keys);
-	return true;
+	keys_order(&keys);
+	return keys;
 }
 
 /* Acquire the keys, run under them, let them go. Returns the exit status. */
 static int
 run(const struct options *options, struct directory *directory, mode_t came_umask)
 {
-	bool at_once = !options->wait || (options->action == FORGET && options->wait == FOREVER);
 	struct looker looker = {
 	    .directory = directory,
 	    .reentrant = options->reentrant,
@@ -3907,23 +3731,21 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	    .turn = -1,
 	};
 	struct wait wait = {
-	    .nonblock = at_once,
+	    .nonblock = !options->wait,
 	    .early = options->reentrant || options->verbose || getenv("KEYLOCK_KEY"),
-	    .deadline = time_in(at_once ? GATE_PATIENCE : options->wait),
+	    .deadline = time_in(options->wait ? options->wait : GATE_PATIENCE),
 	    .look = look_around,
 	    .looker = &looker,
 	};
+	nanoseconds start = now();
 	int result = directory_open(directory);
-	nanoseconds took = now();
 	char shown[SHOWN_SIZE];
 	struct ending ending;
 	size_t failed = 0;
-	struct keys keys;
+	struct keys keys = keys_make(options, directory);
 
 	if (result)
 		return result;
-	if (!keys_make(&keys, options, directory))
-		return say(REFUSED, "memory: %s", strerror(ENOMEM));
 	hurried = true;
 	result = keys_acquire(&keys, &wait, &failed);
 	turn_end(&looker);
@@ -3933,10 +3755,9 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 		say_taken(options, &keys.locks[failed]);
 	if (result)
 		return result == TAKEN ? options->conflict_status : result;
-	took = (now() - took) / MILLISECOND;
 	if (options->verbose)
-		say(0, "%s: had, took %lld.%03lld s", show(*options->keys, shown),
-		    (long long)took / 1000, (long long)took % 1000);
+		say(0, "%s: had, took %.3f s", show(*options->keys, shown),
+		    (double)(now() - start) / (double)SECOND);
 	ending = run_under(options, &keys, came_umask);
 	keys_release(&keys, keys.count, options->linger || has_died(&ending));
 	hurried = false;
@@ -3950,7 +3771,7 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 int
 main(int argc, char **argv)
 {
-	char *keys[argc + 2];
+	static char *keys[KEYS_MAX + 1];
 	struct options options = {
 	    .wait = FOREVER,
 	    .warn_held = FOREVER,
@@ -3962,12 +3783,11 @@ main(int argc, char **argv)
 	int status;
 
 	signals_begin();
-	memset(keys, 0, sizeof(keys));
 	status = parse(&options, argc, argv);
-	if (!status && options.action != SHOW_HELP && options.action != SHOW_VERSION)
+	if (!status)
 		status = directory_choose(&directory, options.directory);
 	if (status)
-		return status;
+		return status == DONE ? 0 : status;
 	if (options.action == RUN || options.action == HOLD || options.action == FORGET)
 		return run(&options, &directory, came_umask);
 	if (options.action == PIN)
@@ -3975,16 +3795,8 @@ main(int argc, char **argv)
 	/* What only looks is ended by signals as any program is. */
 	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 	directory.look_only = true;
-	switch (options.action) {
-	case SHOW_HELP:
-		return print_help();
-	case SHOW_VERSION:
-		puts("keylock " VERSION);
-		return printed();
-	case SHOW_PATH:
+	if (options.action == SHOW_PATH)
 		return print_path(&directory, *options.keys);
-	default:
-		return look(&directory, options.keys, options.json,
-		            options.action == WHO ? *options.keys : NULL);
-	}
+	return look(&directory, options.keys, options.json,
+	            options.action == WHO ? *options.keys : NULL);
 }

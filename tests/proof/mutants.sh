@@ -131,11 +131,11 @@ tidy-the-record record run.without.-A lockfile_tidy: file.st_size == 0 => true
 # Record
 record-stays record end.by.itself record_settle: error = record_put(fd, NULL, 0, 0) => error = 0
 record-goes record end.by.itself record_settle: !cause => true
-record-of-a-guest record with.-r.the.outer records_begin: if (!keys->locks[i].guest) => if (true)
+record-of-a-guest record with.-r.the.outer records_begin: if (lock->guest) => if (false)
 record-of-another record only.its.own record_settle: memcmp(there, record->own, RECORD_SIZE) != 0 => false
 record-not-on-disk record is.on.disk record_put: fdatasync(fd) < 0 => false
 # Slots
-one-slot-more slots N.hold.at.once keys_make: .slots = options->slots => .slots = options->slots ? options->slots + 1 : 0
+one-slot-more slots N.hold.at.once keys_make: slots = options->slots => slots = options->slots ? options->slots + 1 : 0
 slot-blind-to-guests nesting slot.of.a.guest slot_take: is_held(fd, PRESENCE, GUESTS + 1) => false
 	slot_take: is_held(fd, GUESTS, GUESTS + 1) => false
 slot-without-gate slots somebody.stopped.in slot_take: if (!gated) error = lock_try(fd, F_WRLCK, GATE) => error = 0
@@ -172,7 +172,7 @@ mask-not-given-back signals reach.the.command.as become: sigprocmask(SIG_SETMASK
 dead-frees-the-key lifetime command.that.died has_died: => return false;
 group-of-its-own terminal end.a.command.in.a.process.group forward: && !apart =>
 sent-back signals not.sent.back forward: info->si_pid == child => false
-done-not-heeded hold without.the.line hold: input.done ? NULL : => false ? NULL :
+done-not-heeded hold without.the.line hold: == 0 ? NULL : => == 7 ? NULL :
 -x-does-not-win command_line the.last.one.wins parse_option: options->shared = false => (void)0
 # Directory
 open-to-all directory not.sticky.is.refused directory_check: !(file.st_mode & S_ISVTX) => false
@@ -206,9 +206,9 @@ network directory rule.8 directory_check: is_networked(directory->fd) => false
 15-out-of-memory refused no.timer waiting_begin: errno == EAGAIN ? EDQUOT : errno => errno == EAGAIN ? ENOMEM : errno
 15-reader-gone looking reader.that.has main: sigprocmask(SIG_SETMASK, &signals.came_mask, NULL) => (void)0
 15-small-stack status small.stack command_start: stack[8 * PATH_MAX] => stack[40 * PATH_MAX]
-16-no-word-of-a-free-key command_line how.long.it.took run: if (options->verbose) => if (options->verbose && took)
+16-no-word-of-a-free-key command_line how.long.it.took run: if (options->verbose) => if (options->verbose && now() - start > SECOND)
 17-foreign-file-emptied record not.keylock.s.own record_check: !(found->st_mode & S_ISVTX) => false
-17-foreign-file-pinned hold pin.leaves pin: status = record_check(&lock, &file) => status = fstat(lock.file.fd, &file)
+17-foreign-file-pinned hold pin.leaves pin: record_check(&lock, &file) => fstat(lock.file.fd, &file)
 gate-for-ever waiting for.the.gate lock_take: error && !(error == ETIMEDOUT && wait->nonblock) => error
 slot-gate-waited-for slots somebody.stopped.in slot_take: lock_try(fd, F_WRLCK, GATE) => request(fd, F_WRLCK, GATE, true)
 MUTANTS
