@@ -2775,7 +2775,7 @@ child_run(void *argument)
 			signal(handled[i], SIG_IGN);
 	command->status = become(command);
 	command->error = errno;
-	return 0;
+	return command->status; /* which tells, too, where an emulator shares no memory */
 }
 
 /* Pass a signal on to the command. Not what its group has got from the terminal itself; but
