@@ -48,14 +48,14 @@ pack() { # FILE
 }
 
 unpack() { # TARGET
-	local file line count=0
+	local file line number=0
 	mkdir -p "$work/$1"
 	for file in "tests/proof/corpus/$1" "tests/proof/corpus/$1.kept"; do
 		[ -e "$file" ] || continue
 		while IFS= read -r line; do
 			[[ $line != '# '* ]] || continue
-			count=$((count + 1))
-			printf '%b' "$line" >"$work/$1/$count"
+			number=$((number + 1))
+			printf '%b' "$line" >"$work/$1/$number"
 		done <"$file"
 	done
 }
