@@ -1978,19 +1978,23 @@ process_parent(pid_t *pid, pid_t *parent)
 	return end && sscanf(text, "%d", pid) == 1 && sscanf(end + 1, " %*c %d", parent) == 1;
 }
 
-/* Add a seat to the list. Returns whether there was memory. */
+/* Add a seat to the list, which grows by doubling. Returns whether there was memory. */
 static bool
 seats_add(struct seats *seats, const struct seat *seat)
 {
-	struct seat *list = realloc(seats->list, (seats->count + 1) * sizeof(*list));
+	size_t count = seats->count;
 
-	if (list) {
+	if ((count & (count - 1)) == 0) {
+		struct seat *list = realloc(seats->list, (count ? 2 * count : 1) * sizeof(*list));
+
+		if (!list) {
+			look_note(ENOMEM);
+			return false;
+		}
 		seats->list = list;
-		list[seats->count++] = *seat;
-	} else {
-		look_note(ENOMEM);
 	}
-	return list != NULL;
+	seats->list[seats->count++] = *seat;
+	return true;
 }
 
 /* Add the seats of process `pid` at the lockfiles of the directory, or at `name` alone.
@@ -2091,24 +2095,26 @@ seats_scan(const struct directory *directory, const char *name, const struct wai
 	return seats;
 }
 
+static int
+by_name(const void *name, const void *seat)
+{
+	return strcmp(name, ((const struct seat *)seat)->name);
+}
+
 /* The seats at the file `name` of seats_scan(): how many, and *first the first of them. */
 static size_t
 seats_at(const struct seats *seats, const char *name, const struct seat **first)
 {
-	size_t low = 0, high = seats->count, end;
+	const struct seat *at = NULL, *end = seats->list + seats->count;
 
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-
-		if (strcmp(seats->list[middle].name, name) < 0)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	for (end = low; end < seats->count && strcmp(seats->list[end].name, name) == 0;)
-		end++;
-	*first = seats->list + low;
-	return end - low;
+	if (seats->count)
+		at = bsearch(name, seats->list, seats->count, sizeof(*at), by_name);
+	while (at && at > seats->list && strcmp(at[-1].name, name) == 0)
+		at--;
+	*first = at;
+	while (at && at < end && strcmp(at->name, name) == 0)
+		at++;
+	return at ? (size_t)(at - *first) : 0;
 }
 
 /* One lockfile as it is seen without taking a lock. */
@@ -2159,26 +2165,17 @@ glance_at(const struct directory *directory, const char *name, struct glance *gl
 	return error;
 }
 
-/* Whether a seat of the `here` at the file of the glance holds by itself: its process took
- * the lock, or is the highest of its family to have inherited it from one that is gone.
- * Another program's counts where no keylock holds. */
+/* Whether the seat holds, or another program's where no keylock does. */
 static bool
-holds_itself(const struct seat *first, size_t here, const struct seat *seat,
-             const struct glance *glance)
+is_holder(const struct seat *seat, const struct glance *glance)
 {
-	bool any = !glance->held && !seat->ticket;
-
-	if (seat->inode != glance->inode || !(holds(seat) || (any && seat->flocked)))
-		return false;
-	for (size_t i = 0; i < here && seat->taker != seat->pid; i++)
-		if (first[i].pid != seat->pid && (holds(&first[i]) || (any && first[i].flocked)) &&
-		    (first[i].pid == seat->parent || first[i].pid == seat->taker))
-			return false;
-	return true;
+	return holds(seat) || (!glance->held && !seat->ticket && seat->flocked);
 }
 
-/* Who holds the file `name`, of the glance: a list of malloc(3). Where nobody's descriptors
- * can be seen it is who took the lock, of whatever user, as proc_locks(5) has it. */
+/* Who holds the file `name`, of the glance: each process that took the lock, or is the
+ * highest of its family to have inherited it from one that is gone. Another program's counts
+ * where no keylock holds. Where nobody's descriptors can be seen it is who took the lock, of
+ * whatever user, as proc_locks(5) has it. The caller frees the list. */
 static struct seats
 holders_of(const char *name, const struct glance *glance, const struct seats *seats)
 {
@@ -2190,17 +2187,22 @@ holders_of(const char *name, const struct glance *glance, const struct seats *se
 
 	for (size_t i = 0; i < here; i++) {
 		struct seat seat = first[i];
+		bool itself = seat.inode == glance->inode && is_holder(&seat, glance) &&
+		              !(holders.count && holders.list[holders.count - 1].pid == seat.pid);
 
-		if ((holders.count && holders.list[holders.count - 1].pid == seat.pid) ||
-		    !holds_itself(first, here, &seat, glance))
-			continue;
 		seat.command = seat.pid;
-		/* keylock, whose command says more than its own name. */
-		for (size_t child = 0; child < here && seat.present && seat.taker == seat.pid;
-		     child++)
-			if (first[child].parent == seat.pid)
-				seat.command = first[child].pid;
-		seats_add(&holders, &seat);
+		for (size_t j = 0; j < here && itself; j++) {
+			const struct seat *other = &first[j];
+
+			/* keylock, whose command says more than its own name */
+			if (seat.taker == seat.pid && seat.present && other->parent == seat.pid)
+				seat.command = other->pid;
+			if (seat.taker != seat.pid && other->pid != seat.pid &&
+			    (other->pid == seat.parent || other->pid == seat.taker))
+				itself = !is_holder(other, glance);
+		}
+		if (itself)
+			seats_add(&holders, &seat);
 	}
 	if (!holders.count && glance->held)
 		line = proc_text("/proc/locks");
@@ -2248,34 +2250,6 @@ age_text(nanoseconds age, char text[48])
 	else
 		snprintf(text, 48, ", held for %llds", s);
 	return age < 0 ? "" : text;
-}
-
-enum { WHOSE_SIZE = 512 };
-
-/* Write who holds the file `name`, of the glance, as "pid 812 (charge.sh), held for 3m2s",
- * to `text`; where that cannot be seen, "another process, held for 3m2s". */
-static const char *
-whose_text(const struct directory *directory, const char *name, const struct glance *glance,
-           const struct wait *wait, char text[WHOSE_SIZE])
-{
-	struct seats seats = seats_scan(directory, name, wait);
-	struct seats holders = holders_of(name, glance, &seats);
-	char process[64] = "?", shown[SHOWN_SIZE], held[48], more[64] = "";
-	const char *age = age_text(age_of(glance), held);
-
-	if (holders.count)
-		sscanf(proc_text("/proc/%ld/comm", (long)holders.list->command), "%63[^\n]",
-		       process);
-	if (holders.count > 1)
-		snprintf(more, sizeof(more), " and %zu more", holders.count - 1);
-	if (holders.count)
-		snprintf(text, WHOSE_SIZE, "pid %ld (%s)%s%s", (long)holders.list->pid,
-		         show(process, shown), more, age);
-	else
-		snprintf(text, WHOSE_SIZE, "another process%s", age);
-	free(holders.list);
-	free(seats.list);
-	return text;
 }
 
 /* ---- Nesting ------------------------------------------------------------
@@ -2453,16 +2427,34 @@ look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 	return held == count ? say_nested(looker, lock, &seat) : 0;
 }
 
-/* Say who holds the key, as far as it is known, and `what` that is to us. */
+/* Say WHAT about the lock and who holds it: "KEY: WHAT pid 812 (charge.sh), held for 3m2s";
+ * where that cannot be seen, "another process". */
 static void
 say_whose(const struct lock *lock, const struct wait *wait, const char *what)
 {
-	char shown[SHOWN_SIZE], text[WHOSE_SIZE] = "another";
+	char shown[SHOWN_SIZE], who[SHOWN_SIZE + 64] = "another process", held[48], more[32] = "";
+	char process[64] = "?";
+	struct seats seats, holders;
 	struct glance glance;
 
-	if (glance_at(lock->directory, lock->name, &glance) == 0)
-		whose_text(lock->directory, lock->name, &glance, wait, text);
-	say(0, "%s: %s %s", show(lock->key, shown), what, text);
+	if (glance_at(lock->directory, lock->name, &glance) != 0) {
+		say(0, "%s: %s another", show(lock->key, shown), what);
+		return;
+	}
+	seats = seats_scan(lock->directory, lock->name, wait);
+	holders = holders_of(lock->name, &glance, &seats);
+	if (holders.count) {
+		sscanf(proc_text("/proc/%ld/comm", (long)holders.list->command), "%63[^\n]",
+		       process);
+		snprintf(who, sizeof(who), "pid %ld (%s)", (long)holders.list->pid,
+		         show(process, shown));
+	}
+	if (holders.count > 1)
+		snprintf(more, sizeof(more), " and %zu more", holders.count - 1);
+	say(0, "%s: %s %s%s%s", show(lock->key, shown), what, who, more,
+	    age_text(age_of(&glance), held));
+	free(holders.list);
+	free(seats.list);
 }
 
 /* ---- Cycles -------------------------------------------------------------
@@ -2508,7 +2500,6 @@ cycle_write(struct cycle *cycle, const struct link *links, const struct link *li
 
 	for (; link->holder; link = &links[link->next]) {
 		const struct seat *holder = link->holder;
-		long long parts[] = {link->waiter->pid, link->waiter->ticket, holder->pid};
 
 		if (!key_of_name(holder->name, key, &slot, &hashed))
 			strcpy(key, "?");
@@ -2518,8 +2509,8 @@ cycle_write(struct cycle *cycle, const struct link *links, const struct link *li
 			    used ? ", which waits for " : "", show(key, shown), (long)holder->pid);
 		if (!*cycle->first || strcmp(holder->name, cycle->first) < 0)
 			strcpy(cycle->first, holder->name);
-		for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
-			cycle->sum = cycle->sum * 1000003 + (unsigned long long)parts[i];
+		cycle->sum = cycle->sum * 1000003 + (unsigned long long)link->waiter->ticket;
+		cycle->sum = cycle->sum * 1000003 + (unsigned long long)link->waiter->pid;
 	}
 }
 
