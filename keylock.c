@@ -317,7 +317,7 @@ act_by_default(int signo)
 	struct sigaction by_default = {.sa_handler = SIG_DFL}, came;
 	unsigned long only[_NSIG / BITS + 1] = {0}; /* sigaddset(3) leaves some to libc */
 
-	only[(signo - 1) / BITS] = 1UL << (signo - 1) % BITS;
+	only[(signo - 1) / BITS] = 1UL << (unsigned)(signo - 1) % BITS;
 	sigaction(signo, &by_default, &came);
 	kill(getpid(), signo);
 	syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, only, NULL, _NSIG / 8);
