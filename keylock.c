@@ -317,7 +317,7 @@ act_by_default(int signo)
 	struct sigaction by_default = {.sa_handler = SIG_DFL}, came;
 	unsigned long only[_NSIG / BITS + 1] = {0}; /* sigaddset(3) leaves some to libc */
 
-	only[(signo - 1) / BITS] = 1UL << (signo - 1) % BITS;
+	only[(signo - 1) / BITS] = 1UL << (unsigned)(signo - 1) % BITS;
 	sigaction(signo, &by_default, &came);
 	kill(getpid(), signo);
 	syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, only, NULL, _NSIG / 8);
@@ -494,11 +494,14 @@ utf8_length(const char *text, wchar_t *character)
 	return length > 0 && *character <= 0x10ffff ? (size_t)length : 0;
 }
 
-/* Make `text` fit for a line of a terminal: control characters, and bytes that are no
- * UTF-8, become \xHH, and what is too long ends in "...". Returns `shown`. */
+/* `text` fit for a line of a terminal: control characters, and bytes that are no UTF-8, become
+ * \xHH, and what is too long ends in "...". Valid until the next call but one. */
 static const char *
-show(const char *text, char shown[SHOWN_SIZE])
+show(const char *text)
 {
+	static char texts[2][SHOWN_SIZE];
+	static size_t turn;
+	char *shown = texts[turn = !turn];
 	wchar_t character = 0;
 	size_t used = 0;
 
@@ -726,9 +729,7 @@ struct directory {
 static int
 directory_failure(const struct directory *directory, int status, const char *what, const char *why)
 {
-	char shown[SHOWN_SIZE];
-
-	return say(status, "%s: %s: %s%s", show(directory->path, shown), what, why,
+	return say(status, "%s: %s: %s%s", show(directory->path), what, why,
 	           directory->named ? "" : "; name another with -d DIR or KEYLOCK_DIR");
 }
 
@@ -1072,16 +1073,13 @@ highest_ticket(int fd, off_t end)
 static int
 lockfile_failure(const struct directory *directory, const char *name, int status, const char *why)
 {
-	char shown[SHOWN_SIZE];
-
-	return say(status, "%s/%s: %s", show(directory->path, shown), name, why);
+	return say(status, "%s/%s: %s", show(directory->path), name, why);
 }
 
 /* Say what the system refused for `lock`; returns REFUSED. */
 static int
 lock_refused(const struct lock *lock, int error)
 {
-	char shown[SHOWN_SIZE];
 	const char *why = strerror(error);
 
 	if (error == EINVAL)
@@ -1089,7 +1087,7 @@ lock_refused(const struct lock *lock, int error)
 		      "needs Linux 3.15 or newer";
 	else if (error == EDQUOT)
 		why = "no timer is left to wait with; see ulimit -i";
-	return say(REFUSED, "%s: cannot be locked: %s", show(lock->key, shown), why);
+	return say(REFUSED, "%s: cannot be locked: %s", show(lock->key), why);
 }
 
 /* Make the lockfile (rule 2; the umask is 0). Returns its descriptor, or -1 and errno. */
@@ -1392,11 +1390,11 @@ static void
 record_compose(struct record *record, const char *cause, const char *command)
 {
 	const char *slash = strrchr(command, '/');
-	char shown[SHOWN_SIZE], line[2 * SHOWN_SIZE];
+	char line[2 * SHOWN_SIZE];
 	size_t used = RECORD_SIZE - 1;
 
 	snprintf(line, sizeof(line), RECORD_VERSION "pid=%ld since=%s cause=%s command=%s",
-	         (long)getpid(), record->since, cause, show(slash ? slash + 1 : command, shown));
+	         (long)getpid(), record->since, cause, show(slash ? slash + 1 : command));
 	while (strlen(line) > used && ((unsigned char)line[used] & 0xc0) == 0x80)
 		used--; /* no half a character */
 	sprintf(record->own, "%-*.*s\n", RECORD_SIZE - 1, (int)used, line);
@@ -1408,7 +1406,7 @@ record_compose(struct record *record, const char *cause, const char *command)
 static void
 record_text(const char *bytes, size_t length, char text[RECORD_SIZE])
 {
-	char line[RECORD_SIZE] = "", shown[SHOWN_SIZE];
+	char line[RECORD_SIZE] = "";
 	int whole = 0;
 
 	snprintf(text, RECORD_SIZE, "pid=? since=? cause=unreadable command=?");
@@ -1421,7 +1419,7 @@ record_text(const char *bytes, size_t length, char text[RECORD_SIZE])
 	sscanf(line,
 	       "keylock1%*1[ ]pid=%*[0-9]%*1[ ]since=%*[^ ]%*1[ ]cause=%*[^ ]%*1[ ]command=%n",
 	       &whole);
-	if (whole && strcmp(show(line, shown), line) == 0)
+	if (whole && strcmp(show(line), line) == 0)
 		snprintf(text, RECORD_SIZE, "%s", line + strlen(RECORD_VERSION));
 }
 
@@ -1978,19 +1976,23 @@ process_parent(pid_t *pid, pid_t *parent)
 	return end && sscanf(text, "%d", pid) == 1 && sscanf(end + 1, " %*c %d", parent) == 1;
 }
 
-/* Add a seat to the list. Returns whether there was memory. */
+/* Add a seat to the list, which grows by doubling. Returns whether there was memory. */
 static bool
 seats_add(struct seats *seats, const struct seat *seat)
 {
-	struct seat *list = realloc(seats->list, (seats->count + 1) * sizeof(*list));
+	size_t count = seats->count;
 
-	if (list) {
+	if ((count & (count - 1)) == 0) {
+		struct seat *list = realloc(seats->list, (count ? 2 * count : 1) * sizeof(*list));
+
+		if (!list) {
+			look_note(ENOMEM);
+			return false;
+		}
 		seats->list = list;
-		list[seats->count++] = *seat;
-	} else {
-		look_note(ENOMEM);
 	}
-	return list != NULL;
+	seats->list[seats->count++] = *seat;
+	return true;
 }
 
 /* Add the seats of process `pid` at the lockfiles of the directory, or at `name` alone.
@@ -2091,24 +2093,26 @@ seats_scan(const struct directory *directory, const char *name, const struct wai
 	return seats;
 }
 
+static int
+by_name(const void *name, const void *seat)
+{
+	return strcmp(name, ((const struct seat *)seat)->name);
+}
+
 /* The seats at the file `name` of seats_scan(): how many, and *first the first of them. */
 static size_t
 seats_at(const struct seats *seats, const char *name, const struct seat **first)
 {
-	size_t low = 0, high = seats->count, end;
+	const struct seat *at = NULL, *end = seats->list + seats->count;
 
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-
-		if (strcmp(seats->list[middle].name, name) < 0)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	for (end = low; end < seats->count && strcmp(seats->list[end].name, name) == 0;)
-		end++;
-	*first = seats->list + low;
-	return end - low;
+	if (seats->count)
+		at = bsearch(name, seats->list, seats->count, sizeof(*at), by_name);
+	while (at && at > seats->list && strcmp(at[-1].name, name) == 0)
+		at--;
+	*first = at;
+	while (at && at < end && strcmp(at->name, name) == 0)
+		at++;
+	return at ? (size_t)(at - *first) : 0;
 }
 
 /* One lockfile as it is seen without taking a lock. */
@@ -2159,26 +2163,17 @@ glance_at(const struct directory *directory, const char *name, struct glance *gl
 	return error;
 }
 
-/* Whether a seat of the `here` at the file of the glance holds by itself: its process took
- * the lock, or is the highest of its family to have inherited it from one that is gone.
- * Another program's counts where no keylock holds. */
+/* Whether the seat holds, or another program's where no keylock does. */
 static bool
-holds_itself(const struct seat *first, size_t here, const struct seat *seat,
-             const struct glance *glance)
+is_holder(const struct seat *seat, const struct glance *glance)
 {
-	bool any = !glance->held && !seat->ticket;
-
-	if (seat->inode != glance->inode || !(holds(seat) || (any && seat->flocked)))
-		return false;
-	for (size_t i = 0; i < here && seat->taker != seat->pid; i++)
-		if (first[i].pid != seat->pid && (holds(&first[i]) || (any && first[i].flocked)) &&
-		    (first[i].pid == seat->parent || first[i].pid == seat->taker))
-			return false;
-	return true;
+	return holds(seat) || (!glance->held && !seat->ticket && seat->flocked);
 }
 
-/* Who holds the file `name`, of the glance: a list of malloc(3). Where nobody's descriptors
- * can be seen it is who took the lock, of whatever user, as proc_locks(5) has it. */
+/* Who holds the file `name`, of the glance: each process that took the lock, or is the
+ * highest of its family to have inherited it from one that is gone. Another program's counts
+ * where no keylock holds. Where nobody's descriptors can be seen it is who took the lock, of
+ * whatever user, as proc_locks(5) has it. The caller frees the list. */
 static struct seats
 holders_of(const char *name, const struct glance *glance, const struct seats *seats)
 {
@@ -2190,17 +2185,22 @@ holders_of(const char *name, const struct glance *glance, const struct seats *se
 
 	for (size_t i = 0; i < here; i++) {
 		struct seat seat = first[i];
+		bool itself = seat.inode == glance->inode && is_holder(&seat, glance) &&
+		              !(holders.count && holders.list[holders.count - 1].pid == seat.pid);
 
-		if ((holders.count && holders.list[holders.count - 1].pid == seat.pid) ||
-		    !holds_itself(first, here, &seat, glance))
-			continue;
 		seat.command = seat.pid;
-		/* keylock, whose command says more than its own name. */
-		for (size_t child = 0; child < here && seat.present && seat.taker == seat.pid;
-		     child++)
-			if (first[child].parent == seat.pid)
-				seat.command = first[child].pid;
-		seats_add(&holders, &seat);
+		for (size_t j = 0; j < here && itself; j++) {
+			const struct seat *other = &first[j];
+
+			/* keylock, whose command says more than its own name */
+			if (seat.taker == seat.pid && seat.present && other->parent == seat.pid)
+				seat.command = other->pid;
+			if (seat.taker != seat.pid && other->pid != seat.pid &&
+			    (other->pid == seat.parent || other->pid == seat.taker))
+				itself = !is_holder(other, glance);
+		}
+		if (itself)
+			seats_add(&holders, &seat);
 	}
 	if (!holders.count && glance->held)
 		line = proc_text("/proc/locks");
@@ -2248,34 +2248,6 @@ age_text(nanoseconds age, char text[48])
 	else
 		snprintf(text, 48, ", held for %llds", s);
 	return age < 0 ? "" : text;
-}
-
-enum { WHOSE_SIZE = 512 };
-
-/* Write who holds the file `name`, of the glance, as "pid 812 (charge.sh), held for 3m2s",
- * to `text`; where that cannot be seen, "another process, held for 3m2s". */
-static const char *
-whose_text(const struct directory *directory, const char *name, const struct glance *glance,
-           const struct wait *wait, char text[WHOSE_SIZE])
-{
-	struct seats seats = seats_scan(directory, name, wait);
-	struct seats holders = holders_of(name, glance, &seats);
-	char process[64] = "?", shown[SHOWN_SIZE], held[48], more[64] = "";
-	const char *age = age_text(age_of(glance), held);
-
-	if (holders.count)
-		sscanf(proc_text("/proc/%ld/comm", (long)holders.list->command), "%63[^\n]",
-		       process);
-	if (holders.count > 1)
-		snprintf(more, sizeof(more), " and %zu more", holders.count - 1);
-	if (holders.count)
-		snprintf(text, WHOSE_SIZE, "pid %ld (%s)%s%s", (long)holders.list->pid,
-		         show(process, shown), more, age);
-	else
-		snprintf(text, WHOSE_SIZE, "another process%s", age);
-	free(holders.list);
-	free(seats.list);
-	return text;
 }
 
 /* ---- Nesting ------------------------------------------------------------
@@ -2407,7 +2379,7 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 static int
 say_nested(const struct looker *looker, const struct lock *lock, const struct seat *seat)
 {
-	char who[64] = "a descriptor that this process inherited", shown[SHOWN_SIZE];
+	char who[64] = "a descriptor that this process inherited";
 	const char *remedy = "; -r runs under its lock";
 
 	if (!seat->inherited)
@@ -2416,8 +2388,8 @@ say_nested(const struct looker *looker, const struct lock *lock, const struct se
 		remedy = ", by another program's lock";
 	else if (looker->reentrant)
 		remedy = " and shared, which does not cover an exclusive lock";
-	return say(ENDLESS, "%s: waiting would never end: held by %s%s", show(lock->key, shown),
-	           who, remedy);
+	return say(ENDLESS, "%s: waiting would never end: held by %s%s", show(lock->key), who,
+	           remedy);
 }
 
 /* See whether ancestors hold the key, all of its slots, or with -r one of them. Returns 0,
@@ -2453,16 +2425,32 @@ look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 	return held == count ? say_nested(looker, lock, &seat) : 0;
 }
 
-/* Say who holds the key, as far as it is known, and `what` that is to us. */
+/* Say WHAT about the lock and who holds it: "KEY: WHAT pid 812 (charge.sh), held for 3m2s";
+ * where that cannot be seen, "another process". */
 static void
 say_whose(const struct lock *lock, const struct wait *wait, const char *what)
 {
-	char shown[SHOWN_SIZE], text[WHOSE_SIZE] = "another";
+	char who[SHOWN_SIZE + 64] = "another process", held[48], more[32] = "";
+	char process[64] = "?";
+	struct seats seats, holders;
 	struct glance glance;
 
-	if (glance_at(lock->directory, lock->name, &glance) == 0)
-		whose_text(lock->directory, lock->name, &glance, wait, text);
-	say(0, "%s: %s %s", show(lock->key, shown), what, text);
+	if (glance_at(lock->directory, lock->name, &glance) != 0) {
+		say(0, "%s: %s another", show(lock->key), what);
+		return;
+	}
+	seats = seats_scan(lock->directory, lock->name, wait);
+	holders = holders_of(lock->name, &glance, &seats);
+	if (holders.count) {
+		sscanf(proc_text("/proc/%ld/comm", (long)holders.list->command), "%63[^\n]",
+		       process);
+		snprintf(who, sizeof(who), "pid %ld (%s)", (long)holders.list->pid, show(process));
+	}
+	if (holders.count > 1)
+		snprintf(more, sizeof(more), " and %zu more", holders.count - 1);
+	say(0, "%s: %s %s%s%s", show(lock->key), what, who, more, age_text(age_of(&glance), held));
+	free(holders.list);
+	free(seats.list);
 }
 
 /* ---- Cycles -------------------------------------------------------------
@@ -2501,25 +2489,24 @@ struct cycle {
 static void
 cycle_write(struct cycle *cycle, const struct link *links, const struct link *link)
 {
-	char key[NAME_SIZE], shown[SHOWN_SIZE];
+	char key[NAME_SIZE];
 	size_t used = 0;
 	bool hashed;
 	int slot;
 
 	for (; link->holder; link = &links[link->next]) {
 		const struct seat *holder = link->holder;
-		long long parts[] = {link->waiter->pid, link->waiter->ticket, holder->pid};
 
 		if (!key_of_name(holder->name, key, &slot, &hashed))
 			strcpy(key, "?");
 		if (used < sizeof(cycle->text))
 			used += (size_t)snprintf(
 			    cycle->text + used, sizeof(cycle->text) - used, "%s%s held by pid %ld",
-			    used ? ", which waits for " : "", show(key, shown), (long)holder->pid);
+			    used ? ", which waits for " : "", show(key), (long)holder->pid);
 		if (!*cycle->first || strcmp(holder->name, cycle->first) < 0)
 			strcpy(cycle->first, holder->name);
-		for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
-			cycle->sum = cycle->sum * 1000003 + (unsigned long long)parts[i];
+		cycle->sum = cycle->sum * 1000003 + (unsigned long long)link->waiter->ticket;
+		cycle->sum = cycle->sum * 1000003 + (unsigned long long)link->waiter->pid;
 	}
 }
 
@@ -2616,7 +2603,6 @@ static int
 cycle_look(struct looker *looker, struct wait *wait)
 {
 	struct cycle cycle = cycle_find(looker->directory, wait), again;
-	char shown[SHOWN_SIZE];
 
 	if (!*cycle.text)
 		return 0;
@@ -2629,7 +2615,7 @@ cycle_look(struct looker *looker, struct wait *wait)
 			return say(ENDLESS,
 			           "%s: waiting would never end: %s; lock keys in one "
 			           "order, or all at once with -k",
-			           show(wait->lock->key, shown), cycle.text);
+			           show(wait->lock->key), cycle.text);
 	}
 	turn_end(looker);
 	return 0;
@@ -2906,7 +2892,6 @@ command_run(struct command *command, bool in_place)
 static void
 say_not_run(const char *name, const struct ending *ending)
 {
-	char shown[SHOWN_SIZE];
 	const char *why = strerror(ending->error);
 
 	if (ending->ran)
@@ -2917,7 +2902,7 @@ say_not_run(const char *name, const struct ending *ending)
 		why = "the interpreter that its first line names is not found";
 	else if (ending->status == NOT_FOUND)
 		why = "command not found";
-	say(0, "%s: %s", show(name, shown), why);
+	say(0, "%s: %s", show(name), why);
 }
 
 /* ---- Hold ---------------------------------------------------------------
@@ -3142,17 +3127,17 @@ row_json(const struct row *row, const struct directory *directory)
 static void
 row_print(const struct row *row)
 {
-	char shown[SHOWN_SIZE], state[64];
+	char state[64];
 	int width;
 
 	snprintf(state, sizeof(state), *row->cause ? "%s (%s)" : "%s", row->state, row->cause);
-	printf("%-24s  %-9s  %-9s  ", show(row->key ? row->key : row->name, shown), state,
+	printf("%-24s  %-9s  %-9s  ", show(row->key ? row->key : row->name), state,
 	       row->mode ? row->mode : "-");
 	width = row->holders.count ? print_pids(row->holders.list, row->holders.count, ",")
 	                           : printf("-");
 	printf("%*s  %-20s  %-7zu  %s\n", width < 7 ? 7 - width : 0, "",
 	       *row->since ? row->since : "-", row->glance.waiting,
-	       *row->command ? show(row->command, shown) : "-");
+	       *row->command ? show(row->command) : "-");
 }
 
 /* List the file `name` of slot `slot` of `key`, if it is there. Returns 0 or an errno. */
@@ -3191,7 +3176,7 @@ static int
 look(struct directory *directory, char **keys, bool json, const char *who)
 {
 	struct listing listing = {.directory = directory, .json = json, .who = who != NULL};
-	char base[NAME_SIZE], name[NAME_SIZE], shown[SHOWN_SIZE];
+	char base[NAME_SIZE], name[NAME_SIZE];
 	int slot, count = 0, error = 0, status = directory_open(directory);
 	struct dirent **entries = NULL;
 	bool hashed;
@@ -3213,10 +3198,10 @@ look(struct directory *directory, char **keys, bool json, const char *who)
 		}
 	}
 	if (error)
-		return say(status_of(error), "%s: cannot be read: %s", show(directory->path, shown),
+		return say(status_of(error), "%s: cannot be read: %s", show(directory->path),
 		           strerror(error));
 	if (who && listing.held && !listing.lines)
-		say(0, "%s: held, but by whom cannot be seen", show(who, shown));
+		say(0, "%s: held, but by whom cannot be seen", show(who));
 	status = printed();
 	return status || !who || listing.held ? status : NOBODY;
 }
@@ -3407,7 +3392,6 @@ static int
 parse_option(struct options *options, int letter, char *value)
 {
 	const char *wanted = NULL;
-	char shown[SHOWN_SIZE];
 
 	for (size_t i = 0; i < TABLE_SIZE; i++)
 		if (table[i].letter == letter && table[i].flag)
@@ -3441,7 +3425,7 @@ parse_option(struct options *options, int letter, char *value)
 		return say(USAGE, "only one of --hold, --list, --who, --path, --pin, --forget");
 	else if (letter > JSON)
 		options->action = (enum action)letter;
-	return wanted ? say(USAGE, "-%c '%s': not %s", letter, show(value, shown), wanted) : 0;
+	return wanted ? say(USAGE, "-%c '%s': not %s", letter, show(value), wanted) : 0;
 }
 
 /* Make the key of --auto from the command: its words with a blank between them, and a
@@ -3501,7 +3485,6 @@ parse_rest(struct options *options, char **words)
 {
 	static char shell[] = "/bin/sh", dash_c[] = "-c";
 	static char *script[] = {NULL, shell, dash_c, NULL, NULL};
-	char shown[SHOWN_SIZE];
 	int status = 0;
 
 	if (options->action == LIST) {
@@ -3518,7 +3501,7 @@ parse_rest(struct options *options, char **words)
 	if (status || options->automatic)
 		return status;
 	if (options->action != RUN && *words)
-		return say(USAGE, "%s: one argument too many", show(*words, shown));
+		return say(USAGE, "%s: one argument too many", show(*words));
 	if (options->action == HOLD && !hold_is_possible())
 		return say(USAGE,
 		           "--hold: standard input is closed, a file or /dev/null, and would "
@@ -3532,10 +3515,9 @@ parse_rest(struct options *options, char **words)
 		options->command = script + 1;
 	} else if (*words && **words == '-')
 		return say(USAGE, "%s: options stand before KEY; a command of that name after --",
-		           show(*words, shown));
+		           show(*words));
 	if (options->action == RUN && !*options->command)
-		return say(USAGE, "%s: no COMMAND; see keylock --help",
-		           show(*options->keys, shown));
+		return say(USAGE, "%s: no COMMAND; see keylock --help", show(*options->keys));
 	return 0;
 }
 
@@ -3547,7 +3529,6 @@ parse(struct options *options, int argc, char **argv)
 	static const char letters[] = "+:xesnw:E:k:aj:rFolARW:c:d:vqhV";
 	const char *directory = getenv("KEYLOCK_DIR"), *word = NULL;
 	struct option known[TABLE_SIZE + 1] = {{0}};
-	char shown[SHOWN_SIZE];
 	int letter, status = 0;
 
 	options->directory = directory && *directory ? directory : NULL;
@@ -3562,7 +3543,7 @@ parse(struct options *options, int argc, char **argv)
 		if (letter == -1)
 			break;
 		if (letter == ':' || letter == '?')
-			status = say(USAGE, "%s: %s; see keylock --help", show(word, shown),
+			status = say(USAGE, "%s: %s; see keylock --help", show(word),
 			             letter == ':'              ? "needs a value"
 			             : optopt && word[1] == '-' ? "takes no value"
 			                                        : "no such option");
@@ -3570,8 +3551,8 @@ parse(struct options *options, int argc, char **argv)
 			status = parse_option(options, letter, optarg);
 	}
 	if (!status && options->directory && *options->directory != '/')
-		status = say(USAGE, "directory '%s': not an absolute path",
-		             show(options->directory, shown));
+		status =
+		    say(USAGE, "directory '%s': not an absolute path", show(options->directory));
 	if (!status)
 		status = parse_check(options);
 	if (options->action == FORGET && options->wait == FOREVER)
@@ -3600,7 +3581,6 @@ say_taken(const struct options *options, const struct lock *lock)
 static int
 records_begin(const struct options *options, const struct keys *keys, const char *command)
 {
-	char shown[SHOWN_SIZE];
 	int status = 0;
 
 	for (size_t i = 0; i < keys->count && !status; i++) {
@@ -3615,7 +3595,7 @@ records_begin(const struct options *options, const struct keys *keys, const char
 			say(0,
 			    "%s: the last holder died in the middle: %s; see what it left, then "
 			    "keylock --forget",
-			    show(lock->key, shown), lock->record->found);
+			    show(lock->key), lock->record->found);
 		if (!status && !options->shared)
 			status = record_write(lock, command);
 	}
@@ -3739,7 +3719,6 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	};
 	nanoseconds start = now();
 	int result = directory_open(directory);
-	char shown[SHOWN_SIZE];
 	struct ending ending;
 	size_t failed = 0;
 	struct keys keys = keys_make(options, directory);
@@ -3756,7 +3735,7 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	if (result)
 		return result == TAKEN ? options->conflict_status : result;
 	if (options->verbose)
-		say(0, "%s: had, took %.3f s", show(*options->keys, shown),
+		say(0, "%s: had, took %.3f s", show(*options->keys),
 		    (double)(now() - start) / (double)SECOND);
 	ending = run_under(options, &keys, came_umask);
 	keys_release(&keys, keys.count, options->linger || has_died(&ending));
