@@ -750,28 +750,47 @@ look_note(int error)
 		look_failed = error;
 }
 
-/* What a file of /proc says, up to a NUL; "" where it cannot be read. Valid until the next. */
+/* What a file of /proc says, "" where it cannot be read; a NUL that ends a word is a blank.
+ * Valid until the next. */
 __attribute__((format(printf, 1, 2))) static const char *
 proc_text(const char *format, ...)
 {
+	enum { ROOM = 4096 };
 	static char *text;
 	static size_t size;
-	ssize_t length = 0;
+	ssize_t got = 1;
+	size_t used = 0;
 	char path[64];
 	va_list arguments;
-	FILE *file;
+	int fd;
 
 	va_start(arguments, format);
 	vsnprintf(path, sizeof(path), format, arguments);
 	va_end(arguments);
-	file = fopen(path, "re");
-	if (file) {
-		length = getdelim(&text, &size, '\0', file);
-		fclose(file);
+	fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+	while (fd >= 0 && got > 0) {
+		if (size - used <= ROOM) {
+			char *grown = realloc(text, 2 * size + 2 * ROOM);
+
+			if (!grown)
+				break;
+			text = grown;
+			size = 2 * size + 2 * ROOM;
+		}
+		got = read(fd, text + used, ROOM);
+		used += got > 0 ? (size_t)got : 0;
 	}
-	if (length <= 0)
+	if (fd < 0 || got)
 		look_note(errno);
-	return length > 0 ? text : "";
+	if (fd >= 0)
+		close(fd);
+	while (used && !text[used - 1])
+		used--;
+	for (size_t i = 0; i < used; i++)
+		text[i] = text[i] ? text[i] : ' ';
+	if (text)
+		text[used] = '\0';
+	return text ? text : "";
 }
 
 /* What is behind the first line of `text`. */
@@ -878,7 +897,7 @@ directory_open(struct directory *directory)
 
 	if (directory->fd >= 0)
 		close(directory->fd);
-	directory->fd = open(directory->path, flags);
+	directory->fd = openat(AT_FDCWD, directory->path, flags);
 	/* A cleaner may remove the empty directory between any two of these; a
 	 * dangling link, which is not made good here, ends the tries. */
 	for (int tries = 0; tries < 100 && directory->fd < 0 && errno == ENOENT; tries++) {
@@ -888,7 +907,7 @@ directory_open(struct directory *directory)
 		if (!directory->made && errno != EEXIST)
 			return directory_failure(directory, status_of(errno), "cannot be made",
 			                         strerror(errno));
-		directory->fd = open(directory->path, flags);
+		directory->fd = openat(AT_FDCWD, directory->path, flags);
 	}
 	if (directory->fd < 0 && (errno == ENOTDIR || errno == ELOOP))
 		return directory_failure(directory, UNSAFE, "not safe for lockfiles",
@@ -2103,9 +2122,9 @@ by_name(const void *name, const void *seat)
 static size_t
 seats_at(const struct seats *seats, const char *name, const struct seat **first)
 {
-	const struct seat *at = NULL, *end = seats->list + seats->count;
+	const struct seat *at = NULL, *end = seats ? seats->list + seats->count : NULL;
 
-	if (seats->count)
+	if (seats && seats->count)
 		at = bsearch(name, seats->list, seats->count, sizeof(*at), by_name);
 	while (at && at > seats->list && strcmp(at[-1].name, name) == 0)
 		at--;
@@ -2140,13 +2159,15 @@ tickets_count(int fd)
 	return count;
 }
 
-/* Look at the lockfile `name`. Returns 0; ENOENT where there is none that we could lock;
- * else an errno. */
+/* Look at the lockfile `name`, where those seats may be. Returns 0; ENOENT where there is none that
+ * we could lock; else an errno. */
 static int
-glance_at(const struct directory *directory, const char *name, struct glance *glance)
+glance_at(const struct directory *directory, const char *name, const struct seats *seats,
+          struct glance *glance)
 {
 	int fd = openat(directory->fd, name, LOOK_FLAGS), error = 0;
-	const char *line;
+	const struct seat *first;
+	const char *line = "";
 
 	if (fd < 0)
 		return status_of(errno) == REFUSED || errno == EIO ? errno : ENOENT;
@@ -2155,7 +2176,9 @@ glance_at(const struct directory *directory, const char *name, struct glance *gl
 	else if (!S_ISREG(glance->file.st_mode))
 		error = ENOENT;
 	glance->inode = glance->file.st_ino;
-	for (line = proc_text("/proc/self/fdinfo/%d", fd); *line; line = line_after(line))
+	if (!seats_at(seats, name, &first) || first->inode != glance->inode)
+		line = proc_text("/proc/self/fdinfo/%d", fd);
+	for (; *line; line = line_after(line))
 		sscanf(line, "ino: %llu", &glance->inode); /* since Linux 5.14 */
 	glance->held = is_held(fd, PRESENCE, PRESENCE + 1);
 	glance->waiting = tickets_count(fd);
@@ -2432,14 +2455,10 @@ say_whose(const struct lock *lock, const struct wait *wait, const char *what)
 {
 	char who[SHOWN_SIZE + 64] = "another process", held[48], more[32] = "";
 	char process[64] = "?";
-	struct seats seats, holders;
-	struct glance glance;
+	struct seats seats = seats_scan(lock->directory, lock->name, wait), holders;
+	struct glance glance = {.held = false};
 
-	if (glance_at(lock->directory, lock->name, &glance) != 0) {
-		say(0, "%s: %s another", show(lock->key), what);
-		return;
-	}
-	seats = seats_scan(lock->directory, lock->name, wait);
+	glance_at(lock->directory, lock->name, &seats, &glance);
 	holders = holders_of(lock->name, &glance, &seats);
 	if (holders.count) {
 		sscanf(proc_text("/proc/%ld/comm", (long)holders.list->command), "%63[^\n]",
@@ -3029,26 +3048,6 @@ struct row {
 	char since[32], cause[32], command[4096];
 };
 
-/* Take the command line of process `pid` for that of the row, its arguments with blanks
- * between. Not where it cannot be told, as of a zombie. */
-static void
-row_command_line(struct row *row, pid_t pid)
-{
-	char path[64];
-	size_t length = 0;
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/%ld/cmdline", (long)pid);
-	file = fopen(path, "re");
-	if (!file)
-		return;
-	length = fread(row->command, 1, sizeof(row->command) - 1, file);
-	fclose(file);
-	for (size_t i = 0; i + 1 < length; i++)
-		if (!row->command[i])
-			row->command[i] = ' ';
-}
-
 /* Take what is told of a key that nobody holds from the record in its lockfile. */
 static void
 row_read_record(struct row *row, const struct directory *directory)
@@ -3071,6 +3070,10 @@ row_read_record(struct row *row, const struct directory *directory)
 static void
 row_look(struct row *row, const struct listing *listing)
 {
+	static char command[sizeof(row->command)];
+	static pid_t last; /* whose that is: a process may hold many keys */
+	pid_t pid;
+
 	row->waiter_count = seats_at(&listing->seats, row->name, &row->waiters);
 	for (; row->waiter_count && !row->waiters->ticket; row->waiter_count--)
 		row->waiters++;
@@ -3085,7 +3088,12 @@ row_look(struct row *row, const struct listing *listing)
 		date_text(row->glance.file.st_mtim.tv_sec, row->since);
 	if (row->holders.count) {
 		row->mode = row->holders.list->shared ? "shared" : "exclusive";
-		row_command_line(row, row->holders.list->command);
+		pid = row->holders.list->command;
+		if (pid != last)
+			snprintf(command, sizeof(command), "%s",
+			         proc_text("/proc/%ld/cmdline", (long)pid));
+		last = pid;
+		strcpy(row->command, command);
 	}
 }
 
@@ -3145,7 +3153,7 @@ static int
 list_file(struct listing *listing, const char *name, const char *key, int slot)
 {
 	struct row row = {.name = name, .key = key, .slot = slot};
-	int error = glance_at(listing->directory, name, &row.glance);
+	int error = glance_at(listing->directory, name, &listing->seats, &row.glance);
 
 	if (!error)
 		row_look(&row, listing);
@@ -3569,9 +3577,10 @@ say_taken(const struct options *options, const struct lock *lock)
 	bool asked = options->verbose || (options->warn_held == FOREVER && isatty(STDERR_FILENO));
 	struct glance glance;
 
-	if (!options->quiet && (asked || (options->warn_held != FOREVER &&
-	                                  glance_at(lock->directory, lock->name, &glance) == 0 &&
-	                                  age_of(&glance) > options->warn_held)))
+	if (!options->quiet &&
+	    (asked || (options->warn_held != FOREVER &&
+	               glance_at(lock->directory, lock->name, NULL, &glance) == 0 &&
+	               age_of(&glance) > options->warn_held)))
 		say_whose(lock, NULL, options->wait ? "not had in time:" : "taken:");
 }
 
