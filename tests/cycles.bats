@@ -1,4 +1,3 @@
-#!/usr/bin/env bats
 # Cycles: commands that hold keys and wait for each other's. One of them is told, the others go on.
 # shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2153,SC2154 # words are split on purpose
 
@@ -6,7 +5,6 @@ load helper
 
 setup() {
 	keylock_setup
-	work=$BATS_TEST_TMPDIR
 	prepare
 }
 
@@ -78,7 +76,7 @@ names_held() {
 }
 
 @test "P9 never stuck: of scripts that lock each other's keys one is told, and the cycle named in its order" {
-	local i count names=(a b c d e)
+	names=(a b c d e)
 	for count in 2 3 5; do
 		prepare
 		for ((i = 0; i < count; i++)); do
@@ -93,7 +91,6 @@ names_held() {
 }
 
 @test "P9 never stuck: also with -k, -s, -j, and through the line, where others came first who hold nothing" {
-	local length one two line key waiters
 	while IFS='|' read -r length one two line; do
 		echo "== $one, $two, $line"
 		prepare
@@ -125,7 +122,7 @@ names_held() {
 	party one a -- b
 	between=("$KEYLOCK" other sh -c '"$@"; exit $?' sh)
 	party two b -- c
-	between=("$(probe bare)")
+	between=("$BATS_TEST_DIRNAME/tools/bare.py")
 	party three c -- a
 	close_cycle 3
 	prepare
@@ -187,7 +184,7 @@ names_held() {
 }
 
 @test "P9 never stuck, and no false alarm: long lines at several keys, taken in one order" {
-	local i waiters=() name seconds count=24
+	waiters=() count=24
 	[ -z "${KEYLOCK_LONG-}" ] || count=200
 	# Each holds some keys and waits, longer than a second, for later ones.
 	for ((i = 1; i <= count; i++)); do
@@ -216,25 +213,21 @@ names_held() {
 	need strace
 	hold key
 	# Two seconds of waiting, after one of which others look.
-	run_it strace -f -o "$work/trace" "$KEYLOCK" -w 1.5 key true
-	expect 75
+	it_gives 75 strace -f -o "$work/trace" "$KEYLOCK" -w 1.5 key true
 	[ -s "$work/trace" ]
 	[ "$(grep -c '"/proc"' "$work/trace")" = 0 ]
 	# And who does so looks then, and not before.
-	run_keylock other strace -f -o "$work/trace" "$KEYLOCK" -w 0.7 key true
-	expect 75
+	gives 75 other strace -f -o "$work/trace" "$KEYLOCK" -w 0.7 key true
 	[ "$(grep -c '"/proc"' "$work/trace")" = 0 ]
-	run_keylock other strace -f -o "$work/trace" "$KEYLOCK" -w 2 key true
-	expect 75
+	gives 75 other strace -f -o "$work/trace" "$KEYLOCK" -w 2 key true
 	[ "$(grep -c '"/proc"' "$work/trace")" -ge 1 ]
 }
 
 @test "P9 never stuck: among 2,000 waiters a look for cycles costs less than a second and heeds the deadline" {
-	local crowd i user system
 	need_long
-	crowd=$(probe crowd)
+	need python3
 	hold key
-	"$crowd" 2000 "$KEYLOCK" key true >/dev/null 3>&- 4>&- &
+	python3 "$BATS_TEST_DIRNAME/tools/crowd.py" 2000 "$KEYLOCK" key true >/dev/null 3>&- 4>&- &
 	crowd=$!
 	wait_for 50 eval '[ "$("$KEYLOCK" --list --json key | sed "s/.*waiting.:\([0-9]*\).*/\1/")" = 2000 ]'
 	# What it uses of a processor, which another load does not make more.

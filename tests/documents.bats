@@ -43,7 +43,6 @@ plain() {
 }
 
 @test "each option of the manual page is taken by keylock" {
-	local name
 	while read -r name; do
 		run_keylock "$name" 1
 		# This one comes after KEY.
@@ -103,7 +102,7 @@ mark() {
 
 # play BLOCK: runs a transcript; fails, showing the difference, unless it prints what it shows.
 play() {
-	local work=$BATS_TEST_TMPDIR/play line more command='' number=0 to_print=0 wrong=0 i
+	local work=$work/play line more command='' number=0 to_print=0 wrong=0 i
 	rm -rf "$work"
 	mkdir -p "$work/bin" "$work/here"
 	ln -s "$KEYLOCK" "$work/bin/keylock"
@@ -158,8 +157,8 @@ play() {
 
 play_all() {
 	local block wrong=0
-	blocks "$1" "$BATS_TEST_TMPDIR/blocks"
-	for block in "$BATS_TEST_TMPDIR"/blocks/*; do
+	blocks "$1" "$work/blocks"
+	for block in "$work"/blocks/*; do
 		play "$block" || wrong=$((wrong + 1))
 	done
 	[ "$wrong" = 0 ]
@@ -168,23 +167,22 @@ play_all() {
 @test "the transcripts of the README print what they show" {
 	need script flock
 	play_all "$readme"
-	[ "$(cat "$BATS_TEST_TMPDIR"/blocks/* | grep -c '^\$ ')" -ge 15 ]
+	[ "$(cat "$work"/blocks/* | grep -c '^\$ ')" -ge 15 ]
 }
 
 @test "the examples of the manual page print what they show" {
 	need script
 	play_all "$page"
-	[ "$(cat "$BATS_TEST_TMPDIR"/blocks/* | grep -c '^\$ ')" -ge 8 ]
+	[ "$(cat "$work"/blocks/* | grep -c '^\$ ')" -ge 8 ]
 }
 
 @test "a transcript that is wrong is noticed" {
 	need script
-	local block wanted
 	# Lines that it prints, and their order; the status of the command before; what runs in the
 	# background; numbers, durations, and a line that goes on in the next.
 	while IFS='|' read -r wanted block; do
-		echo -e "$block" >"$BATS_TEST_TMPDIR/block"
-		run play "$BATS_TEST_TMPDIR/block" </dev/null
+		echo -e "$block" >"$work/block"
+		run play "$work/block" </dev/null
 		[ "$status" = "$wanted" ]
 	done <<-'BLOCKS'
 		0|$ keylock key echo one\none
@@ -199,7 +197,7 @@ play_all() {
 }
 
 @test "what the manual page shows of crontab and of a script that wraps itself is the README's, whose run is tested" {
-	local line seen=0
+	seen=0
 	while IFS= read -r line; do
 		grep -qxF "    $line" "$readme"
 		seen=$((seen + 1))
@@ -224,7 +222,7 @@ play_all() {
 scene() {
 	local tool
 	[ -f "$top/.ci/run" ] || skip 'no .ci in this tree'
-	tree=$BATS_TEST_TMPDIR/tree bin=$BATS_TEST_TMPDIR/fakes calls=$BATS_TEST_TMPDIR/calls
+	tree=$work/tree bin=$work/fakes calls=$work/calls
 	mkdir -p "$tree" "$bin"
 	cp -R "$top/.ci" "$readme" "$tree"
 	for tool in apt-get setpriv chown make sudo; do
@@ -240,7 +238,6 @@ scene() {
 }
 
 @test ".ci/run runs the set-up lines of the README, with sudo and without, and sums up; it fails when a step fails" {
-	local packages step without_sudo
 	packages=$(sed -n 's/.*apt-get install -y \(.*\) && make check$/\1/p' "$readme")
 	[ -n "$packages" ]
 	for without_sudo in yes ''; do

@@ -1,4 +1,3 @@
-#!/usr/bin/env bats
 # Keys for other programs: --hold for a section of code in another language, --pin for programs with
 # an flock(2) of their own, and --auto, where the command is the key.
 
@@ -8,7 +7,7 @@ load helper
 
 setup() {
 	keylock_setup
-	in=$BATS_TEST_TMPDIR/hold.in said=$BATS_TEST_TMPDIR/hold.out
+	in=$work/hold.in said=$work/hold.out
 }
 
 # start_hold [OPTION]...: a keylock --hold as a child. Its input is our descriptor 5, its output is
@@ -59,21 +58,17 @@ is_over() {
 }
 
 @test "--hold: 64 where its input cannot stay open, or with what does not go with it" {
-	local input output options
 	echo >"$in"
 	for input in '</dev/null' '<&-' "<'$in'" "<>'$in'"; do
 		for options in '' '-A -k other'; do
-			run_it sh -c "exec \"\$KEYLOCK\" $options --hold key $input"
-			expect_message 64 input
+			it_fails 64 input sh -c "exec \"\$KEYLOCK\" $options --hold key $input"
 		done
 	done
 	for options in '-F --hold key' '-o --hold key' '-a --hold key' --hold '--hold key true'; do
-		run_it sh -c 'exec "$KEYLOCK" "$@" </dev/zero' - $options
-		expect_message 64
+		it_fails 64 '' sh -c 'exec "$KEYLOCK" "$@" </dev/zero' - $options
 	done
 	# As every script's background job has it.
-	run_it sh -c '"$KEYLOCK" --hold key & wait $!'
-	expect_message 64 input
+	it_fails 64 input sh -c '"$KEYLOCK" --hold key & wait $!'
 	for output in '>&-' '>/dev/full'; do
 		run_it sh -c "exec \"\$KEYLOCK\" --hold key </dev/zero $output"
 		[ "$status" != 0 ]
@@ -83,7 +78,6 @@ is_over() {
 }
 
 @test "P9 --hold: a signal ends it, and it dies of that signal" {
-	local signal
 	mkfifo "$in"
 	for signal in INT TERM HUP; do
 		: >"$out"
@@ -100,7 +94,7 @@ is_over() {
 }
 
 @test "P9 --hold: a full output keeps it from nothing" {
-	local end full=$BATS_TEST_TMPDIR/full
+	full=$work/full
 	mkfifo "$full" "$in"
 	exec 7<>"$full"
 	dd if=/dev/zero of="$full" oflag=nonblock bs=4096 2>/dev/null || :
@@ -118,7 +112,7 @@ is_over() {
 }
 
 @test "P2 --hold: a program that is killed lets go, and with -A leaves the key in doubt" {
-	local option caller lock program=$BATS_TEST_TMPDIR/program
+	program=$work/program
 	mkfifo "$in"
 	cat >"$program" <<-'SCRIPT'
 		coproc lock { exec "$KEYLOCK" "$3" --hold key; }
@@ -144,12 +138,10 @@ is_over() {
 }
 
 @test "P4 --hold: waits in line, and says locked only then; -n, -w and -E go with it" {
-	local first words
 	hold key
 	first=$holder
 	for words in '75 -n' '75 -w0.05' '9 -nE9'; do
-		run_it sh -c 'exec "$KEYLOCK" "$0" --hold key </dev/zero' "${words#* }"
-		expect_taken "${words% *}"
+		it_quiet "${words% *}" sh -c 'exec "$KEYLOCK" "$0" --hold key </dev/zero' "${words#* }"
 	done
 	start_hold
 	wait_for 20 has_ticket "$holder"
@@ -180,17 +172,14 @@ is_over() {
 }
 
 @test "P8 --hold with -A or -R: without the line done the key is left in doubt" {
-	local input option i
 	for option in -A -R; do
 		for input in 'done\n' 'what\never\ndone\n'; do
-			run_it sh -c 'printf "$1" | "$KEYLOCK" "$0" --hold key' "$option" "$input"
-			expect 0
+			it_gives 0 sh -c 'printf "$1" | "$KEYLOCK" "$0" --hold key' "$option" "$input"
 			[[ $output == locked && $(files) == 0 ]]
 		done
 		for input in '' don 'done?\n' ' done\n' 'DONE\n' 'done\nnot done\ndone' \
 			'donedone\n' 'undone\n'; do
-			run_it sh -c 'printf "$1" | "$KEYLOCK" "$0" --hold key' "$option" "$input"
-			[ "$output" = locked ]
+			it_prints locked sh -c 'printf "$1" | "$KEYLOCK" "$0" --hold key' "$option" "$input"
 			run_it sh -c 'exec "$KEYLOCK" -A --hold key </dev/zero'
 			expect_message 76 'key: the last holder died in the middle: ' input-ended
 			run_keylock --forget key
@@ -219,7 +208,6 @@ is_over() {
 # --- pin; --forget is in record.bats ---
 
 @test "--pin: makes the file, prints its path, and the file stays" {
-	local inode words
 	gives 0 --pin key
 	[[ $output == "$("$KEYLOCK" --path key)" && ! -s $output ]]
 	inode=$(stat -c %i "$output")
@@ -236,10 +224,8 @@ is_over() {
 }
 
 @test "P9 --pin waits while another is in the gate, as long as -w says; a signal ends that, or stops it" {
-	local pinning
 	keep gate
-	run_keylock -w 0.1 --pin key
-	expect_taken 75
+	quiet 75 -w 0.1 --pin key
 	"$(probe inherit)" -d "$KEYLOCK" --pin key >"$said" 3>&- 4>&- &
 	pinning=$!
 	wait_for 20 blocked "$KEYLOCK_DIR/key"
@@ -264,24 +250,20 @@ is_over() {
 @test "a stranger's file is neither pinned nor forgotten" {
 	public_keylock
 	hold key
-	run_it as_user 65534 "$public/keylock" --pin key
-	expect_message 73 "$KEYLOCK_DIR/key"
+	it_fails 73 "$KEYLOCK_DIR/key" as_user 65534 "$public/keylock" --pin key
 	let_go
 	[ "$(files)" = 0 ]
 	"$KEYLOCK" --pin key
-	run_it as_user 65534 "$public/keylock" --forget key
-	expect_message 73 "$KEYLOCK_DIR/key"
+	it_fails 73 "$KEYLOCK_DIR/key" as_user 65534 "$public/keylock" --forget key
 	[ -x "$KEYLOCK_DIR/key" ]
 	# One's own is.
-	run_it as_user 65534 "$public/keylock" --pin own
-	expect 0
-	run_it as_user 65534 "$public/keylock" --forget own
-	expect_taken 0
+	it_gives 0 as_user 65534 "$public/keylock" --pin own
+	it_quiet 0 as_user 65534 "$public/keylock" --forget own
 	[ "$(files)" = 1 ]
 }
 
 @test "P1 other programs' flock(2) and keylock exclude each other, the file pinned or not" {
-	local mode other path words script=$BATS_TEST_TMPDIR/script
+	script=$work/script
 	need flock
 	path=$("$KEYLOCK" --path key)
 	for mode in -x -s; do
@@ -329,7 +311,7 @@ is_over() {
 # --- auto ---
 
 @test "--auto: the same command is taken, another one is not" {
-	local script='echo >"$0.runs"; read -r _ <>"$0"' option
+	script='echo >"$0.runs"; read -r _ <>"$0"'
 	mkfifo "$in"
 	"$KEYLOCK" --auto sh -c "$script" "$in" 3>&- 4>&- &
 	wait_for 20 test -e "$in.runs"
@@ -345,14 +327,13 @@ is_over() {
 @test "--auto: different argument vectors are different keys" {
 	need python3
 	# Each line of keys is that of one argument vector, run under the key that --auto gave it.
-	run_it python3 -c 'import itertools, os, subprocess
+	it_gives 0 python3 -c 'import itertools, os, subprocess
 show = ["sh", "-c", "printf %s \"$KEYLOCK_KEY\""]
 words = ["", "a", " ", "\\", "a b", "\\ ", " \\", "\n"]
 vectors = [list(vector) for length in range(4)
     for vector in itertools.product(words[:8 if length < 3 else 4], repeat=length)]
 keylock = [os.environ["KEYLOCK"], "-a", *show]
 print(len(vectors), len({subprocess.check_output([*keylock, *vector]) for vector in vectors}))'
-	expect 0
 	[ "${output% *}" = "${output#* }" ]
 	[ "${output% *}" -gt 100 ]
 }
@@ -361,11 +342,10 @@ print(len(vectors), len({subprocess.check_output([*keylock, *vector]) for vector
 	mkdir -m 700 "$KEYLOCK_DIR"
 	echo precious >"$KEYLOCK_DIR/foreign"
 	: >"$KEYLOCK_DIR/linked"
-	ln "$KEYLOCK_DIR/linked" "$BATS_TEST_TMPDIR/other"
+	ln "$KEYLOCK_DIR/linked" "$work/other"
 	chmod 640 "$KEYLOCK_DIR"/*
 	for key in foreign linked; do
-		run_keylock --pin "$key"
-		expect_message 77 "$KEYLOCK_DIR/$key: "
+		fails 77 "$KEYLOCK_DIR/$key: " --pin "$key"
 		[ "$(stat -c %a "$KEYLOCK_DIR/$key")" = 640 ]
 	done
 }

@@ -1,4 +1,3 @@
-#!/usr/bin/env bats
 # Single attacks of a stranger in a directory that others may write to, each with its
 # outcome. All of them at once, at random, are in proof/hostile.sh.
 
@@ -7,7 +6,7 @@ load helper
 
 setup() {
 	keylock_setup
-	ran=$BATS_TEST_TMPDIR/ran
+	ran=$work/ran
 }
 
 # open_directory: one that others may write to, and so lock files in.
@@ -24,7 +23,6 @@ start_waiter() {
 }
 
 @test "P1 alone: a stranger's locks on bytes are no ancestor's, and keep one waiting as a holder does" {
-	local option byte
 	need_root
 	need setpriv
 	public_folder
@@ -36,8 +34,7 @@ start_waiter() {
 	for byte in 1 2 3 999 1000 2305843009213693953 4611686018427387905; do
 		keep reader="$byte"
 		for option in -r '-r -s' -x; do
-			run_it as_user 61111 env KEYLOCK_KEY=key "$public/keylock" -w 0.1 $option key touch "$public/ran"
-			expect_taken 75
+			it_quiet 75 as_user 61111 env KEYLOCK_KEY=key "$public/keylock" -w 0.1 $option key touch "$public/ran"
 		done
 		stop_keeping
 	done
@@ -47,25 +44,22 @@ start_waiter() {
 }
 
 @test "P9 never stuck: a ticket or presence that another program locks is waited for, and no longer" {
-	local what options
 	for what in ticket=1 ticket=2 reader=1000 ticket=1000 reader=2; do
 		keep "$what"
 		for options in -n '-w 0.1' '-w 0.1 -j 2'; do
 			# Another slot is had beside a first one that is taken.
 			[[ $what == *1000 || $options != *-j* ]] || continue
-			run_keylock $options key touch "$ran"
-			expect_taken 75
+			quiet 75 $options key touch "$ran"
 		done
 		stop_keeping
 		[ ! -e "$ran" ]
-		run_keylock -w 20 key true
-		expect 0
+		gives 0 -w 20 key true
 	done
 	[ "$(files)" = 0 ]
 }
 
 @test "who has waited for a key does not change the time of another's file that is linked there" {
-	local option first precious=$BATS_TEST_TMPDIR/precious
+	precious=$work/precious
 	open_directory
 	echo precious >"$precious"
 	touch -d '2026-01-01 00:00:00 UTC' "$precious"

@@ -1,4 +1,3 @@
-#!/usr/bin/env bats
 # Keys: which file each makes, that two keys are two locks, and that nothing is left of them.
 
 # Inner shells' own variables; formats that are made; the helper's variables.
@@ -57,12 +56,12 @@ odd_keys() {
 
 # Everything of the test's but what is in the directory and what the tests write themselves.
 beside() {
-	find "$BATS_TEST_TMPDIR" -path "$KEYLOCK_DIR" -prune -o \
+	find "$work" -path "$KEYLOCK_DIR" -prune -o \
 		-name 'held*' -o -name out -o -name err -o -print
 }
 
 @test "P1 odd keys: more than a hundred locks, none outside the directory" {
-	local keys key before held=$BATS_TEST_TMPDIR/held command_line=()
+	held=$work/held command_line=()
 	odd_keys
 	echo "${#keys[@]} keys"
 	[ "${#keys[@]}" -ge 100 ]
@@ -73,7 +72,6 @@ beside() {
 	done
 	"${command_line[@]}" sh -c 'echo $$ >"$0.new"; mv "$0.new" "$0"; exec sleep 600' \
 		"$held" 3>&- 4>&- 2>"$err" &
-	started $!
 	# It is gone when a key of it was not free.
 	wait_for 30 eval '[ -s "$held" ] || is_dead $!'
 	cat "$err"
@@ -97,7 +95,7 @@ beside() {
 }
 
 @test "odd keys: the file's name is the key, with %XX and %h where it must; no two have one" {
-	local keys key name i paths all=$BATS_TEST_TMPDIR/paths
+	all=$work/paths
 	odd_keys
 	for key in "${keys[@]}"; do
 		"$KEYLOCK" --path -- "$key" 3>&-
@@ -125,16 +123,13 @@ beside() {
 }
 
 @test "a name of up to 200 bytes is not shortened; keys of up to 131,000 bytes are taken" {
-	local key
 	printf -v key '%0200d' 0
-	run_keylock --path "$key"
-	[ "$output" = "$KEYLOCK_DIR/$key" ]
+	prints "$KEYLOCK_DIR/$key" --path "$key"
 	run_keylock --path "${key}0"
 	[[ $output == "$KEYLOCK_DIR/000"*%h* ]]
 	# 66 slashes are 198 bytes, 67 are 201; an escape is not cut in the middle.
 	printf -v key '%*s' 66 ''
-	run_keylock --path "${key// //}"
-	[ "$output" = "$KEYLOCK_DIR/${key// /%2F}" ]
+	prints "$KEYLOCK_DIR/${key// /%2F}" --path "${key// //}"
 	run_keylock --path "${key// //}/"
 	[[ ${output##*/} =~ ^(%2F)+%h[0-9a-f]{64}$ ]]
 	printf -v key '%0131000d' 0
@@ -145,23 +140,21 @@ beside() {
 }
 
 @test "KEYLOCK_KEY is the key, byte by byte, and replaces an older one" {
-	local keys key
 	odd_keys
 	export KEYLOCK_KEY=older
 	for key in "${keys[@]}"; do
-		printf %s "$key" >"$BATS_TEST_TMPDIR/wanted"
+		printf %s "$key" >"$work/wanted"
 		"$KEYLOCK" -- "$key" sh -c 'printf %s "$KEYLOCK_KEY"' >"$out" 3>&-
-		cmp "$BATS_TEST_TMPDIR/wanted" "$out"
+		cmp "$work/wanted" "$out"
 	done
 	run_keylock key env
 	[ "$(grep -c '^KEYLOCK_KEY=' <<<"$output")" = 1 ]
 }
 
 @test "P3 a held key has one file, and after thousands of keys the directory is empty" {
-	local count=3000
+	count=3000
 	[ -z "${KEYLOCK_LONG-}" ] || count=20000
-	run_keylock user:42 ls -A "$KEYLOCK_DIR"
-	[ "$output" = user:42 ]
+	prints user:42 user:42 ls -A "$KEYLOCK_DIR"
 	# Each run sees its own file: a keylock that made none would leave none, too.
 	seq "$count" | xargs -P 2 -n 500 sh -c 'for n; do
 			"$KEYLOCK" "user:$n" test -f "$KEYLOCK_DIR/user:$n" || echo "$n failed"
@@ -174,13 +167,11 @@ beside() {
 
 # same_path COMMAND…: from there the path is the same.
 same_path() {
-	run_it "$@" "$KEYLOCK" --path 'some job/1'
-	expect 0
-	[ "$output" = "$path" ]
+	it_prints "$path" "$@" "$KEYLOCK" --path 'some job/1'
 }
 
 @test "P7 same key, same lock, whatever the environment is" {
-	local path at=$BATS_TEST_TMPDIR
+	at=$work
 	unset KEYLOCK_DIR
 	path=$("$KEYLOCK" --path 'some job/1')
 	[[ $path == */'some%20job%2F1' ]]

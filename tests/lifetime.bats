@@ -1,4 +1,3 @@
-#!/usr/bin/env bats
 # How long a lock lives: as long as the command, whoever is killed, and not longer.
 
 # Words that are split on purpose; the inner shells' and the helper's variables.
@@ -29,7 +28,6 @@ all_free() {
 }
 
 @test "P2 the keys are free and their files gone when the command has ended" {
-	local option
 	for option in -x -s '-k other' -l -F --no-fork; do
 		hold $option key
 		all_taken "$option"
@@ -46,17 +44,16 @@ all_free() {
 }
 
 @test "P1 keylock is killed: its command has the keys until it has ended, then who waits" {
-	local option
 	for option in -x -s '-k other' '-k other -s'; do
 		hold $option key
 		kill_hard "$holder"
 		all_taken "$option"
 		in_state "$held" RSD
-		line_up $option -x key touch "$BATS_TEST_TMPDIR/served"
-		[ ! -e "$BATS_TEST_TMPDIR/served" ]
+		line_up $option -x key touch "$work/served"
+		[ ! -e "$work/served" ]
 		kill_hard "$held"
 		ended_with "$waiter" 0
-		rm "$BATS_TEST_TMPDIR/served"
+		rm "$work/served"
 		[ "$(files)" = 0 ]
 		# Without a waiter the first run takes the dead one's file away.
 		hold $option key
@@ -74,7 +71,6 @@ all_free() {
 }
 
 @test "P2 a command that ended by itself leaves a daemon, and no key, behind" {
-	local end option
 	for end in 0 5 128 193 255; do
 		for option in -x -s -j2 '-k other'; do
 			leave_daemon "exit $end" $option key
@@ -94,19 +90,18 @@ all_free() {
 }
 
 @test "P2 a command that died leaves the keys to what it left running" {
-	local end option said=$BATS_TEST_TMPDIR/said
+	said=$work/said
 	# Of a signal, or as a shell says it, or because keylock was told to end.
 	for end in 'kill -KILL $$' 'kill -TERM $$' '(kill $PPID); wait' 'exit 129' 'exit 192'; do
 		for option in -x -s '-k other' '-j 1' -A; do
 			leave_daemon "$end" $option key
 			[ "$status" -ge 129 ]
 			all_taken "$option"
-			run_keylock --who key
-			[ "$output" = "$daemon" ]
+			prints "$daemon" --who key
 			# Who waits is told for whom, and comes when that has ended.
-			line_up -v $option -x key touch "$BATS_TEST_TMPDIR/served" 2>"$said"
+			line_up -v $option -x key touch "$work/served" 2>"$said"
 			wait_for 20 grep -q "key: waiting for pid $daemon (sleep)" "$said"
-			[ ! -e "$BATS_TEST_TMPDIR/served" ]
+			[ ! -e "$work/served" ]
 			kill_hard "$daemon"
 			case $option in
 			-A)
@@ -115,7 +110,7 @@ all_free() {
 				;;
 			*)
 				ended_with "$waiter" 0
-				rm "$BATS_TEST_TMPDIR/served"
+				rm "$work/served"
 				;;
 			esac
 			all_free "$option"
@@ -132,7 +127,6 @@ all_free() {
 }
 
 @test "-l, -F: the keys are taken until the last process that inherited them has ended" {
-	local option
 	for option in -l --linger -F '-k other -l' '-k other -F' '-j 1 -l' '-j 1 -F'; do
 		leave_daemon 'exit 5' $option key
 		expect 5
@@ -141,14 +135,13 @@ all_free() {
 		kill_hard "$daemon"
 		all_free "$option"
 		# Who closes the descriptors that it does not know has not inherited.
-		run_keylock $option key bash -c 'for fd in /proc/$$/fd/*; do
+		gives 0 $option key bash -c 'for fd in /proc/$$/fd/*; do
 				fd=${fd##*/}
 				[ "$fd" -lt 3 ] || eval "exec $fd>&-"
 			done
-			sleep 1000 & echo $! >"$0"' "$BATS_TEST_TMPDIR/daemon"
-		expect 0
+			sleep 1000 & echo $! >"$0"' "$work/daemon"
 		all_free "$option"
-		kill_hard "$(cat "$BATS_TEST_TMPDIR/daemon")"
+		kill_hard "$(cat "$work/daemon")"
 	done
 }
 
@@ -162,7 +155,7 @@ all_free() {
 }
 
 @test "P1 a script that uses the descriptors 3 to 9 does not give the key away" {
-	local shell script=$BATS_TEST_TMPDIR/script
+	script=$work/script
 	cat >"$script" <<-'END'
 		exec 3>/dev/null 4>/dev/null 5>/dev/null 6>/dev/null 7>/dev/null 8>/dev/null
 		exec 9<"$0"
@@ -184,7 +177,6 @@ all_free() {
 }
 
 @test "P9 one stopped inside the gate delays the end by a moment, the next not at all" {
-	local begin passed
 	hold key
 	keep gate
 	begin=$(milliseconds)
@@ -197,23 +189,22 @@ all_free() {
 	all_free key
 
 	hold key
-	line_up key touch "$BATS_TEST_TMPDIR/served"
+	line_up key touch "$work/served"
 	keep gate
 	let_go
-	wait_for 20 test -e "$BATS_TEST_TMPDIR/served"
+	wait_for 20 test -e "$work/served"
 	stop_keeping
 	ended_with "$waiter" 0
 	all_free key
 }
 
 @test "P1 nobody ever runs beside another, whoever is killed" {
-	local alone seconds=2
+	seconds=2
 	[ -z "${KEYLOCK_LONG-}" ] || seconds=30
 	alone=$(probe alone)
 	# On a loaded machine longer, until enough was tried.
 	while :; do
-		run_it "$alone" "$BATS_TEST_TMPDIR/witness" "$seconds" 8 "$KEYLOCK" key
-		expect 0
+		it_gives 0 "$alone" "$work/witness" "$seconds" 8 "$KEYLOCK" key
 		[[ $output =~ ^runs=([0-9]+)\ kills=([0-9]+)\ overlaps=0\ stuck=0$ ]]
 		[ "${BASH_REMATCH[1]}" -lt 50 ] || [ "${BASH_REMATCH[2]}" -lt 20 ] || break
 		seconds=$((2 * seconds))

@@ -1,4 +1,3 @@
-#!/usr/bin/env bats
 # What the system may refuse: each time one clear line with its status, no command without its lock,
 # and the key free afterwards. By the real thing where there is one (old kernels and sandboxes by
 # seccomp, limits, full and read-only file systems, no /proc, no /run), else by one fault of
@@ -58,14 +57,12 @@ unharmed() {
 
 # in_doubt: the record of the key is still there.
 in_doubt() {
-	run_keylock -A key true
-	expect_message 76 "$@"
+	fails 76 "$@" -A key true
 }
 
 # --- 71: the system refused something ---
 
 @test "a kernel before 3.15: 71, which kernel it needs, and nothing is run" {
-	local words
 	for words in key '-n key' '-s key' '-w 1 key' '-F key' '-A key' '-l key' '-j 2 key' \
 		'-k other key' '--pin key' '--forget key'; do
 		[[ $words == --* ]] || words+=" touch $ran"
@@ -79,7 +76,6 @@ in_doubt() {
 }
 
 @test "71: no descriptor, no process for the command" {
-	local error limit
 	need_plain
 	# With 10 or fewer the lock cannot get a descriptor of 10 or above.
 	for limit in {3..10}; do
@@ -112,7 +108,6 @@ in_doubt() {
 }
 
 @test "71: no descriptor for looking, and not that nobody holds the key" {
-	local limit
 	need_plain
 	hold key
 	# The standard streams, the directory, and its entries or a lockfile.
@@ -128,7 +123,6 @@ in_doubt() {
 }
 
 @test "71: no locks are left, or sleeping fails" {
-	local how
 	# The gate, the presence, and the lock; at slots, and at the second one.
 	for how in fcntl:error=ENOLCK:when=1 fcntl:error=ENOLCK:when=3 flock:error=ENOLCK:when=1; do
 		fault "$how" "$lockfile" -- key touch "$ran"
@@ -149,7 +143,7 @@ in_doubt() {
 }
 
 @test "71: no timer to be had, or to be set, for who must wait; a free key is had" {
-	local how none=timer_create=38
+	none=timer_create=38
 	refusing "$none" "$KEYLOCK" -w 5 key true
 	expect 0
 	# A timer counts as a signal that waits to be delivered.
@@ -177,7 +171,7 @@ in_doubt() {
 }
 
 @test "71: no memory, for good or for a moment, and never a part of a list or a line" {
-	local when what long keys=() i whole
+	keys=()
 	need_plain
 	printf -v long '%0600d' 0
 	for i in {1..200}; do
@@ -278,7 +272,7 @@ in_doubt() {
 }
 
 @test "73: directory or lockfile cannot be seen, opened, made, or brought to disk" {
-	local how at words open=openat,open stat=fstat,newfstatat
+	open=openat,open stat=fstat,newfstatat
 	while IFS='|' read -r how at words; do
 		fault "$how" $at -- $words key touch "$ran"
 		refused 73 "$KEYLOCK_DIR"
@@ -306,7 +300,6 @@ in_doubt() {
 }
 
 @test "P8 a record that cannot be read, written over or ended: told, and the key stays in doubt" {
-	local how
 	# The record's end, and the lock that is asked for before it.
 	for how in ftruncate:error=EIO:when=2 flock:error=EIO:when=2; do
 		fault "$how" "$lockfile" -- -A key sh -c 'exit 3'
@@ -344,7 +337,6 @@ in_doubt() {
 }
 
 @test "what is interrupted, has nothing to give yet, or is needed only for looking stops nothing" {
-	local how
 	for how in rt_sigtimedwait,rt_sigtimedwait_time64:error=EINTR:when=1..3 \
 		wait4:error=EINTR:when=1 fstatfs,statfs:error=ENOSYS; do
 		fault "$how" -- key sh -c 'exit 7'
@@ -359,7 +351,7 @@ in_doubt() {
 }
 
 @test "75: the lockfile loses its name again and again; once is nothing" {
-	local lost=newfstatat:error=ENOENT
+	lost=newfstatat:error=ENOENT
 	fault $lost key -- -w 0.1 key touch "$ran"
 	expect_taken 75
 	fault $lost key -- -w 0.1 -j 2 key touch "$ran"

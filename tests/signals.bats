@@ -1,4 +1,3 @@
-#!/usr/bin/env bats
 # Signals to keylock, and what of the caller's signals and timers reaches the command.
 
 # The words of a case are split on purpose (SC2086); inner shells' and the helper's variables.
@@ -11,8 +10,8 @@ setup() {
 	keylock_setup
 	inherit=$(probe inherit)
 	ended=$(probe ended)
-	ran=$BATS_TEST_TMPDIR/ran
-	log=$BATS_TEST_TMPDIR/log
+	ran=$work/ran
+	log=$work/log
 	# A command that ends with status 9 when it is told to go. It has no child: a shell cannot stop
 	# while its child is stopped before its exec.
 	job=(sh -c 'mkfifo "$0.go"; exec 8<>"$0.go"; echo $$ >"$0"; read -r _ <&8; exit 9' "$ran")
@@ -20,7 +19,7 @@ setup() {
 
 # Starts a keylock command in the background, sets keylock and watcher. ended_as checks how it ended.
 start_ended() {
-	local file=$BATS_TEST_TMPDIR/end
+	local file=$work/end
 	rm -f "$file" "$file.pid"
 	"$inherit" -d "$ended" "$file" sh -c 'echo $$ >"$0.pid"; exec "$@"' "$file" "$@" 3>&- 4>&- &
 	watcher=$!
@@ -30,8 +29,8 @@ start_ended() {
 
 ended_as() {
 	wait "$watcher"
-	echo "ended: $(cat "$BATS_TEST_TMPDIR/end")"
-	[ "$(cat "$BATS_TEST_TMPDIR/end")" = "$1" ]
+	echo "ended: $(cat "$work/end")"
+	[ "$(cat "$work/end")" = "$1" ]
 }
 
 # Waits until the job runs; sets held, its pid.
@@ -47,8 +46,7 @@ go() {
 }
 
 taken() {
-	run_keylock -n key true
-	expect 75
+	gives 75 -n key true
 }
 
 # Starts keylock in the background as a shell with job control would. Sets waiter when it waits.
@@ -78,25 +76,22 @@ send() {
 # Runs a command under a taken key: starts it in the background, lets it wait, lets the holder go.
 after_waiting() {
 	hold key
-	start_waiter "$@" >"$BATS_TEST_TMPDIR/waited"
+	start_waiter "$@" >"$work/waited"
 	let_go
 	status=0
 	wait "$waiter" || status=$?
-	output=$(cat "$BATS_TEST_TMPDIR/waited")
+	output=$(cat "$work/waited")
 }
 
 # Starts keylock, sends it SIGNAL as it starts, a few hundred times; see early.py.
 at_every_moment() {
 	need python3
-	run_it python3 "$BATS_TEST_DIRNAME/tools/early.py" "$(kill -l "$1")" 250 "$KEYLOCK" "${@:2}"
-	expect 0
-	[ "$output" = 'worked=250 stuck=0 odd=0' ]
+	it_prints 'worked=250 stuck=0 odd=0' python3 "$BATS_TEST_DIRNAME/tools/early.py" "$(kill -l "$1")" 250 "$KEYLOCK" "${@:2}"
 }
 
 # --- signals to one that runs ---
 
 @test "P6 each signal that can be caught reaches the command once, one that queues up as often as it was sent" {
-	local i signal expected
 	start_recorder
 	expected="ready $recorder"
 	for i in {1..10}; do
@@ -126,7 +121,6 @@ at_every_moment() {
 }
 
 @test "P6 what the command sends to its whole group is not sent back to it" {
-	local i
 	start_recorder -g
 	for i in {1..20}; do
 		# Makes it send USR1 to the group, keylock included.
@@ -143,7 +137,6 @@ at_every_moment() {
 }
 
 @test "P6 keylock dies of the signal that its command dies of" {
-	local signal
 	for signal in TERM HUP INT USR1 ALRM RTMIN; do
 		start_ended "$KEYLOCK" key "${job[@]}"
 		job_runs
@@ -163,7 +156,6 @@ at_every_moment() {
 }
 
 @test "P9 a signal to a waiter is noticed whenever it comes, and Ctrl-Z stops it" {
-	local signal
 	hold key
 	for signal in TERM TSTP; do
 		at_every_moment "$signal" key touch "$ran"
@@ -176,7 +168,6 @@ at_every_moment() {
 }
 
 @test "P6 SIGSTOP and SIGCONT, to the command alone or to the whole group, leave nobody stopped" {
-	local i pid
 	start_ended "$inherit" -g "$KEYLOCK" key "${job[@]}"
 	job_runs
 	kill -STOP "$held"
@@ -206,16 +197,14 @@ at_every_moment() {
 # --- what the command inherits ---
 
 @test "P6 mask, dispositions and umask reach the command as they were, after waiting, too" {
-	local what how expected show=(grep -E '^(SigBlk|SigIgn|Umask)' /proc/self/status)
+	show=(grep -E '^(SigBlk|SigIgn|Umask)
 	for what in '' '-b all' '-i all' '-b all -i all' '-b 14 -i 14 -u 0777' '-b 15 -i 1 -i 2' '-i 17' \
 		'-b 17 -b 18 -b 20' '-u 0'; do
 		run_it "$inherit" -d $what "${show[@]}"
 		[ "$(wc -l <<<"$output")" = 3 ]
 		expected=$output
 		for how in '' -F -o -l -s -n '-w 100' '-w 100 -F'; do
-			run_it "$inherit" -d $what "$KEYLOCK" $how key "${show[@]}"
-			expect 0
-			[ "$output" = "$expected" ]
+			it_prints "$expected" "$inherit" -d $what "$KEYLOCK" $how key "${show[@]}"
 		done
 		case $what in
 		'' | '-b all' | '-i all' | *-u*777)
@@ -230,22 +219,16 @@ at_every_moment() {
 		# The shell may change something itself: dash takes SIGCHLD back.
 		run_it "$inherit" -d $what sh -c "exec $(printf '%q ' "${show[@]}")"
 		expected=$output
-		run_it "$inherit" -d $what "$KEYLOCK" key -c "exec $(printf '%q ' "${show[@]}")"
-		expect 0
-		[ "$output" = "$expected" ]
-		run_it "$inherit" -d $what "$KEYLOCK" key sh -c 'exit 9'
-		expect 9
+		it_prints "$expected" "$inherit" -d $what "$KEYLOCK" key -c "exec $(printf '%q ' "${show[@]}")"
+		it_gives 9 "$inherit" -d $what "$KEYLOCK" key sh -c 'exit 9'
 	done
 	[ "$(files)" = 0 ]
 }
 
 @test "P6 nohup: an ignored SIGHUP stays ignored, by keylock, too, running or waiting" {
-	local option first
 	need nohup
 	for option in -x -F; do
-		run_it nohup "$KEYLOCK" "$option" key sh -c 'kill -HUP $$; echo alive'
-		expect 0
-		[ "$output" = alive ]
+		it_prints alive nohup "$KEYLOCK" "$option" key sh -c 'kill -HUP $$; echo alive'
 	done
 	"$inherit" -d -i 1 "$KEYLOCK" key "${job[@]}" 3>&- 4>&- &
 	first=$!
@@ -259,7 +242,6 @@ at_every_moment() {
 }
 
 @test "P6 an alarm set by the caller reaches the command, after waiting, too" {
-	local how under
 	# With a process in between it comes by way of keylock,
 	start_ended "$inherit" -a 200 "$KEYLOCK" key sleep 1000
 	ended_as "signal $(kill -l ALRM)"
@@ -274,13 +256,11 @@ at_every_moment() {
 			expect 0
 			[[ $output -gt 50000 && $output -le 100000 ]]
 		done
-		run_it "$inherit" -d "$KEYLOCK" $how key "$inherit" -A
-		[ "$output" = 0 ]
+		it_prints 0 "$inherit" -d "$KEYLOCK" $how key "$inherit" -A
 	done
 }
 
 @test "P9 an alarm set by the caller ends a waiter, unless it is ignored or blocked" {
-	local how begin
 	keep flock
 	for how in '' '-w 100'; do
 		start_ended "$inherit" -a 200 "$KEYLOCK" $how key touch "$ran"
@@ -288,8 +268,7 @@ at_every_moment() {
 	done
 	for how in '-i 14' '-b 14'; do
 		begin=$(milliseconds)
-		run_it "$inherit" -d $how -a 50 "$KEYLOCK" -w 0.3 key touch "$ran"
-		expect 75
+		it_gives 75 "$inherit" -d $how -a 50 "$KEYLOCK" -w 0.3 key touch "$ran"
 		[ $(($(milliseconds) - begin)) -ge 300 ]
 	done
 	[ ! -e "$ran" ]
@@ -298,7 +277,7 @@ at_every_moment() {
 # --- signals to a waiter ---
 
 @test "P4 P9 a waiter dies of a signal, gives up its place to those behind it, and leaves no file" {
-	local signal waiter=''
+	waiter=''
 	ulimit -c 0
 	hold key
 	# Those that are caught while waiting, and of the others some.
@@ -317,7 +296,6 @@ at_every_moment() {
 }
 
 @test "P3 a waiter that is killed while the key becomes free leaves no file" {
-	local i
 	for i in {1..25}; do
 		hold key
 		start_waiter "$KEYLOCK" key sleep 1000
@@ -335,7 +313,6 @@ at_every_moment() {
 }
 
 @test "P9 TSTP to a waiter in a group that cannot be stopped does not hang it" {
-	local i
 	need setsid
 	hold key
 	# The kernel does not stop an orphaned group by a signal that a terminal could send.
@@ -365,7 +342,6 @@ at_every_moment() {
 }
 
 @test "P1 who queues anew knows nothing any more of what it had found in its first wait" {
-	local outer inner other
 	hold b
 	# The nested run has a's leave, and waits for b; then it is nested no more, and is stopped.
 	"$KEYLOCK" -o a sh -c '"$0" -g "$KEYLOCK" -r -k a b touch "$1" &
@@ -396,7 +372,7 @@ at_every_moment() {
 }
 
 @test "P6 process 1 of a pid namespace ends with 128+N" {
-	local file=$BATS_TEST_TMPDIR/end unshare expected how
+	file=$work/end
 	need unshare
 	if unshare -p --fork true 2>/dev/null; then
 		unshare=(unshare -p --fork --kill-child)
@@ -406,7 +382,7 @@ at_every_moment() {
 		skip 'may not make a pid namespace'
 	fi
 	while read -r expected how; do
-		run_it ended "$file" "$inherit" -d "${unshare[@]}" "$KEYLOCK" key sh -c "$how"
+		run_it "$(probe ended)" "$file" "$inherit" -d "${unshare[@]}" "$KEYLOCK" key sh -c "$how"
 		[ "$(cat "$file")" = "exit $expected" ]
 	done <<-'END'
 		143 kill -TERM $$
@@ -419,7 +395,6 @@ at_every_moment() {
 }
 
 @test "P9 a signal that comes between the last look for one and the sleep is not slept over" {
-	local blocked
 	need strace
 	hold key
 	# The calls by which signals are let in and kept out return half a second late.

@@ -1,4 +1,3 @@
-#!/usr/bin/env bats
 # Slots: at most N at once, in turn, asleep, and had at once when one becomes free.
 
 # Words that are split on purpose; inner shells' own variables; the helper's variables.
@@ -30,7 +29,7 @@ queue() {
 	local name=$1
 	shift
 	line_up "$@" key bash -c 'echo "$0 ${EPOCHREALTIME/[.,]/}" >>"$1"' \
-		"$name" "$BATS_TEST_TMPDIR/order"
+		"$name" "$work/order"
 }
 
 # Fails when NAME began more than a second after $begin (microseconds); 50 ms is what is promised of
@@ -38,7 +37,7 @@ queue() {
 began_at_once() {
 	local at
 	ended_with "$waiter" 0
-	at=$(sed -n "s/^$1 //p" "$BATS_TEST_TMPDIR/order")
+	at=$(sed -n "s/^$1 //p" "$work/order")
 	echo "$1: had after $(((at - begin) / 1000)) ms"
 	[ $((at - begin)) -lt 1000000 ]
 }
@@ -48,7 +47,6 @@ microseconds() {
 }
 
 @test "P1 -j N: N hold at once and not one more; without -j it is 1, and the larger N counts" {
-	local n
 	for n in 1 2 3 7; do
 		holders=()
 		hold_slots "$n" -n --slots "$n" key
@@ -75,7 +73,6 @@ microseconds() {
 }
 
 @test "slots of one key are not those of another; a thousand are one file where one is used" {
-	local long key
 	printf -v long '%0300d' 0
 	for key in key "$long"; do
 		hold_slots 2 -j 2 "$key"
@@ -84,21 +81,18 @@ microseconds() {
 		free -j 2 "$key%s2"
 	done
 	[ "$(files)" = 4 ]
-	run_keylock -j 1000 third sh -c 'ls "$KEYLOCK_DIR" | grep -c third'
-	[ "$output" = 1 ]
+	prints 1 -j 1000 third sh -c 'ls "$KEYLOCK_DIR" | grep -c third'
 	end_holders
 }
 
 @test "P9 -n, -w, -E, -v and -W of a key all whose slots are taken" {
-	local begin passed words
 	hold_slots 2 -j 2 key
 	begin=$(milliseconds)
 	taken -w 0.2 -j 2 key
 	passed=$(($(milliseconds) - begin))
 	[[ $passed -ge 200 && $passed -lt 2200 ]]
 	for words in '7 -E7 -w0.1' '75 -W10m -n' '0 -E0 -n'; do
-		run_keylock ${words#* } -j 2 key touch "$ran"
-		expect_taken "${words%% *}"
+		quiet "${words%% *}" ${words#* } -j 2 key touch "$ran"
 	done
 	fails 75 'key: taken: pid ' -v -n -j 2 key touch "$ran"
 	touch -d '1 hour ago' "$KEYLOCK_DIR"/*
@@ -111,14 +105,12 @@ microseconds() {
 }
 
 @test "-n beside many others is not turned away while there are slots for all" {
-	run_it "$(probe crowd)" 200 "$KEYLOCK" -n -j 300 key true
-	expect 0
-	[ "$output" = '0 200' ]
+	it_prints '0 200' "$(probe crowd)" 200 "$KEYLOCK" -n -j 300 key true
 	[ "$(files)" = 0 ]
 }
 
 @test "P4 who waits for a slot is served in the order of arrival" {
-	local i expected='' waiters=()
+	expected='' waiters=()
 	hold_slots 2 -j 2 key
 	# One slot stays taken, so all pass through the other one by one.
 	for i in {1..80}; do
@@ -150,7 +142,6 @@ microseconds() {
 }
 
 @test "P4 nobody passes one who waits, though a slot is free" {
-	local first
 	hold_slots 2 -j 2 key
 	queue first -j 2
 	first=$waiter
@@ -169,7 +160,6 @@ microseconds() {
 }
 
 @test "P1 who comes to a file that has lost its name stands in the line of the new one" {
-	local late
 	keep gate
 	"$KEYLOCK" -j 2 key true 3>&- 4>&- &
 	late=$!
@@ -185,7 +175,7 @@ microseconds() {
 }
 
 @test "P9 a slot whose gate somebody stopped in is taken, and no more than that" {
-	local begin said=$BATS_TEST_TMPDIR/said
+	said=$work/said
 	hold_slots 1 -j 3 key
 	"$(probe keep)" "$KEYLOCK_DIR/key%s2" gate >"$said" 3>&- 4>&- &
 	# shellcheck disable=SC2034 # for stop_keeping
@@ -209,18 +199,16 @@ microseconds() {
 }
 
 @test "P4 in a stream of arrivals at slots nobody is served before one that came earlier" {
-	local count=200
+	count=200
 	[ -z "${KEYLOCK_LONG-}" ] || count=3000
 	hold_slots 1 -j 2 key
-	run_it "$(probe arrivals)" "$BATS_TEST_TMPDIR/begun" "$count" 2000 1000 "$KEYLOCK" -j 2 key
-	expect 0
+	it_gives 0 "$(probe arrivals)" "$work/begun" "$count" 2000 1000 "$KEYLOCK" -j 2 key
 	[[ $output =~ ^served=$count\ waited=([0-9]+)\ barged=0\ late=[0-9]+$ ]]
 	[ "${BASH_REMATCH[1]}" -ge 20 ]
 	end_holders
 }
 
 @test "P9 a signal ends or stops one that waits for a slot" {
-	local first signal
 	hold_slots 2 -j 2 key
 	queue first -j 2
 	first=$waiter
@@ -247,7 +235,6 @@ microseconds() {
 }
 
 @test "P4 after a stop while -k waits for the second key the first is queued for by its own name" {
-	local both
 	hold -j 2 a
 	hold_slots 2 -j 2 b
 	"$(probe inherit)" -g "$KEYLOCK" -j 2 -k a b true 3>&- 4>&- &
@@ -267,10 +254,10 @@ microseconds() {
 }
 
 @test "P5 who waits for a slot sleeps; the first in line looks once a second" {
-	local i group firsts=() others=() before=() after=()
+	firsts=() others=() before=() after=()
 	# Three that are first in line, each of its own keys: whatever it did before it sleeps.
 	for group in 1 2 3; do
-		export KEYLOCK_DIR=$BATS_TEST_TMPDIR/dir$group
+		export KEYLOCK_DIR=$work/dir$group
 		hold_slots 2 -j 2 key
 		case $group in
 		1) queue first -j 2 ;;
@@ -340,7 +327,6 @@ hand_over() {
 }
 
 @test "P2 a slot is had at once, however its holder ends, though it leaves a daemon behind" {
-	local how
 	hold -j 2 key
 	for how in ended daemon killed keylock_first in_place linger; do
 		hand_over "$how"
@@ -348,22 +334,20 @@ hand_over() {
 }
 
 @test "P2 with no inotify instance left, and without what sets times, slots are had as well" {
-	local refuse
 	refuse=$(probe refuse)
 	"$refuse" 'inotify_init1=24' true || skip 'no seccomp here'
 	hold_slots 2 -j 2 key
 	export REAL=$KEYLOCK
 	printf '#!/bin/sh\nexec "%s" inotify_init1=24,utimensat=38 "$REAL" "$@"\n' "$refuse" \
-		>"$BATS_TEST_TMPDIR/keylock"
-	chmod +x "$BATS_TEST_TMPDIR/keylock"
-	KEYLOCK=$BATS_TEST_TMPDIR/keylock
+		>"$work/keylock"
+	chmod +x "$work/keylock"
+	KEYLOCK=$work/keylock
 	taken -w 0.2 -j 2 key
 	let_go
 	hand_over ended
 }
 
 @test "P3 files of slots whose holders were killed go with the first run that comes after" {
-	local first
 	hold_slots 1 -j 3 key
 	first=$held
 	hold_slots 1 -j 3 key
@@ -410,7 +394,6 @@ hand_over() {
 }
 
 @test "--list and --who show each slot that is held, and who waits" {
-	local lines
 	hold_slots 3 -j 3 key
 	queue first -j 3
 	queue second -j 3
@@ -428,7 +411,6 @@ hand_over() {
 }
 
 @test "-j with what is no number of slots, or does not go with it: 64" {
-	local value
 	for value in 0 1001 x '' -1 1.5 2x ' 2' +2 99999999999999999999; do
 		fails 64 -j -j "$value" key touch "$ran"
 	done
@@ -445,13 +427,12 @@ hand_over() {
 # too few, or nothing at all; or when not all slots can be had afterwards.
 stress() {
 	local options=() slots=${*: -1} count=${*: -4:1}
-	rm -f "$BATS_TEST_TMPDIR/witness" # it counts on
+	rm -f "$work/witness" # it counts on
 	while [ $# -gt 4 ]; do
 		options+=("$1")
 		shift
 	done
-	run_it "$(probe slotted)" "${options[@]}" "$BATS_TEST_TMPDIR/witness" "$@" "$KEYLOCK" key
-	expect 0
+	it_gives 0 "$(probe slotted)" "${options[@]}" "$work/witness" "$@" "$KEYLOCK" key
 	[[ $output =~ ^runs=([0-9]+)\ kills=([0-9]+)\ excess=0\ most=$slots\ low_ms=([0-9]+)\  ]]
 	[[ $output == *' others=0 stuck=0' ]]
 	case ${options[*]} in
@@ -478,7 +459,7 @@ stress() {
 }
 
 @test "P1 slots while daemons are left behind, and holders and waiters are killed" {
-	local count=300
+	count=300
 	[ -z "${KEYLOCK_LONG-}" ] || count=6000
 	stress -d "$count" 12 1000 3
 	stress -k "$count" 12 1500 3
@@ -486,7 +467,6 @@ stress() {
 }
 
 @test "P2 a thousand slots, all taken, and one who waits" {
-	local i one begin
 	need_long
 	for i in {1..1000}; do
 		"$KEYLOCK" -F -j 1000 key sleep 1000 3>&- 4>&- &
@@ -500,7 +480,6 @@ stress() {
 }
 
 @test "P5 the first in line for a slot sleeps again when others have come and gone" {
-	local before
 	hold_slots 2 -j 2 key
 	queue first -j 2
 	taken -j 2 key

@@ -1,4 +1,3 @@
-#!/usr/bin/env bats
 # Job control and the keys of a real terminal.
 # shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154 # inner shells' and the helper's variables
 
@@ -6,7 +5,7 @@ load helper
 
 setup() {
 	keylock_setup
-	cd "$BATS_TEST_TMPDIR" || return
+	cd "$work" || return
 	# A command that writes its pid to NAME.run and ends with status 9 when it is told to go. It has
 	# no child from then on: a shell puts off a Ctrl-C until its child has ended, and cannot stop
 	# while its child is stopped before its exec.
@@ -61,8 +60,7 @@ says() {
 }
 
 taken() {
-	run_keylock -n key true
-	expect 75
+	gives 75 -n key true
 }
 
 both_ended() {
@@ -88,7 +86,6 @@ waits_in_front() {
 }
 
 @test "P6 Ctrl-Z, fg and bg work on a running command, in a process group of its own, too" {
-	local wrapper
 	terminal_shell
 	for wrapper in '' 'timeout 100'; do
 		type_job a "$wrapper sh job"
@@ -116,7 +113,6 @@ waits_in_front() {
 }
 
 @test "P6 a command that stops itself, or reads in the background, stops keylock, fg and bg go on" {
-	local how
 	terminal_shell
 	for how in TSTP TTIN TTOU; do
 		type_line '"$KEYLOCK" key sh -c "kill -'$how' \$\$; . ./job '$how'" job '$how''
@@ -146,14 +142,13 @@ waits_in_front() {
 # not mind a keylock that is stopped for a moment. Sets command and keylock.
 start_recorder() {
 	terminal sh -c 'trap : INT QUIT WINCH; '"$1"' "$KEYLOCK" key "$1" "$2/log"; echo $? >"$2/said"' sh \
-		"$(probe recorder)" "$BATS_TEST_TMPDIR"
+		"$(probe recorder)" "$work"
 	wait_for 20 has_lines 1 log
 	read -r _ command <log
 	keylock=$(parent "$command")
 }
 
 @test "P6 one Ctrl-C is one SIGINT to the command" {
-	local i expected
 	start_recorder ''
 	for i in {1..5}; do
 		# Two signals that meet become one, and nobody could tell: so keylock comes late.
@@ -193,7 +188,7 @@ start_recorder() {
 }
 
 @test "P6 Ctrl-C breaks a loop around keylock, of a shell, a script, and while it waits" {
-	local how loop='for i in 1 2 3; do echo $i >>loops; "$KEYLOCK" key sh job a; done'
+	loop='for i in 1 2 3; do echo $i >>loops; "$KEYLOCK" key sh job a; done'
 	terminal_shell
 	echo "$loop; exit 9" >script
 	for how in shell script waiting; do
@@ -222,7 +217,6 @@ start_recorder() {
 
 # In a process group of its own the command gets nothing of the terminal's but by way of keylock.
 @test "P6 Ctrl-C and Ctrl-\\ end a command in a process group of its own" {
-	local wrapper
 	terminal_shell
 	for wrapper in 'timeout 100' setsid 'setsid -w'; do
 		type_job a "$wrapper sh job"
@@ -263,7 +257,7 @@ start_recorder() {
 }
 
 @test "P6 the window is closed, with keylock or a shell as session leader: the command gets one SIGHUP, and ends" {
-	terminal "$KEYLOCK" key "$(probe recorder)" "$BATS_TEST_TMPDIR/log"
+	terminal "$KEYLOCK" key "$(probe recorder)" "$work/log"
 	wait_for 20 has_lines 1 log
 	read -r _ command <log
 	keylock=$pane
@@ -292,7 +286,7 @@ start_recorder() {
 
 @test "P9 the window is closed with a waiting keylock as session leader: it leaves the line" {
 	hold key
-	terminal "$KEYLOCK" key touch "$BATS_TEST_TMPDIR/ran"
+	terminal "$KEYLOCK" key touch "$work/ran"
 	wait_for 20 has_ticket "$pane"
 	close_window
 	wait_for 20 is_dead "$pane"
@@ -302,7 +296,6 @@ start_recorder() {
 }
 
 @test "P4 Ctrl-Z on a waiter: those behind it go on, after fg it is served in its new turn" {
-	local first second third fourth
 	# Who is served writes its name to order.
 	terminal_shell
 	hold key
@@ -350,8 +343,7 @@ start_recorder() {
 	says 148
 	let_go
 	[ "$(files)" = 0 ]
-	run_keylock -n key true
-	expect 0
+	gives 0 -n key true
 	type_line fg
 	job_runs a
 	[ "$keylock" = "$waiter" ]

@@ -119,9 +119,6 @@ created-at-first directory fs.protected_regular lockfile_open: LOCKFILE_FLAGS) =
 not-sticky directory rule.5:.the.file lockfile_make: S_ISVTX => 0
 not-handed-on lifetime keylock.is.killed:.its.command become: F_DUPFD, FIRST_COMMAND_FD => F_GETFD
 daemon-keeps-the-key lifetime ended.by.itself lock_release: flock(fd, LOCK_UN) => 0
-unlocks-beside-guest nesting flock.1..finds lock_release: !is_held(fd, PRESENCE, PRESENCE + 1) => true
-ended-not-told nesting last.guest.lets lock_release: byte_try(fd, F_RDLCK, ENDED) => 0
-last-guest-keeps-the-key nesting last.guest.lets guest_leave: flock(seats.list[i].fd, LOCK_UN) => 0
 tidy-blind-to-tickets hostile ticket.or.presence lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, PRESENCE, TICKETS)
 tidy-blind-to-guests nesting whatever.became lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, TICKETS, 0)
 tidy-looks-once nesting removal.stopped lockfile_tidy: LOCK_NB) == 0 && !is_held(fd, PRESENCE, 0) => LOCK_NB) == 0
