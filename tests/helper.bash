@@ -352,6 +352,21 @@ crowd() {
 	it_prints "$2" python3 "$BATS_TEST_DIRNAME/tools/crowd.py" "$1" "$KEYLOCK" "${@:3}"
 }
 
+# stress [-k] LIMIT WORKERS <<KINDS: the probe stress, which starts what it is told by lines "ARG… : HOLD MODE
+# BYTE…"; fails where it finds an overlap or an odd end. Sets found, its figures by name.
+stress() {
+	local stress word
+	stress=$(probe stress)
+	rm -f "$work/witness" # it counts on
+	it_gives 0 "$stress" "${@:1:$#-2}" "$work/witness" "${@: -2}" \
+		< <(tr -s ' ' | sed "s|^|$KEYLOCK |; s| : | $stress -p $work/witness |")
+	declare -gA found=()
+	for word in $output; do
+		found[${word%%=*}]=${word#*=}
+	done
+	[[ ${found[overlaps]} == 0 && ${found[others]} == 0 && ${found[stuck]} == 0 ]]
+}
+
 # keep WHAT…: somebody keeps these locks on the lockfile of the key "key"; see keep.py. Sets keeper, to be
 # ended with "stop_keeping".
 keep() {

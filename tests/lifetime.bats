@@ -201,12 +201,23 @@ all_free() {
 @test "P1 nobody ever runs beside another, whoever is killed" {
 	seconds=2
 	[ -z "${KEYLOCK_LONG-}" ] || seconds=30
-	alone=$(probe alone)
 	# On a loaded machine longer, until enough was tried.
 	while :; do
-		it_gives 0 "$alone" "$work/witness" "$seconds" 8 "$KEYLOCK" key
-		[[ $output =~ ^runs=([0-9]+)\ kills=([0-9]+)\ overlaps=0\ stuck=0$ ]]
-		[ "${BASH_REMATCH[1]}" -lt 50 ] || [ "${BASH_REMATCH[2]}" -lt 20 ] || break
+		stress -k "${seconds}s" 8 <<-'KINDS'
+			-x key : 400 x 0
+			-x key : 400 xd 0
+			-n key : 400 x 0
+			-l key : 400 x 0
+			-l key : 400 xd 0
+			-F key : 400 x 0
+			-s key : 400 s 0
+			-s key : 400 sd 0
+			-s -n key : 400 s 0
+			-s -F key : 400 s 0
+			-s -w0.003 key : 400 s 0
+			-w0.003 key : 400 x 0
+		KINDS
+		[ "${found[runs]}" -lt 50 ] || [ "${found[kills]}" -lt 20 ] || break
 		seconds=$((2 * seconds))
 		[ "$seconds" -le 40 ]
 	done

@@ -1,7 +1,6 @@
 # Slots: at most N at once, in turn, asleep, and had at once when one becomes free.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154 # words are split on purpose
 
-# Words that are split on purpose; inner shells' own variables; the helper's variables.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154
 load helper
 
 # hold_slots COUNT ARG…: so many holders more, in the array holders.
@@ -24,18 +23,9 @@ end_holders() {
 	[ "$(files)" = 0 ]
 }
 
-# queue NAME ARG…: line_up with a command that adds NAME and the time to the file "order".
-queue() {
-	local name=$1
-	shift
-	line_up "$@" key bash -c 'echo "$0 ${EPOCHREALTIME/[.,]/}" >>"$1"' \
-		"$name" "$work/order"
-}
-
-# Fails when NAME began more than a second after $begin (microseconds); 50 ms is what is promised of
-# a machine that has nothing else to do.
+# Fails when NAME, who waits, began more than a second after $begin (microseconds); 50 ms is what is promised
+# of a machine that has nothing else to do.
 began_at_once() {
-	local at
 	ended_with "$waiter" 0
 	at=$(sed -n "s/^$1 //p" "$work/order")
 	echo "$1: had after $(((at - begin) / 1000)) ms"
@@ -87,10 +77,7 @@ microseconds() {
 
 @test "P9 -n, -w, -E, -v and -W of a key all whose slots are taken" {
 	hold_slots 2 -j 2 key
-	begin=$(milliseconds)
-	taken -w 0.2 -j 2 key
-	passed=$(($(milliseconds) - begin))
-	[[ $passed -ge 200 && $passed -lt 2200 ]]
+	gives_up_after 200 "$KEYLOCK" -w 0.2 -j 2 key
 	for words in '7 -E7 -w0.1' '75 -W10m -n' '0 -E0 -n'; do
 		quiet "${words%% *}" ${words#* } -j 2 key touch "$ran"
 	done
@@ -105,7 +92,7 @@ microseconds() {
 }
 
 @test "-n beside many others is not turned away while there are slots for all" {
-	it_prints '0 200' "$(probe crowd)" 200 "$KEYLOCK" -n -j 300 key true
+	crowd 200 '0 200' -n -j 300 key true
 	[ "$(files)" = 0 ]
 }
 
@@ -175,12 +162,8 @@ microseconds() {
 }
 
 @test "P9 a slot whose gate somebody stopped in is taken, and no more than that" {
-	said=$work/said
 	hold_slots 1 -j 3 key
-	"$(probe keep)" "$KEYLOCK_DIR/key%s2" gate >"$said" 3>&- 4>&- &
-	# shellcheck disable=SC2034 # for stop_keeping
-	keeper=$!
-	wait_for 20 grep -q kept "$said"
+	keep_at "$KEYLOCK_DIR/key%s2" gate
 	# The third is to be had, at once; then all are taken.
 	hold_slots 1 -n -j 3 key
 	[ -e "$KEYLOCK_DIR/key%s3" ]
@@ -223,10 +206,9 @@ microseconds() {
 	kill -CONT "$first"
 	wait_for 20 has_ticket "$first"
 	for signal in TERM INT HUP; do
-		"$(probe inherit)" -d "$KEYLOCK" -j 2 key true 3>&- 4>&- &
-		wait_for 20 has_ticket $!
-		kill "-$signal" $!
-		ended_with $! $((128 + $(kill -l "$signal")))
+		line_up_by "$(probe inherit)" -d "$KEYLOCK" -j 2 key true
+		kill "-$signal" "$waiter"
+		ended_with "$waiter" $((128 + $(kill -l "$signal")))
 	done
 	order_is second
 	let_go
@@ -237,9 +219,8 @@ microseconds() {
 @test "P4 after a stop while -k waits for the second key the first is queued for by its own name" {
 	hold -j 2 a
 	hold_slots 2 -j 2 b
-	"$(probe inherit)" -g "$KEYLOCK" -j 2 -k a b true 3>&- 4>&- &
-	both=$!
-	wait_for 20 has_ticket "$both"
+	line_up_by "$(probe inherit)" -g "$KEYLOCK" -j 2 -k a b true
+	both=$waiter
 	kill -TSTP "$both"
 	wait_for 20 in_state "$both" T
 	# Both slots of a are taken: what the stopped one had, too.
@@ -254,7 +235,7 @@ microseconds() {
 }
 
 @test "P5 who waits for a slot sleeps; the first in line looks once a second" {
-	firsts=() others=() before=() after=()
+	firsts=() others=() slept=()
 	# Three that are first in line, each of its own keys: whatever it did before it sleeps.
 	for group in 1 2 3; do
 		export KEYLOCK_DIR=$work/dir$group
@@ -264,9 +245,9 @@ microseconds() {
 		2)
 			# This one has slept behind another before.
 			queue before -j 2
-			i=$waiter
+			before=$waiter
 			KEYLOCK_KEY=key queue first -j 2 -w 100
-			kill -KILL "$i"
+			kill -KILL "$before"
 			;;
 		3) queue first -j 2 -w 100 -k another ;;
 		esac
@@ -277,21 +258,20 @@ microseconds() {
 	# After a second of waiting keylock may take its one look at who is before it.
 	sleep 3
 	for i in "${firsts[@]}" "${others[@]}"; do
-		before[i]=$(switches "$i")
+		slept[i]=$(switches "$i")
 	done
 	sleep 2
 	for i in "${firsts[@]}" "${others[@]}"; do
-		after[i]=$(switches "$i")
-		echo "$i: ${before[i]} ${after[i]}"
+		slept[i]=$(($(switches "$i") - slept[i]))
+		echo "$i: ${slept[i]}"
 		in_state "$i" S
-		[ "${before[i]}" -gt 0 ]
 	done
 	for i in "${others[@]}"; do
-		[ "${before[i]}" = "${after[i]}" ]
+		[ "${slept[i]}" = 0 ]
 	done
 	for i in "${firsts[@]}"; do
 		# Each time it looks at two slots.
-		[ $((after[i] - before[i])) -le 12 ]
+		[ "${slept[i]}" -le 12 ]
 	done
 }
 
@@ -423,47 +403,33 @@ hand_over() {
 	gives 0 -s -x -j 2 key true
 }
 
-# stress [OPTION…] COUNT WORKERS HOLD SLOTS: fails when the probe slotted saw too many at once, or
-# too few, or nothing at all; or when not all slots can be had afterwards.
-stress() {
-	local options=() slots=${*: -1} count=${*: -4:1}
-	rm -f "$work/witness" # it counts on
-	while [ $# -gt 4 ]; do
-		options+=("$1")
-		shift
-	done
-	it_gives 0 "$(probe slotted)" "${options[@]}" "$work/witness" "$@" "$KEYLOCK" key
-	[[ $output =~ ^runs=([0-9]+)\ kills=([0-9]+)\ excess=0\ most=$slots\ low_ms=([0-9]+)\  ]]
-	[[ $output == *' others=0 stuck=0' ]]
-	case ${options[*]} in
-	*-k*)
-		[ "${BASH_REMATCH[1]}" -ge $((count / 2)) ]
-		[ "${BASH_REMATCH[2]}" -ge $((count / 10)) ]
-		;;
-	*)
-		[ "${BASH_REMATCH[1]}" = "$count" ]
-		[ "${BASH_REMATCH[3]}" -lt 1000 ]
-		[ "$(files)" = 0 ]
-		;;
-	esac
+# all_slots N: after all that, all are to be had.
+all_slots() {
 	holders=()
 	# Not -n: a daemon of a killed keylock may have the slot for a moment.
-	hold_slots "$slots" -w 20 -j "$slots" key
-	taken -j "$slots" key
+	hold_slots "$1" -w 20 -j "$1" key
+	taken -j "$1" key
 	end_holders
 }
 
 @test "P1 many at a few slots: never more, and never fewer while somebody waits" {
-	stress 80 80 10000 4
-	[ -z "${KEYLOCK_LONG-}" ] || stress 500 500 20000 4
+	count=80
+	[ -z "${KEYLOCK_LONG-}" ] || count=500
+	stress "$count" "$count" <<<'-j 4 key : 10000 n 0 1 2 3'
+	[[ ${found[runs]} == "$count" && ${found[most]} == 4 && ${found[low_ms]} -lt 1000 && $(files) == 0 ]]
+	all_slots 4
 }
 
 @test "P1 slots while daemons are left behind, and holders and waiters are killed" {
 	count=300
 	[ -z "${KEYLOCK_LONG-}" ] || count=6000
-	stress -d "$count" 12 1000 3
-	stress -k "$count" 12 1500 3
-	stress -k -d "$count" 12 1000 3
+	printf '%s\n' '-j 3 key : 1000 '{n,nd}' 0 1 2' >"$work/kinds"
+	stress "$count" 12 <"$work/kinds"
+	[[ ${found[runs]} == "$count" && ${found[most]} == 3 && $(files) == 0 ]]
+	all_slots 3
+	stress -k $((2 * count)) 12 <"$work/kinds"
+	[[ ${found[runs]} -ge $count && ${found[kills]} -ge $((count / 10)) && ${found[most]} == 3 ]]
+	all_slots 3
 }
 
 @test "P2 a thousand slots, all taken, and one who waits" {
@@ -489,4 +455,39 @@ stress() {
 	[ $(($(switches "$waiter") - before)) -le 6 ]
 	let_go
 	ended_with "$waiter" 0
+}
+
+# Both slots are another program's, which keeps its descriptors 8 and 9; one waits for them.
+slots_of_another() {
+	need flock
+	mkdir "$KEYLOCK_DIR"
+	chmod 1777 "$KEYLOCK_DIR"
+	(umask 0 && : >"$KEYLOCK_DIR/key" && : >"$KEYLOCK_DIR/key%s2")
+	exec 8<>"$KEYLOCK_DIR/key" 9<>"$KEYLOCK_DIR/key%s2"
+	flock -n 8
+	flock -n 9
+	line_up -j 2 key touch "$ran" 8>&- 9>&-
+}
+
+# It has slept for a while, past the tries that come soon after an event.
+at_rest() {
+	before=$(switches "$waiter")
+	sleep 0.3
+	[ "$(switches "$waiter")" = "$before" ]
+}
+
+@test "P2 a slot's file that a stranger unlocks without closing it does not keep the slot" {
+	slots_of_another
+	wait_for 20 at_rest
+	flock -u 9
+	ended_with "$waiter" 0
+	[ -e "$ran" ]
+}
+
+@test "P2 nor does it where one has waited for longer than a second, and looks no more" {
+	slots_of_another
+	sleep 1.3
+	flock -u 8
+	wait_for 5 is_dead "$waiter"
+	[ -e "$ran" ]
 }

@@ -119,7 +119,7 @@ created-at-first directory fs.protected_regular lockfile_open: LOCKFILE_FLAGS) =
 not-sticky directory rule.5:.the.file lockfile_make: S_ISVTX => 0
 not-handed-on lifetime keylock.is.killed:.its.command become: F_DUPFD, FIRST_COMMAND_FD => F_GETFD
 daemon-keeps-the-key lifetime ended.by.itself lock_release: flock(fd, LOCK_UN) => 0
-tidy-blind-to-tickets hostile ticket.or.presence lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, PRESENCE, TICKETS)
+tidy-blind-to-tickets waiting each.place lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, PRESENCE, TICKETS)
 tidy-blind-to-guests nesting whatever.became lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, TICKETS, 0)
 tidy-looks-once nesting removal.stopped lockfile_tidy: LOCK_NB) == 0 && !is_held(fd, PRESENCE, 0) => LOCK_NB) == 0
 tidy-without-gate waiting gate.is.closed lockfile_tidy: byte_try_again(fd, F_WRLCK, GATE) == 0 => true
@@ -143,7 +143,7 @@ slot-name-not-compared refused loses.its.name slot_try: renamed = lockfile_reche
 queue-name-not-compared slots stands.in.the.line slots_take: error = lockfile_recheck => error = 0 && lockfile_recheck
 slots-blind-to-tickets slots nobody.passes slots_take: is_held(fd, TICKETS, 0) ? EAGAIN : => false ? EAGAIN :
 slots-not-in-turn slots in.the.order slots_take: error = turn_await(lock, wait) => error = 0
-slots-not-retried hostile looks.no.more slots_await: left < pause ? left : pause => left
+slots-not-retried slots looks.no.more slots_await: left < pause ? left : pause => left
 slots-awake slots come.and.gone slots_await: read(slots_events, ignored, sizeof(ignored)) > 0 => false
 keys-unsorted several in.the.order.of keys_order: qsort => (void)sizeof
 # Nesting
