@@ -13,7 +13,7 @@ setup() {
 	keylock_setup
 	need_long
 	need python3 sqlite3 curl
-	here=$BATS_TEST_DIRNAME/tools/charge
+	here=$tools/charge
 	mkdir "$work/bin"
 	ln -s "$KEYLOCK" "$work/bin/keylock"
 	PATH=$work/bin:$PATH

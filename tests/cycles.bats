@@ -122,7 +122,7 @@ names_held() {
 	party one a -- b
 	between=("$KEYLOCK" other sh -c '"$@"; exit $?' sh)
 	party two b -- c
-	between=("$BATS_TEST_DIRNAME/tools/bare.py")
+	between=("$tools/bare.py")
 	party three c -- a
 	close_cycle 3
 	prepare
@@ -227,7 +227,7 @@ names_held() {
 	need_long
 	need python3
 	hold key
-	python3 "$BATS_TEST_DIRNAME/tools/crowd.py" 2000 "$KEYLOCK" key true >/dev/null 3>&- 4>&- &
+	python3 "$tools/crowd.py" 2000 "$KEYLOCK" key true >/dev/null 3>&- 4>&- &
 	crowd=$!
 	wait_for 50 eval '[ "$("$KEYLOCK" --list --json key | sed "s/.*waiting.:\([0-9]*\).*/\1/")" = 2000 ]'
 	# What it uses of a processor, which another load does not make more.

@@ -28,7 +28,7 @@ setup() {
 # compare WHAT: has tools/documents.py compare the documents and the code.
 compare() {
 	need python3
-	"$KEYLOCK" --help | python3 "$BATS_TEST_DIRNAME/tools/documents.py" "$1" "$top"
+	"$KEYLOCK" --help | python3 "$tools/documents.py" "$1" "$top"
 }
 
 # plain: roff's escapes, as far as the page uses them, as what they show.

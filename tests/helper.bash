@@ -17,6 +17,7 @@ case $KEYLOCK in
 *) KEYLOCK=$PWD/$KEYLOCK ;;
 esac
 export KEYLOCK
+tools=$BATS_TEST_DIRNAME/tools
 
 keylock_setup() {
 	umask 022
@@ -349,7 +350,7 @@ order_is() {
 # crowd COUNT ENDS ARG…: keylock ARG… so many times at once; ENDS is how they end (see crowd.py).
 crowd() {
 	need python3
-	it_prints "$2" python3 "$BATS_TEST_DIRNAME/tools/crowd.py" "$1" "$KEYLOCK" "${@:3}"
+	it_prints "$2" python3 "$tools/crowd.py" "$1" "$KEYLOCK" "${@:3}"
 }
 
 # stress [-k] LIMIT WORKERS <<KINDS: the probe stress, which starts what it is told by lines "ARG… : HOLD MODE
@@ -377,7 +378,7 @@ keep() {
 keep_at() {
 	need python3
 	: >"$work/kept"
-	python3 "$BATS_TEST_DIRNAME/tools/keep.py" "$@" >"$work/kept" 3>&- 4>&- &
+	python3 "$tools/keep.py" "$@" >"$work/kept" 3>&- 4>&- &
 	keeper=$!
 	wait_for 20 grep -q kept "$work/kept"
 }
@@ -515,7 +516,7 @@ probe() {
 		mkdir -p "$BATS_RUN_TMPDIR/probes"
 		# bats -j runs tests side by side: whoever comes second must not see half a file.
 		"${CC:-cc}" -std=c11 -D_GNU_SOURCE= -O1 -Wall -Wextra -pthread \
-			-o "$binary.$BASHPID" "$BATS_TEST_DIRNAME/tools/$1.c" >&2 || return
+			-o "$binary.$BASHPID" "$tools/$1.c" >&2 || return
 		mv "$binary.$BASHPID" "$binary"
 	fi
 	printf '%s\n' "$binary"

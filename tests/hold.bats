@@ -82,7 +82,7 @@ is_over() {
 	for signal in INT TERM HUP; do
 		: >"$out"
 		# A shell's background jobs ignore INT.
-		env --default-signal=INT "$(probe ended)" "$said" "$KEYLOCK" --hold key \
+		env --default-signal=INT "$tools/ended.py" "$said" "$KEYLOCK" --hold key \
 			<>"$in" >"$out" 3>&- 4>&- &
 		holder=$!
 		wait_for 20 grep -q locked "$out"
@@ -226,7 +226,7 @@ is_over() {
 @test "P9 --pin waits while another is in the gate, as long as -w says; a signal ends that, or stops it" {
 	keep gate
 	quiet 75 -w 0.1 --pin key
-	"$(probe inherit)" -d "$KEYLOCK" --pin key >"$said" 3>&- 4>&- &
+	"$tools/inherit.py" -d "$KEYLOCK" --pin key >"$said" 3>&- 4>&- &
 	pinning=$!
 	wait_for 20 blocked "$KEYLOCK_DIR/key"
 	kill -TERM "$pinning"

@@ -380,7 +380,7 @@ print(all(any(row[at - 3] != " " for row in rows) for at in starts))' "$out")
 	for what in --list '--list --json' '--who key' '--path key' --help --version; do
 		# A pipe whose reader is gone for sure.
 		run_it sh -c 'exec 7<>"$0" 8>"$0" 7<&-; exec "$@" >&8 8>&-' "$work/pipe" \
-			"$(probe inherit)" -d "$KEYLOCK" $what
+			"$tools/inherit.py" -d "$KEYLOCK" $what
 		expect 141
 		[ ! -s "$err" ]
 		it_fails 71 'standard output: ' sh -c 'exec "$KEYLOCK" "$@" >/dev/full' - $what

@@ -5,7 +5,7 @@ load helper
 
 setup() {
 	keylock_setup
-	between=() start='"$@"; exit $?' bare=$BATS_TEST_DIRNAME/tools/bare.py
+	between=() start='"$@"; exit $?' bare=$tools/bare.py
 }
 
 # nested INNER OUTER COMMAND...: runs "keylock INNER key COMMAND..." under "keylock OUTER key". In
@@ -469,11 +469,11 @@ alone_in() {
 	for case in 'flock reader=1|0' 'reader=1 reader=2|0' 'flock reader=1 reader=2|0' 'flock|75' \
 		'flock reader=2|75' 'reader=2|75' 'flock posix=shared|75' 'posix=shared reader=2|75' \
 		'flock reader=all|75' 'reader=all|75'; do
-		it_gives "${case#*|}" python3 "$BATS_TEST_DIRNAME/tools/keep.py" "$path" ${case%|*} -- \
+		it_gives "${case#*|}" python3 "$tools/keep.py" "$path" ${case%|*} -- \
 			"$KEYLOCK" -n -r key true
 	done
 	# Beside them it is for nobody else.
-	it_gives 75 python3 "$BATS_TEST_DIRNAME/tools/keep.py" "$path" reader=1 reader=2 -- "$KEYLOCK" -n key true
+	it_gives 75 python3 "$tools/keep.py" "$path" reader=1 reader=2 -- "$KEYLOCK" -n key true
 }
 
 # --- stopped at any step ---

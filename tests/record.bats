@@ -467,7 +467,7 @@ has_no_calls() {
 @test "P8 killed at any time: never is a key clean whose command was in the middle" {
 	clean=0 doubt=0 rounds=60
 	[ -z "${KEYLOCK_LONG-}" ] || rounds=1000
-	inherit=$(probe inherit)
+	inherit=$tools/inherit.py
 	for ((i = 0; i < rounds; i++)); do
 		rm -f "$work"/{charged,written}
 		# In a group of its own, so that keylock and its command are killed at once.

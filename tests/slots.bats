@@ -206,7 +206,7 @@ microseconds() {
 	kill -CONT "$first"
 	wait_for 20 has_ticket "$first"
 	for signal in TERM INT HUP; do
-		line_up_by "$(probe inherit)" -d "$KEYLOCK" -j 2 key true
+		line_up_by "$tools/inherit.py" -d "$KEYLOCK" -j 2 key true
 		kill "-$signal" "$waiter"
 		ended_with "$waiter" $((128 + $(kill -l "$signal")))
 	done
@@ -219,7 +219,7 @@ microseconds() {
 @test "P4 after a stop while -k waits for the second key the first is queued for by its own name" {
 	hold -j 2 a
 	hold_slots 2 -j 2 b
-	line_up_by "$(probe inherit)" -g "$KEYLOCK" -j 2 -k a b true
+	line_up_by "$tools/inherit.py" -g "$KEYLOCK" -j 2 -k a b true
 	both=$waiter
 	kill -TSTP "$both"
 	wait_for 20 in_state "$both" T

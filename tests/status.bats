@@ -10,7 +10,7 @@ ended_as() {
 	local how=$1
 	shift
 	# Whoever started the tests in the background has INT and QUIT ignored.
-	run_it "$(probe ended)" "$work/how" env --default-signal "$KEYLOCK" "$@"
+	run_it "$tools/ended.py" "$work/how" env --default-signal "$KEYLOCK" "$@"
 	[ "$(cat "$work/how")" = "$how" ]
 }
 
