@@ -240,7 +240,7 @@ hold_under() {
 
 new_hold() {
 	base=$(mktemp -u "$work/hold.XXXXXX")
-	mkfifo "$base"
+	mkfifo -m 666 "$base"
 	# The fifo is opened for both, so that neither side ever waits in open().
 	cat >"$work/obey" <<-'END'
 		keylock() { "$KEYLOCK" "$@"; }
@@ -251,6 +251,7 @@ new_hold() {
 			echo $? >"$1.new"; mv "$1.new" "$work/$name"
 		done
 	END
+	chmod 644 "$work/obey"
 	obeys=(sh "$work/obey" "$base")
 }
 
@@ -263,8 +264,9 @@ has_begun() {
 # tell PID NAME COMMAND: the command of that holder (its pid or its keylock's) runs COMMAND. What it says
 # goes to the file NAME.said and then its status to NAME.
 tell() {
-	rm -f "$work/$2"
+	rm -f "$work/$2" "$work/$2.said"
 	echo "$3" >"$work/$2.do"
+	chmod 644 "$work/$2.do"
 	echo "$2" 1<>"$work/holder.$1"
 }
 
@@ -541,14 +543,16 @@ unshare_root() {
 	"${how[@]}" -- "$@"
 }
 
-# public_keylock [MODE]: sets public to a folder that every user may enter, with a copy of keylock and
-# $KEYLOCK_DIR in it, which has that mode (default: 1777). Skips unless as_user can be used.
+# public_keylock [MODE]: sets public to a folder in which every user may write, with a copy of keylock and
+# $KEYLOCK_DIR in it, which has that mode (default: 1777); it is $work from then on. Skips unless as_user can
+# be used.
 public_keylock() {
 	need_root
 	need setpriv
 	public_folder
+	chmod 1777 "$public"
 	cp "$KEYLOCK" "$public/keylock"
-	export KEYLOCK_DIR=$public/dir
+	work=$public ran=$public/ran KEYLOCK_DIR=$public/dir
 	mkdir "$KEYLOCK_DIR"
 	chmod "${1-1777}" "$KEYLOCK_DIR"
 }

@@ -411,7 +411,6 @@ alone_in() {
 	need unshare
 	public_keylock 700
 	chown 61111 "$KEYLOCK_DIR"
-	chmod 777 "$public"
 	# That ancestor is one which the user 61111 may not look into.
 	mkfifo -m 666 "$public/end"
 	unshare --pid --fork bash -c 'echo $(($1 - 1)) >/proc/sys/kernel/ns_last_pid
