@@ -1,8 +1,8 @@
 # Keys for other programs: --hold for a section of code in another language, --pin for programs with
 # an flock(2) of their own, and --auto, where the command is the key.
 
-# Inner shells' own variables; words that are split on purpose; the helper's variables.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2153,SC2154
+# shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2153,SC2154 # words are split on purpose
+
 load helper
 
 setup() {
@@ -81,25 +81,21 @@ is_over() {
 	mkfifo "$in"
 	for signal in INT TERM HUP; do
 		: >"$out"
-		# A shell's background jobs ignore INT.
-		env --default-signal=INT "$tools/ended.py" "$said" "$KEYLOCK" --hold key \
-			<>"$in" >"$out" 3>&- 4>&- &
-		holder=$!
+		"$tools/ended.py" "$said" "$KEYLOCK" --hold key <>"$in" >"$out" 3>&- 4>&- &
 		wait_for 20 grep -q locked "$out"
 		kill -"$signal" "$("$KEYLOCK" --who key)"
-		wait "$holder" || :
+		wait $!
 		[ "$(cat "$said")" = "signal $(kill -l "$signal")" ]
 		[ "$(files)" = 0 ]
 	done
 }
 
 @test "P9 --hold: a full output keeps it from nothing" {
-	full=$work/full
-	mkfifo "$full" "$in"
-	exec 7<>"$full"
-	dd if=/dev/zero of="$full" oflag=nonblock bs=4096 2>/dev/null || :
+	mkfifo "$work/full" "$in"
+	exec 7<>"$work/full"
+	dd if=/dev/zero of="$work/full" oflag=nonblock bs=4096 2>/dev/null || :
 	for end in signal input; do
-		"$KEYLOCK" --hold key <"$in" >"$full" 3>&- 4>&- &
+		"$KEYLOCK" --hold key <"$in" >"$work/full" 3>&- 4>&- &
 		holder=$!
 		exec 5>"$in"
 		wait_for 20 taken key
@@ -112,24 +108,20 @@ is_over() {
 }
 
 @test "P2 --hold: a program that is killed lets go, and with -A leaves the key in doubt" {
-	program=$work/program
-	mkfifo "$in"
-	cat >"$program" <<-'SCRIPT'
-		coproc lock { exec "$KEYLOCK" "$3" --hold key; }
+	cat >"$work/program" <<-'SCRIPT'
+		coproc lock { exec "$KEYLOCK" "$1" --hold key; }
 		read -r word <&"${lock[0]}"
-		echo "$word $lock_PID" >"$1.new"
-		mv "$1.new" "$1"
-		read -r _ <>"$2"
+		echo "$lock_PID" >"$work/lock"
+		sleep 1000; :
 	SCRIPT
 	for option in -x -A; do
-		rm -f "$said"
-		bash "$program" "$said" "$in" "$option" 3>&- 4>&- &
-		caller=$!
-		wait_for 20 test -e "$said"
-		read -r _ lock <"$said"
-		[ "$("$KEYLOCK" --who key)" = "$lock" ]
+		rm -f "$work/lock"
+		bash "$work/program" "$option" 3>&- 4>&- &
+		wait_for 20 test -s "$work/lock"
+		lock=$(cat "$work/lock")
+		prints "$lock" --who key
 		taken key
-		kill_hard "$caller"
+		kill_hard $!
 		wait_for 20 is_dead "$lock"
 		[ "$option" = -A ] || [ "$(files)" = 0 ]
 	done
@@ -154,21 +146,18 @@ is_over() {
 }
 
 @test "--hold: shared, several keys, slots" {
-	hold_it -s
-	free -s key
-	taken key
-	is_over 0
-
-	hold_it -k one -k two
-	taken one
-	taken two
-	taken key
-	is_over 0
-
-	hold_it -j 2
-	free -j 2 key
-	taken key
-	is_over 0
+	while read -r free taken options; do
+		hold_it $options
+		for key in ${taken//,/ }; do
+			taken "$key"
+		done
+		[ "$free" = - ] || free ${free//,/ } key
+		is_over 0
+	done <<-'FORMS'
+		-s key -s
+		- one,two,key -k one -k two
+		-j,2 key -j 2
+	FORMS
 }
 
 @test "P8 --hold with -A or -R: without the line done the key is left in doubt" {
@@ -226,24 +215,21 @@ is_over() {
 @test "P9 --pin waits while another is in the gate, as long as -w says; a signal ends that, or stops it" {
 	keep gate
 	quiet 75 -w 0.1 --pin key
-	"$tools/inherit.py" -d "$KEYLOCK" --pin key >"$said" 3>&- 4>&- &
-	pinning=$!
-	wait_for 20 blocked "$KEYLOCK_DIR/key"
-	kill -TERM "$pinning"
-	ended_with "$pinning" 143
-	[[ ! -s $said && ! -x $KEYLOCK_DIR/key ]]
-	"$KEYLOCK" --pin key >"$said" 3>&- 4>&- &
-	pinning=$!
-	wait_for 20 blocked "$KEYLOCK_DIR/key"
-	[ ! -s "$said" ]
-	kill -TSTP "$pinning"
+	for end in TERM TSTP; do
+		"$tools/inherit.py" -d "$KEYLOCK" --pin key >"$said" 3>&- 4>&- &
+		pinning=$!
+		wait_for 20 blocked "$KEYLOCK_DIR/key"
+		[[ ! -s $said && ! -x $KEYLOCK_DIR/key ]]
+		kill -"$end" "$pinning"
+		[ "$end" = TSTP ] || ended_with "$pinning" 143
+	done
 	wait_for 20 in_state "$pinning" T
 	kill -CONT "$pinning"
 	wait_for 20 blocked "$KEYLOCK_DIR/key"
 	stop_keeping
 	ended_with "$pinning" 0
 	[ "$(cat "$said")" = "$KEYLOCK_DIR/key" ]
-	run_keylock --list key
+	gives 0 --list key
 	[[ $output == *pinned* ]]
 }
 
@@ -276,29 +262,22 @@ is_over() {
 		let_go
 	done
 	[ "$(files)" = 0 ]
-	cat >"$script" <<-'SCRIPT'
-		[ "$1" = any ] || "$KEYLOCK" --pin key || exit
-		exec 9<>"$3" || exit
-		flock "$2" 9 && echo has
-		exec sleep 1000
-	SCRIPT
 	for words in 'any -x' 'any -s' 'pinned -x' 'pinned -s'; do
 		# What a script holds in its own way, keylock finds taken, and leaves there.
 		: >>"$path"
-		: >"$said"
-		bash "$script" $words "$path" >"$said" 3>&- 4>&- &
-		holder=$!
-		wait_for 20 grep -q has "$said"
+		[ "${words% *}" = any ] || "$KEYLOCK" --pin key
+		exec 9<>"$path"
+		flock "${words#* }" 9
 		taken key
-		taken -w 0.1 key
+		quiet 75 -w 0.1 key touch "$ran"
 		case $words in
 		*-x) taken -s key ;;
 		*-s) free -s key ;;
 		esac
-		line_up key touch "$ran.served"
+		line_up key touch "$ran.served" 9>&-
 		[ ! -e "$ran.served" ]
-		[ "$path" -ef "/proc/$holder/fd/9" ]
-		kill_hard "$holder"
+		[ "$path" -ef /proc/$$/fd/9 ]
+		exec 9>&-
 		ended_with "$waiter" 0
 		rm "$ran.served"
 		case $words in
@@ -311,16 +290,12 @@ is_over() {
 # --- auto ---
 
 @test "--auto: the same command is taken, another one is not" {
-	script='echo >"$0.runs"; read -r _ <>"$0"'
-	mkfifo "$in"
-	"$KEYLOCK" --auto sh -c "$script" "$in" 3>&- 4>&- &
-	wait_for 20 test -e "$in.runs"
+	hold_by "$KEYLOCK" --auto
 	for option in -a '-a --'; do
-		gives 75 -n $option sh -c "$script" "$in"
+		gives 75 -n $option "${obeys[@]}"
 	done
 	prints ran -n -a sh -c 'echo ran'
-	echo >"$in"
-	ended_with $! 0
+	let_go
 	[ "$(files)" = 0 ]
 }
 
@@ -336,18 +311,6 @@ keylock = [os.environ["KEYLOCK"], "-a", *show]
 print(len(vectors), len({subprocess.check_output([*keylock, *vector]) for vector in vectors}))'
 	[ "${output% *}" = "${output#* }" ]
 	[ "${output% *}" -gt 100 ]
-}
-
-@test "--pin leaves a file alone that is not keylock's own, or has another name: 77" {
-	mkdir -m 700 "$KEYLOCK_DIR"
-	echo precious >"$KEYLOCK_DIR/foreign"
-	: >"$KEYLOCK_DIR/linked"
-	ln "$KEYLOCK_DIR/linked" "$work/other"
-	chmod 640 "$KEYLOCK_DIR"/*
-	for key in foreign linked; do
-		fails 77 "$KEYLOCK_DIR/$key: " --pin "$key"
-		[ "$(stat -c %a "$KEYLOCK_DIR/$key")" = 640 ]
-	done
 }
 
 @test "P6 --hold: a stop signal that came ignored is ignored" {

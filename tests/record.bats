@@ -247,7 +247,7 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 @test "P8 a file that is not keylock's own, or has another name, is never written to: 77" {
 	other=$work/other
 	for content in '' 'precious\n' 'keylock\n' 'keylock2 pid=1\n' '#!/bin/sh\n'; do
-		for options in -A -R '-s -A' '-R -k a' '-A -k z' --forget -x; do
+		for options in -A -R '-s -A' '-R -k a' '-A -k z' --forget --pin -x; do
 			for how in linked foreign; do
 				[ "$how$content" != foreign ] || continue
 				write_record "$content"
@@ -259,11 +259,12 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 				case $options in
 				# Who does not write does not mind.
 				-x) free key ;;
-				--forget) run_keylock --forget key ;;
+				--*) run_keylock "$options" key ;;
 				*) run_keylock $options key touch "$ran" ;;
 				esac
 				[ "$options" = -x ] || expect_message 77 "$file: "
 				cmp "$other" "$saved"
+				[ "$how $(stat -Lc %a "$other")" != "$how 1700" ]
 				# Nor is another key of the same run left in doubt.
 				[[ ! -e $ran && $(files) -le 1 ]]
 				rm "$other"

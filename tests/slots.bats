@@ -91,43 +91,6 @@ microseconds() {
 	order_is ''
 }
 
-@test "-n beside many others is not turned away while there are slots for all" {
-	crowd 200 '0 200' -n -j 300 key true
-	[ "$(files)" = 0 ]
-}
-
-@test "P4 who waits for a slot is served in the order of arrival" {
-	expected='' waiters=()
-	hold_slots 2 -j 2 key
-	# One slot stays taken, so all pass through the other one by one.
-	for i in {1..80}; do
-		case $i in
-		1 | 40) queue "$i" -j 2 ;;
-		60) queue "$i" -j 2 -w 1 ;;
-		*)
-			queue "$i" -j 2
-			expected+=${expected:+ }$i
-			;;
-		esac
-		waiters[i]=$waiter
-	done
-	# Without the first in line the second watches.
-	kill -KILL "${waiters[1]}"
-	kill -TERM "${waiters[40]}"
-	ended_with "${waiters[1]}" 137
-	ended_with "${waiters[40]}" 143
-	ended_with "${waiters[60]}" 75
-	taken -j 2 key
-	order_is ''
-	let_go
-	for i in $expected; do
-		ended_with "${waiters[i]}" 0
-	done
-	order_is "$expected"
-	let_go "${holders[0]}"
-	[ "$(files)" = 0 ]
-}
-
 @test "P4 nobody passes one who waits, though a slot is free" {
 	hold_slots 2 -j 2 key
 	queue first -j 2
@@ -179,16 +142,6 @@ microseconds() {
 	begin=$(microseconds)
 	stop_keeping
 	began_at_once two
-}
-
-@test "P4 in a stream of arrivals at slots nobody is served before one that came earlier" {
-	count=200
-	[ -z "${KEYLOCK_LONG-}" ] || count=3000
-	hold_slots 1 -j 2 key
-	it_gives 0 "$(probe arrivals)" "$work/begun" "$count" 2000 1000 "$KEYLOCK" -j 2 key
-	[[ $output =~ ^served=$count\ waited=([0-9]+)\ barged=0\ late=[0-9]+$ ]]
-	[ "${BASH_REMATCH[1]}" -ge 20 ]
-	end_holders
 }
 
 @test "P9 a signal ends or stops one that waits for a slot" {

@@ -1,24 +1,14 @@
 # How keylock ends: with the command's own status and death, else 126 and 127; -E. What the system
 # refuses is in refused.bats.
 
-# Inner shells' own variables; words that are split on purpose; the helper's variables.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2154
+# shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2154 # words are split on purpose
+
 load helper
 
 # ended_as HOW KEYLOCK-ARG…: what keylock ends with, "exit N" or "signal N".
 ended_as() {
-	local how=$1
-	shift
-	# Whoever started the tests in the background has INT and QUIT ignored.
-	run_it "$tools/ended.py" "$work/how" env --default-signal "$KEYLOCK" "$@"
-	[ "$(cat "$work/how")" = "$how" ]
-}
-
-# it_fails STATUS TEXT COMMAND…: that status, one line that has TEXT.
-it_fails() {
-	local wanted=$1 text=$2
-	shift 2
-	it_fails "$wanted" "$text" "$@"
+	run_it "$tools/ended.py" "$work/how" "$KEYLOCK" "${@:2}"
+	[ "$(cat "$work/how")" = "$1" ]
 }
 
 # executable FILE TEXT
@@ -58,15 +48,6 @@ executable() {
 	done
 	ended_as 'exit 38' job7 -c 'exit 38'
 	ended_as 'signal 15' job7 -c 'kill -TERM $$'
-}
-
-@test "75: the key is taken; -E gives another status, 0 and 255 included" {
-	hold job7
-	for number in '' 0 1 77 255; do
-		quiet "${number:-75}" -n ${number:+-E "$number"} job7 touch "$ran"
-		quiet "${number:-75}" -w 0.02 ${number:+-E "$number"} job7 touch "$ran"
-	done
-	[ ! -e "$ran" ]
 }
 
 @test "126: the command cannot be executed; 127: it is not found" {
@@ -149,15 +130,6 @@ executable() {
 		esac
 	done
 	[ "$(files)" = 0 ]
-}
-
-@test "what cannot be printed is not answered with 0" {
-	[ -w /dev/full ] || skip 'needs /dev/full'
-	for option in --help --version '--path job7'; do
-		run_it sh -c 'exec "$KEYLOCK" "$@" >/dev/full' - $option
-		[ "$status" -ne 0 ]
-		expect_message "$status"
-	done
 }
 
 @test "P6 a standard error that is closed, full or has no reader changes no status and no command" {

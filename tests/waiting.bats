@@ -7,53 +7,76 @@ last_is() {
 	[ "$(order | sed 's/.* //')" = "$1" ]
 }
 
-@test "P4 200 waiters run in the order in which they came" {
-	expected='' waiters=() ends=()
-	hold key
-	for i in {1..200}; do
-		case $i in
-		# Long enough for this one to have its place, which is not what is tested.
-		150) queue "$i" -w 1 ;;
-		*) queue "$i" ;;
-		esac
-		waiters[i]=$waiter ends[i]=0
-		[[ $i == 50 || $i == 150 ]] || expected+=${expected:+ }$i
+# in_order COUNT OPTION…: so many that wait with these options are served in the order in which they came,
+# whatever becomes of some of them.
+in_order() {
+	local count=$1 expected='' waiters=()
+	local killed=$((count / 4)) slow=$((count * 3 / 5)) late=$((count * 3 / 4))
+	shift
+	hold "$@" key
+	for ((i = 1; i <= count; i++)); do
+		# Long enough for that one to have its place, which is not what is tested.
+		queue "$i" "$@" $([ "$i" != "$late" ] || echo -w 1)
+		waiters[i]=$waiter
+		[[ $i == 1 || $i == "$killed" || $i == "$late" ]] || expected+=${expected:+ }$i
 	done
-	kill -KILL "${waiters[50]}"
-	ends[50]=137 ends[150]=75
-	ended_with "${waiters[150]}" 75
+	# The first in line, without which the second is it, and one in the middle.
+	kill -KILL "${waiters[1]}"
+	kill -TERM "${waiters[killed]}"
+	ended_with "${waiters[1]}" 137
+	ended_with "${waiters[killed]}" 143
+	ended_with "${waiters[late]}" 75
 	# This one sleeps through its turn. The others have to wait for it.
-	kill -STOP "${waiters[120]}"
-	wait_for 20 in_state "${waiters[120]}" T
+	kill -STOP "${waiters[slow]}"
+	wait_for 20 in_state "${waiters[slow]}" T
+	taken "$@" key
 	order_is ''
 	let_go
-	wait_for 20 last_is 119
-	taken key
-	last_is 119
-	kill -CONT "${waiters[120]}"
-	unset 'waiters[150]'
-	for i in "${!waiters[@]}"; do
-		ended_with "${waiters[i]}" "${ends[i]}"
+	wait_for 20 last_is $((slow - 1))
+	taken "$@" key
+	last_is $((slow - 1))
+	kill -CONT "${waiters[slow]}"
+	for i in $expected; do
+		ended_with "${waiters[i]}" 0
 	done
-	order
 	order_is "$expected"
+}
+
+@test "P4 200 waiters run in the order in which they came" {
+	in_order 200
 	[ "$(files)" = 0 ]
 }
 
-@test "P4 in a stream of arrivals nobody is served before one that came earlier" {
-	count=1500 others=500
-	[ -z "${KEYLOCK_LONG-}" ] || others=$count
-	arrivals=$(probe arrivals)
+@test "P4 80 who wait for a slot run in the order in which they came" {
+	# One slot stays taken, so all pass through the other one by one.
+	hold -j 2 key
+	first=$holder
+	in_order 80 -j 2
+	let_go "$first"
+	[ "$(files)" = 0 ]
+}
+
+# stream COUNT HOLD COMMAND…: in a stream of so many arrivals at this lock command nobody is served before one
+# that came earlier.
+stream() {
 	# With what beginning and ending takes, each holds for about those 2 ms: so there is a line,
 	# and the next one comes at any point of a hand-over.
-	it_gives 0 "$arrivals" "$work/served" "$count" 2000 1800 "$KEYLOCK" key
-	[[ $output =~ ^served=$count\ waited=([0-9]+)\ barged=0\ late=([0-9]+)$ ]]
-	[ "${BASH_REMATCH[1]}" -ge 10 ]
+	it_gives 0 "$(probe arrivals)" "$work/served" "$1" 2000 "${@:2}"
+	echo "# ${*:3}: $output" >&3
+}
+
+@test "P4 in a stream of arrivals, at a key and at slots, nobody is served before one that came earlier" {
+	count=200 others=500
+	[ -z "${KEYLOCK_LONG-}" ] || count=3000 others=1500
+	stream 1500 1800 "$KEYLOCK" key
+	[[ $output =~ ^served=1500\ waited=([0-9]+)\ barged=0\ late=[0-9]+$ && ${BASH_REMATCH[1]} -ge 10 ]]
 	[ "$(files)" = 0 ]
-	echo "# keylock: $output" >&3
-	command -v flock >/dev/null || return 0
-	run_it "$arrivals" "$work/served" "$others" 2000 1800 flock "$work/lock"
-	echo "# flock(1): $output" >&3
+	hold -j 2 key
+	stream "$count" 1000 "$KEYLOCK" -j 2 key
+	[[ $output =~ ^served=$count\ waited=([0-9]+)\ barged=0\ late=[0-9]+$ && ${BASH_REMATCH[1]} -ge 20 ]]
+	let_go
+	[ "$(files)" = 0 ]
+	! command -v flock >/dev/null || stream "$others" 1800 flock "$work/lock"
 }
 
 @test "P4 an exclusive waiter is served though shared holders keep coming; P1 it is alone, they hold together" {
@@ -124,13 +147,14 @@ rest() {
 	done
 }
 
-@test "P9 -n -s beside 1,000 others never fails on a key that only shared holders have" {
+@test "P9 -n beside many others never fails on a key that only shared holders have, or that has slots for all" {
 	hold -s key
 	crowd 1000 '0 1000' -n -s key true
 	let_go
 	[ "$(files)" = 0 ]
 	# And where the file comes and goes beside them.
 	crowd 300 '0 300' -n -s key true
+	crowd 200 '0 200' -n -j 300 key true
 	[ "$(files)" = 0 ]
 }
 

@@ -142,7 +142,7 @@ slot-without-gate slots somebody.stopped.in slot_take: if (!gated) error = byte_
 slot-name-not-compared refused loses.its.name slot_try: renamed = lockfile_recheck => renamed = 0 && lockfile_recheck
 queue-name-not-compared slots stands.in.the.line slots_take: error = lockfile_recheck => error = 0 && lockfile_recheck
 slots-blind-to-tickets slots nobody.passes slots_take: is_held(fd, TICKETS, 0) ? EAGAIN : => false ? EAGAIN :
-slots-not-in-turn slots in.the.order slots_take: error = turn_await(lock, wait) => error = 0
+slots-not-in-turn waiting slot.run.in.the.order slots_take: error = turn_await(lock, wait) => error = 0
 slots-not-retried slots looks.no.more slots_await: left < pause ? left : pause => left
 slots-awake slots come.and.gone slots_await: read(slots_events, ignored, sizeof(ignored)) > 0 => false
 keys-unsorted several in.the.order.of keys_order: qsort => (void)sizeof
@@ -208,7 +208,7 @@ network directory rule.8 directory_check: if (network) => if (false)
 15-small-stack status small.stack command_start: stack[8 * PATH_MAX] => stack[40 * PATH_MAX]
 16-no-word-of-a-free-key command_line how.long.it.took run: if (options->verbose) => if (options->verbose && took)
 17-foreign-file-emptied record not.keylock.s.own record_check: !(found->st_mode & S_ISVTX) => false
-17-foreign-file-pinned hold pin.leaves pin: status = record_check(&lock, &file) => status = fstat(lock.file.fd, &file)
+17-foreign-file-pinned record not.keylock.s.own pin: status = record_check(&lock, &file) => status = fstat(lock.file.fd, &file)
 gate-for-ever waiting for.the.gate lock_take: error && !(error == ETIMEDOUT && wait->nonblock) => error
 slot-gate-waited-for slots somebody.stopped.in slot_take: byte_try(fd, F_WRLCK, GATE) => request(&(struct request){.fd = fd, .type = F_WRLCK}, true)
 MUTANTS
