@@ -1,7 +1,7 @@
 # Keys: which file each makes, that two keys are two locks, and that nothing is left of them.
 
-# Inner shells' own variables; formats that are made; the helper's variables.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2154
+# shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2154 # inner shells' variables, formats that are made
+
 load helper
 
 # name_of KEY: a pattern for the name of the lockfile by the rule, done here a second time.

@@ -1,7 +1,7 @@
 # Keys left in doubt: who comes next is told that the last holder died in the middle.
 
-# Inner shells' own variables; words that are split on purpose; the helper's variables.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2153,SC2154
+# shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2153,SC2154 # words are split on purpose
+
 load helper
 
 setup() {
@@ -46,7 +46,7 @@ field() {
 
 # Writes the bytes of printf's format into a lockfile with the sticky bit of keylock's own.
 write_record() {
-	mkdir -m 700 "$KEYLOCK_DIR" 2>/dev/null || :
+	mkdir -p -m 700 "$KEYLOCK_DIR"
 	printf "$1" >"$file"
 	chmod 1600 "$file"
 }
@@ -333,9 +333,7 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 
 @test "P8 with -r the outer run's end decides, and its record alone is kept" {
 	# The inner one ends well, the outer does not.
-	run_keylock -A key sh -c \
-		'"$KEYLOCK" -r -A key true; echo $?; cat "$KEYLOCK_DIR/key"; kill -KILL $$'
-	expect 137
+	gives 137 -A key sh -c '"$KEYLOCK" -r -A key true; echo $?; cat "$KEYLOCK_DIR/key"; kill -KILL $$'
 	[[ $output == 0$'\n'keylock1* ]]
 	in_doubt key
 	# The outer one is told already, and the inner runs.
@@ -344,30 +342,29 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 	[ "$(files)" = 0 ]
 	# The inner one dies, the outer sees to it and ends well, with a record or without.
 	for outer in -A -x; do
-		prints '' "$outer" key sh -c '"$KEYLOCK" -r -A key sh -c "kill -KILL \$\$"; exit 0'
-		[ "$(files)" = 0 ]
+		gives 0 "$outer" key sh -c '"$KEYLOCK" -r -A key sh -c "kill -KILL \$\$"; exit 0'
+		[[ -z $output && $(files) == 0 ]]
 	done
 }
 
 @test "P8 keylock ends only its own record" {
 	need flock
 	for next in held dead; do
-		rm -f "$work"/{unlocked,go}
-		"$KEYLOCK" -A key bash -c 'for fd in /proc/self/fd/*; do
-				[ "$(readlink "$fd")" != "$1" ] || flock -u "${fd##*/}"
-			done
-			echo >"$0/unlocked"; until [ -e "$0/go" ]; do sleep 0.01; done' \
-			"$work" "$file" 3>&- 4>&- &
-		first=$!
-		wait_for 20 test -e "$work/unlocked"
+		hold -A key
+		first=$holder
+		# Its command lets the lock go.
+		tell "$first" unlocked 'bash -c "for fd in /proc/self/fd/*; do
+			[ \$fd -ef \$KEYLOCK_DIR/key ] && flock -u \${fd##*/}
+		done; :"'
+		answered unlocked 0
 		case $next in
 		held) hold -n -R key ;;
 		dead) run_keylock -n -R key sh -c 'kill -KILL $$' ;;
 		esac
 		other=$(field pid)
 		[ "$other" != "$first" ]
-		touch "$work/go"
-		wait "$first"
+		let_go "$first"
+		expect 0
 		if [ "$next" = held ]; then
 			taken key
 			kill_hard "$holder" "$held"
@@ -433,7 +430,7 @@ has_calls() {
 }
 
 has_no_calls() {
-	! has_calls "$1"
+	[ "$(grep -Ec "$1" "$work/calls")" = 0 ]
 }
 
 @test "P8 the record is on disk before the command starts, and its end before keylock lets go" {
@@ -468,11 +465,10 @@ has_no_calls() {
 @test "P8 killed at any time: never is a key clean whose command was in the middle" {
 	clean=0 doubt=0 rounds=60
 	[ -z "${KEYLOCK_LONG-}" ] || rounds=1000
-	inherit=$tools/inherit.py
 	for ((i = 0; i < rounds; i++)); do
 		rm -f "$work"/{charged,written}
 		# In a group of its own, so that keylock and its command are killed at once.
-		"$inherit" -g "$KEYLOCK" -A key sh -c \
+		setsid "$KEYLOCK" -A key sh -c \
 			'echo >"$0/charged"; sleep 0.002; echo >"$0/written"' \
 			"$work" 3>&- 4>&- &
 		keylock=$!

@@ -3,8 +3,8 @@
 # seccomp, limits, full and read-only file systems, no /proc, no /run), else by one fault of
 # strace(1). All faults of all calls, and what they leave behind, are in proof/faults.sh.
 
-# Inner shells' own variables; words that are split on purpose; the helper's variables.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154
+# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154 # words are split on purpose
+
 load helper
 
 setup() {

@@ -1,7 +1,7 @@
 # Several keys: all or none, in one order, under one deadline. Their life is in lifetime.bats.
 
-# Inner shells' own variables; words that are split on purpose; the helper's variables.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154
+# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154 # words are split on purpose
+
 load helper
 
 setup() {
