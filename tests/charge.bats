@@ -79,11 +79,22 @@ by_shell() {
 # by_elixir HOW: all requests as processes of one BEAM, by the README's module, with time enough for the
 # busiest machine.
 by_elixir() {
-	sed -n '/^    defmodule Keylock do$/,/^    end$/s/^    //p' "$BATS_TEST_DIRNAME/../README" |
-		sed 's/"-w", "5"/"-w", "120"/' >"$work/keylock.exs"
-	grep -q '"-w", "120"' "$work/keylock.exs"
+	{
+		sed -n '/^    defmodule Keylock do$/,/^    end$/s/^    //p' "$BATS_TEST_DIRNAME/../README" |
+			sed 's/"-w", "5"/"-w", "120"/'
+		cat <<-'END'
+			[how, subscribe | users] = System.argv()
+			request = fn user ->
+			  work = fn -> {said, 0} = System.cmd(subscribe, [user]); IO.write(said) end
+			  if how == "locked", do: {:ok, _} = Keylock.held("user:" <> user, work), else: work.()
+			end
+			tasks = Enum.map(users, fn user -> Task.async(fn -> request.(user) end) end)
+			Enum.each(tasks, fn task -> Task.await(task, :infinity) end)
+		END
+	} >"$work/requests.exs"
+	grep -q '"-w", "120"' "$work/requests.exs"
 	# shellcheck disable=SC2046
-	elixir -r "$work/keylock.exs" "$here/subscribe.exs" "$1" $(printf '42 %.0s' {1..20}) "${others[@]}" \
+	elixir "$work/requests.exs" "$1" "$here/subscribe" $(printf '42 %.0s' {1..20}) "${others[@]}" \
 		>"$work/said" 2>&1 3>&- 4>&- &
 	requests+=($!)
 }
@@ -123,7 +134,7 @@ side_by_side() {
 	for user in "${others[@]}"; do
 		[[ $(service charged "$user") == 1 && $(rows "= $user") == 1 ]]
 	done
-	wait_for 20 eval '[ "$(files)" = 0 ]'
+	all_gone
 }
 
 @test "P1 alone, the double charge in shell: each user is charged once with keylock, and none waits for another" {
@@ -258,7 +269,8 @@ settled() {
 	"$KEYLOCK" -R user:42 "$here/subscribe" 42 >"$work/first" 2>&1 3>&- 4>&- &
 	first=$!
 	wait_for 60 has_arrived 1
-	{ read -r _ && read -r subscriber && read -r curl; } < <(descendants "$first")
+	subscriber=$(children "$first")
+	curl=$(children "$subscriber")
 	kill -KILL "$subscriber"
 	ended_with "$first" 137
 	# What it had started still asks the service, and so keeps the key.

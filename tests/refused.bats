@@ -12,12 +12,10 @@ setup() {
 	lockfile=$KEYLOCK_DIR/key
 }
 
-# refusing RULES COMMAND…: run_it where the kernel refuses what RULES say (see refuse.c).
+# refusing RULES COMMAND…: run_it where the kernel refuses what RULES say (see refuse.py).
 refusing() {
-	local refuse
-	refuse=$(probe refuse)
-	"$refuse" "$1" true 2>/dev/null || skip 'no seccomp here'
-	run_it "$refuse" "$@"
+	"$tools/refuse.py" "$1" true 2>/dev/null || skip 'no seccomp here'
+	run_it "$tools/refuse.py" "$@"
 }
 
 # limited LIMIT WORDS…: keylock WORDS… under this limit of the shell's ulimit.
@@ -57,7 +55,8 @@ unharmed() {
 
 # in_doubt: the record of the key is still there.
 in_doubt() {
-	fails 76 "$@" -A key true
+	run_keylock -A key true
+	expect_message 76 "$@"
 }
 
 # --- 71: the system refused something ---

@@ -267,12 +267,10 @@ hand_over() {
 }
 
 @test "P2 with no inotify instance left, and without what sets times, slots are had as well" {
-	refuse=$(probe refuse)
-	"$refuse" 'inotify_init1=24' true || skip 'no seccomp here'
+	"$tools/refuse.py" 'inotify_init1=24' true || skip 'no seccomp here'
 	hold_slots 2 -j 2 key
-	export REAL=$KEYLOCK
-	printf '#!/bin/sh\nexec "%s" inotify_init1=24,utimensat=38 "$REAL" "$@"\n' "$refuse" \
-		>"$work/keylock"
+	export REAL=$KEYLOCK tools
+	printf '#!/bin/sh\nexec "$tools/refuse.py" inotify_init1=24,utimensat=38 "$REAL" "$@"\n' >"$work/keylock"
 	chmod +x "$work/keylock"
 	KEYLOCK=$work/keylock
 	taken -w 0.2 -j 2 key
