@@ -14,9 +14,8 @@
 # made before. After a command that ends in "&" the next one comes when its keylock runs its command
 # or waits. What the shell itself says about jobs is left out.
 
-# Scripts in single quotes are meant for the shell that they are given to (SC2016), status and
-# output come from the helper (SC2154).
-# shellcheck disable=SC2016,SC2030,SC2031,SC2154
+# shellcheck disable=SC2016,SC2030,SC2031,SC2154 # inner shells' variables and the helper's
+
 load helper
 
 setup() {
@@ -102,14 +101,14 @@ mark() {
 
 # play BLOCK: runs a transcript; fails, showing the difference, unless it prints what it shows.
 play() {
-	local work=$work/play line more command='' number=0 to_print=0 wrong=0 i
-	rm -rf "$work"
-	mkdir -p "$work/bin" "$work/here"
-	ln -s "$KEYLOCK" "$work/bin/keylock"
-	: >"$work/expected"
+	local place=$work/play line more command='' number=0 to_print=0 wrong=0 i
+	rm -rf "$place"
+	mkdir -p "$place/bin" "$place/here"
+	ln -s "$KEYLOCK" "$place/bin/keylock"
+	: >"$place/expected"
 	{
 		declare -f begun mark
-		printf 'printed=%q last=\n' "$work/printed"
+		printf 'printed=%q last=\n' "$place/printed"
 		# shellcheck disable=SC2094
 		while IFS= read -r line; do
 			while [[ $line == *$' \\' ]] && read -r more; do
@@ -117,32 +116,32 @@ play() {
 			done
 			if [[ $line == '$ '* ]]; then
 				[ -z "$command" ] || printf 'mark %d %d\n' "$number" "$to_print"
-				[ "$number" = 0 ] || echo "-- after command $number" >>"$work/expected"
+				[ "$number" = 0 ] || echo "-- after command $number" >>"$place/expected"
 				[ "$number" = 0 ] || to_print=$((to_print + 1))
 				number=$((number + 1)) command=${line#'$ '}
 				printf '%s\n' "$command"
-				[[ $command != 'cat '* ]] || : >"$work/here/${command#cat }"
+				[[ $command != 'cat '* ]] || : >"$place/here/${command#cat }"
 			else
-				printf '%s\n' "$line" >>"$work/expected"
+				printf '%s\n' "$line" >>"$place/expected"
 				to_print=$((to_print + 1))
-				[[ $command != 'cat '* ]] || printf '%s\n' "$line" >>"$work/here/${command#cat }"
+				[[ $command != 'cat '* ]] || printf '%s\n' "$line" >>"$place/here/${command#cat }"
 			fi
 		done <"$1"
 		printf 'mark %d %d\n' "$number" "$to_print"
-		echo "-- after command $number" >>"$work/expected"
-	} >"$work/script"
+		echo "-- after command $number" >>"$place/expected"
+	} >"$place/script"
 	(
-		cd "$work/here" || exit
-		export KEYLOCK_DIR=$work/dir PATH=$work/bin:$PATH
-		exec script -qefc "bash ../script" /dev/null >"$work/printed" 2>&1 3>&- 4>&-
+		cd "$place/here" || exit
+		export KEYLOCK_DIR=$place/dir PATH=$place/bin:$PATH
+		exec script -qefc "bash ../script" /dev/null >"$place/printed" 2>&1 3>&- 4>&-
 	) || :
 	end_left_over
 	sed -E -e 's/\r$//' -e '/^(Terminated|Killed)$/d' -e 's/   */  /g' \
-		-e '/^\.\.\/script: line [0-9]+: +[0-9]+ [A-Z][a-z]+ /d' "$work/printed" >"$work/actual"
+		-e '/^\.\.\/script: line [0-9]+: +[0-9]+ [A-Z][a-z]+ /d' "$place/printed" >"$place/actual"
 	mapfile -t expected < <(sed -e 's/[][\.*^$+?(){}|]/\\&/g' -e 's/   */  /g' \
 		-e 's/\<812\>/[0-9]+/g' -e 's/held for 9s/held for ([0-9]+[dhms])+/g' \
-		-e 's/2026-11-24T23:26:16Z/[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z/g' "$work/expected")
-	mapfile -t actual <"$work/actual"
+		-e 's/2026-11-24T23:26:16Z/[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z/g' "$place/expected")
+	mapfile -t actual <"$place/actual"
 	[ ${#expected[@]} = ${#actual[@]} ] || wrong=1
 	for i in "${!expected[@]}"; do
 		[[ ${actual[i]-} =~ ^${expected[i]}$ ]] || wrong=1
@@ -150,7 +149,7 @@ play() {
 	[ "$wrong" = 0 ] || {
 		echo 'this transcript does not print what it shows:'
 		cat "$1"
-		diff -u --label shown --label printed "$work/expected" "$work/actual"
+		diff -u --label shown --label printed "$place/expected" "$place/actual"
 		return 1
 	}
 }
@@ -259,6 +258,22 @@ make check
 }
 
 # --- form ---
+
+@test "P10 readable: keylock.c, its functions and its comments keep their measures" {
+	# Lines at most, those of code, of a function, of the median one; comments at least, in per cent.
+	read -r lines code longest median comments <<<'4300 3400 60 16 13'
+	ctags --version 2>/dev/null | grep -q 'Universal Ctags' || skip 'needs universal-ctags'
+	ctags -x --_xformat='%n %e %N' --kinds-C=f "$top/keylock.c" | awk '{ print $2 - $1 + 1, $3 }' | sort -n >"$work/sizes"
+	run_it awk '{ text = $0; sub(/^[ \t]+/, "", text) }
+		inside || text ~ /^\/\*/ { comments++; inside = text !~ /\*\//; next }
+		text != "" && text !~ /^\/\// { code++ }
+		END { print NR, code, int(comments * 100 / NR) }' "$top/keylock.c"
+	read -r is_lines is_code is_comments <<<"$output"
+	is_median=$(sed -n "$((($(wc -l <"$work/sizes") + 1) / 2))s/ .*//p" "$work/sizes")
+	echo "median $is_median, longest $(tail -n 1 "$work/sizes")"
+	[[ $is_lines -le $lines && $is_code -le $code && $is_comments -ge $comments ]]
+	[[ $(wc -l <"$work/sizes") -ge 100 && $is_median -le $median && $(sed -n '$s/ .*//p' "$work/sizes") -le $longest ]]
+}
 
 @test "the README is plain text of 80 columns" {
 	run_it awk '!/^sudo apt-get/ && length($0) > 80' "$readme"
