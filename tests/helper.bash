@@ -208,6 +208,7 @@ files() {
 }
 
 all_gone() {
+	# shellcheck disable=SC2016
 	wait_for 20 eval '[ "$(files)" = 0 ]'
 }
 

@@ -249,7 +249,6 @@ is_over() {
 }
 
 @test "P1 other programs' flock(2) and keylock exclude each other, the file pinned or not" {
-	script=$work/script
 	need flock
 	path=$("$KEYLOCK" --path key)
 	for mode in -x -s; do

@@ -1,5 +1,5 @@
 # Runs within runs: who would wait for itself is told so, or runs under the ancestor's lock.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2153,SC2154 # words are split on purpose
+# shellcheck disable=SC2016,SC2030,SC2031,SC2046,SC2086,SC2153,SC2154,SC2206 # words are split on purpose
 
 load helper
 
@@ -452,10 +452,10 @@ alone_in() {
 		# Free, it is taken and not only visited.
 		"$KEYLOCK" -w 20 -r -d "$2" key "$KEYLOCK" -n -d "$2" key true; echo $?
 	END
-	while IFS='|' read -r one two first then; do
+	while IFS='|' read -r one two first over; do
 		rm -f "$work"/{begun,end}
 		it_prints $'same\n75\n75\n75' private_root bash -c 'mount -t tmpfs none /mnt && eval "$1" || exit 9
-			"$KEYLOCK" -d "$2" key bash "$work/scene" "${@:2}"' - "$first" "$one" "$two" "$then"
+			"$KEYLOCK" -d "$2" key bash "$work/scene" "${@:2}"' - "$first" "$one" "$two" "$over"
 	done <<-'FORMS'
 		/mnt/a|/mnt/b|mkdir /mnt/a /mnt/b && mount -t tmpfs none /mnt/a && mount -t tmpfs none /mnt/b|:
 		/mnt|/mnt|:|mount -t tmpfs none /mnt

@@ -46,7 +46,7 @@ field() {
 
 # Writes the bytes of printf's format into a lockfile with the sticky bit of keylock's own.
 write_record() {
-	mkdir -p -m 700 "$KEYLOCK_DIR"
+	mkdir -m 700 "$KEYLOCK_DIR" 2>/dev/null || :
 	printf "$1" >"$file"
 	chmod 1600 "$file"
 }

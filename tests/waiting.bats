@@ -1,5 +1,5 @@
 # Waiting: in turn, asleep, and no longer than -w says.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2153,SC2154 # words are split on purpose
+# shellcheck disable=SC2016,SC2030,SC2031,SC2046,SC2086,SC2153,SC2154,SC2206 # words are split on purpose
 
 load helper
 
@@ -244,6 +244,7 @@ rest() {
 
 @test "P3 a waiter whose time is up when the key has become free leaves no file" {
 	hold key
+	# shellcheck disable=SC2034 # in eval
 	begin=$(milliseconds)
 	# Whoever lets go leaves the file to one that has a ticket. That one is stopped until its
 	# time is up.
