@@ -147,8 +147,6 @@ side_by_side() {
 	side_by_side by_elixir
 }
 
-# --- killed between charge and row ---
-
 # request OPTION: a request of user 42.
 request() {
 	run_keylock "$1" user:42 "$here/subscribe" 42

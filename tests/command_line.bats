@@ -1,5 +1,4 @@
 # The command line: what is refused, what is taken, and what each option changes.
-
 # shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2094,SC2154 # words are split on purpose
 
 load helper

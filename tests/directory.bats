@@ -27,8 +27,6 @@ several_users() {
 	rmdir "$KEYLOCK_DIR"
 }
 
-# --- which directory ---
-
 # in_run FILL COMMAND…: runs COMMAND, by env -i, in a mount namespace with an empty /run that FILL
 # has filled.
 in_run() {
@@ -110,8 +108,6 @@ as_service() {
 	[[ $status == 0 && $output == 700 ]]
 }
 
-# --- rule 1: the default directory ---
-
 # attack FILL [STATUS]: keylock refuses to run with the default directory, and says what else could
 # be done.
 attack() {
@@ -155,8 +151,6 @@ attack() {
 	expect_message "$status" /run/keylock '-d DIR' KEYLOCK_DIR
 	[[ $stderr != *'remove it'* ]]
 }
-
-# --- rule 2: a directory given by name ---
 
 @test "rule 2: a directory given by name may be a link" {
 	mkdir "$KEYLOCK_DIR"
@@ -210,8 +204,6 @@ attack() {
 	it_fails 73 job7 as_user 61111 "$public/keylock" job7 touch "$ran"
 }
 
-# --- rule 3: what was checked is what is used ---
-
 @test "rule 3: a directory or a lockfile exchanged under a holder is not touched at release" {
 	hold job7
 	mv "$KEYLOCK_DIR" "$work/old"
@@ -227,8 +219,6 @@ attack() {
 	expect 0
 	[ "$(readlink "$KEYLOCK_DIR/job8") $(cat "$KEYLOCK_DIR/job7")" = "job7 another's" ]
 }
-
-# --- rule 4: the lockfile ---
 
 @test "rule 4: a lockfile that is a link or no regular file is refused, without waiting, and nothing touched" {
 	target=$work/target
@@ -355,8 +345,6 @@ share() {
 	[ "$(files)" = 0 ]
 }
 
-# --- rule 5: the lockfile's mode ---
-
 @test "rule 5: the file has the directory's classes and the sticky bit, whatever the umask" {
 	for pair in 0700=1600 0755=1600 0750=1600 0711=1600 0770=1660 0775=1660 0720=1660 0730=1660 \
 		1770=1660 1700=1600 1777=1666 1733=1666 1722=1666 1707=1606 1703=1606 1757=1606; do
@@ -374,8 +362,6 @@ share() {
 	done
 }
 
-# --- rule 6: nothing is written ---
-
 @test "rule 6: a lockfile is neither written nor truncated, whoever made it, and its mode stays" {
 	mkdir -m 700 "$KEYLOCK_DIR"
 	for mode in -x -s -F -l -o -n -v; do
@@ -391,8 +377,6 @@ share() {
 }
 
 # Rule 7, the descriptors, is in command_line.bats.
-
-# --- rule 8: network file systems ---
 
 # on_type TYPE COMMAND…: run_it where statfs(2) says, in hexadecimal, that the folders are on that type of file
 # system: the first word of what it answers, the lowest byte first.

@@ -13,7 +13,6 @@
 # A line that ends in a blank and a backslash goes on in the next. "$ cat FILE" shows a file that is
 # made before. After a command that ends in "&" the next one comes when its keylock runs its command
 # or waits. What the shell itself says about jobs is left out.
-
 # shellcheck disable=SC2016,SC2030,SC2031,SC2154 # inner shells' variables and the helper's
 
 load helper
@@ -35,8 +34,6 @@ plain() {
 	sed -e "s/\\\\(aq/'/g" -e 's/\\(dq/"/g' -e 's/\\-/-/g' -e 's/\\&//g' -e 's/\\e/\\/g'
 }
 
-# --- options, statuses, messages ---
-
 @test "the options of the code, of the manual page and of --help are the same" {
 	compare options
 }
@@ -56,8 +53,6 @@ plain() {
 @test "each message of the code is in the manual page, and each of the manual page in the code, word for word" {
 	compare messages
 }
-
-# --- transcripts ---
 
 # blocks FILE FOLDER: writes each transcript of FILE to a file of its own in FOLDER.
 blocks() {
@@ -204,8 +199,6 @@ play_all() {
 	[ "$seen" = 4 ]
 }
 
-# --- set-up and CI ---
-
 @test "the README has two set-up lines that can be pasted" {
 	mapfile -t lines < <(grep -n 'apt-get' "$readme")
 	[ ${#lines[@]} = 2 ]
@@ -256,8 +249,6 @@ make check
 		[[ $output == *$'\nnot ok 3 d\n'* ]]
 	done
 }
-
-# --- form ---
 
 @test "P10 readable: keylock.c, its functions and its comments keep their measures" {
 	# Lines at most, those of code, of a function, of the median one; comments at least, in per cent.

@@ -1,6 +1,5 @@
 # Keys for other programs: --hold for a section of code in another language, --pin for programs with
 # an flock(2) of their own, and --auto, where the command is the key.
-
 # shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2153,SC2154 # words are split on purpose
 
 load helper
@@ -194,8 +193,6 @@ is_over() {
 	done 2>/dev/null
 }
 
-# --- pin; --forget is in record.bats ---
-
 @test "--pin: makes the file, prints its path, and the file stays" {
 	gives 0 --pin key
 	[[ $output == "$("$KEYLOCK" --path key)" && ! -s $output ]]
@@ -285,8 +282,6 @@ is_over() {
 		esac
 	done
 }
-
-# --- auto ---
 
 @test "--auto: the same command is taken, another one is not" {
 	hold_by "$KEYLOCK" --auto

@@ -1,5 +1,4 @@
 # How long a lock lives: as long as the command, whoever is killed, and not longer.
-
 # shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2153,SC2154 # words are split on purpose
 
 load helper

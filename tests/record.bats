@@ -1,5 +1,4 @@
 # Keys left in doubt: who comes next is told that the last holder died in the middle.
-
 # shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2153,SC2154 # words are split on purpose
 
 load helper

@@ -2,7 +2,6 @@
 # and the key free afterwards. By the real thing where there is one (old kernels and sandboxes by
 # seccomp, limits, full and read-only file systems, no /proc, no /run), else by one fault of
 # strace(1). All faults of all calls, and what they leave behind, are in proof/faults.sh.
-
 # shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154 # words are split on purpose
 
 load helper
@@ -58,8 +57,6 @@ in_doubt() {
 	run_keylock -A key true
 	expect_message 76 "$@"
 }
-
-# --- 71: the system refused something ---
 
 @test "a kernel before 3.15: 71, which kernel it needs, and nothing is run" {
 	for words in key '-n key' '-s key' '-w 1 key' '-F key' '-A key' '-l key' '-j 2 key' \
@@ -219,8 +216,6 @@ in_doubt() {
 	in_doubt cause=unknown
 }
 
-# --- 73: directory and lockfile ---
-
 @test "73: the directory or the lockfile cannot be made" {
 	run_keylock -d "$KEYLOCK_DIR/dir" key touch "$ran"
 	refused 73 "$KEYLOCK_DIR/dir"
@@ -318,8 +313,6 @@ in_doubt() {
 		in_doubt
 	done
 }
-
-# --- it goes on all the same ---
 
 @test "no /proc: slots are waited for, and a nested run ends by its time-out" {
 	need_plain

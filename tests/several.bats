@@ -1,5 +1,4 @@
 # Several keys: all or none, in one order, under one deadline. Their life is in lifetime.bats.
-
 # shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154 # words are split on purpose
 
 load helper

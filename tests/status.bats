@@ -1,6 +1,5 @@
 # How keylock ends: with the command's own status and death, else 126 and 127; -E. What the system
 # refuses is in refused.bats.
-
 # shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2154 # words are split on purpose
 
 load helper
