@@ -31,20 +31,6 @@
  *   In turn    Who waits is served strictly in the order of arrival.
  *   Asleep     Who waits sleeps in the kernel and polls nothing.
  *
- * Exit statuses (the same in --help and in the manual page): COMMAND's own; a
- * death by signal is passed on as one. Otherwise:
- *
- *   1    --who: nobody holds KEY
- *   64   usage: bad option, value or combination; no KEY; no COMMAND
- *   71   the system refused something
- *   73   the directory or lockfile cannot be made, opened or written
- *   75   KEY is taken (-n) or was not had in time (-w); see -E
- *   76   the last holder died in the middle (-A)
- *   77   the directory or lockfile is not safe to use
- *   78   waiting might never end: an ancestor holds KEY, or a cycle of waiters
- *   126  COMMAND cannot be executed
- *   127  COMMAND is not found
- *
  * The order of this file is its architecture: each part uses only those above
  * it. Promise "alone" can be checked by reading the part "Lockfile".
  */
@@ -53,7 +39,6 @@
 #define _FILE_OFFSET_BITS 64
 #define _TIME_BITS 64
 
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -85,28 +70,31 @@
 
 #define VERSION "1.0"
 
-/* Results that leave keylock as its exit status. */
+/* Results that leave keylock as its exit status. A command's own is passed on, and so is its
+ * death by a signal. */
 enum {
-	NOBODY = 1,
-	USAGE = 64,
-	REFUSED = 71,
-	NO_FILE = 73,
-	TAKEN = 75,
-	IN_DOUBT = 76,
-	UNSAFE = 77,
-	ENDLESS = 78,
-	CANNOT_EXECUTE = 126,
-	NOT_FOUND = 127,
+	NOBODY = 1,           /* --who: nobody holds the key */
+	USAGE = 64,           /* bad option, value or combination; no KEY; no COMMAND */
+	REFUSED = 71,         /* the system refused something */
+	NO_FILE = 73,         /* the directory or lockfile cannot be made, opened or written */
+	TAKEN = 75,           /* the key is taken (-n) or was not had in time (-w); see -E */
+	IN_DOUBT = 76,        /* the last holder died in the middle (-A) */
+	UNSAFE = 77,          /* the directory or lockfile is not safe to use */
+	ENDLESS = 78,         /* an ancestor holds the key, or there is a cycle of waiters */
+	CANNOT_EXECUTE = 126, /* COMMAND cannot be executed */
+	NOT_FOUND = 127,      /* COMMAND is not found */
 };
 
 /* Results that stay inside. */
 enum {
 	CAUGHT = 256, /* the wait was ended by the signal in signals.caught */
 	COVERED,      /* the lock of an ancestor covers this run */
+	DONE,         /* what was asked for was printed */
 };
 
 enum {
 	SLOTS_MAX = 1000,
+	KEYS_MAX = 1000,
 	ANCESTORS_MAX = 1000,
 	KEY_MAX_BYTES = 131000,
 	NAME_MAX_BYTES = 200,
@@ -115,126 +103,6 @@ enum {
 	SHOWN_SIZE = 256,
 	MESSAGE_SIZE = 4096,
 };
-
-/* ---- Messages -----------------------------------------------------------
- *
- * One line on standard error for each thing that went wrong, written by one
- * write(2), so that nothing is left in a buffer when the command starts and
- * lines of several keylocks do not mix.
- */
-
-/* While keylock waits or holds, a line that standard error does not take at once is
- * dropped: nobody behind it pays for a pipe that nobody reads. */
-static bool hurried;
-
-/* The descriptor for a line on standard error, -1 where that does not take it at once.
- * Others may fill a pipe after poll(2) has said that it has room: there it is a description
- * of our own, that does not wait, where we may open the pipe (fifo(7)). */
-static int
-error_output(void)
-{
-	struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
-	struct stat file;
-	int fd = -1;
-
-	if (!hurried)
-		return STDERR_FILENO;
-	if (poll(&ready, 1, 0) == 0)
-		return -1;
-	if (fstat(STDERR_FILENO, &file) == 0 && S_ISFIFO(file.st_mode))
-		fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_CLOEXEC);
-	return fd < 0 ? STDERR_FILENO : fd;
-}
-
-/* Write `keylock: ` and the line to standard error; keeps errno. Returns `status`. All
- * signals are blocked: a reader that is gone, or a limit on the file's size, leaves one
- * pending that is neither the command's nor a reason to die. */
-__attribute__((format(printf, 2, 3))) static int
-say(int status, const char *format, ...)
-{
-	int kept = errno, fd = error_output();
-	char line[MESSAGE_SIZE] = "keylock: ";
-	size_t used = strlen(line);
-	va_list arguments;
-	sigset_t own;
-
-	va_start(arguments, format);
-	vsnprintf(line + used, sizeof(line) - used - 1, format, arguments);
-	va_end(arguments);
-	used = strlen(line);
-	line[used++] = '\n';
-	if (write(fd, line, used) < 0) {
-		sigemptyset(&own);
-		sigaddset(&own, SIGPIPE);
-		sigaddset(&own, SIGXFSZ);
-		sigtimedwait(&own, NULL, &(struct timespec){.tv_sec = 0});
-	}
-	if (fd > STDERR_FILENO)
-		close(fd);
-	errno = kept;
-	return status;
-}
-
-/* How many bytes the character at `text` has in UTF-8, 0 where there is none; *character
- * is which. Only who says or lists something needs a locale. */
-static size_t
-utf8_length(const char *text, wchar_t *character)
-{
-	static bool set;
-	int length;
-
-	set = set || setlocale(LC_CTYPE, "C.UTF-8");
-	length = mbtowc(character, text, MB_LEN_MAX);
-	/* glibc knows longer forms, too. */
-	return length > 0 && *character <= 0x10ffff ? (size_t)length : 0;
-}
-
-/* Make `text` fit for a line of a terminal: control characters, and bytes that are no
- * UTF-8, become \xHH, and what is too long ends in "...". Returns `shown`. */
-static const char *
-show(const char *text, char shown[SHOWN_SIZE])
-{
-	wchar_t character = 0;
-	size_t used = 0;
-
-	shown[0] = '\0';
-	while (*text) {
-		size_t length = utf8_length(text, &character);
-		bool plain = length && !iswcntrl((wint_t)character);
-
-		if (used + sizeof("\\xHH...") > SHOWN_SIZE) {
-			strcpy(shown + used, "...");
-			break;
-		}
-		if (plain)
-			used += (size_t)sprintf(shown + used, "%.*s", (int)length, text);
-		else
-			used += (size_t)sprintf(shown + used, "\\x%02x", (unsigned char)*text);
-		text += plain ? length : 1;
-	}
-	return shown;
-}
-
-/* Bring to standard output what was printed. Returns 0, or REFUSED and says why. */
-static int
-printed(void)
-{
-	if (fflush(stdout) == 0 && !ferror(stdout))
-		return 0;
-	return say(REFUSED, "standard output: %s", strerror(errno));
-}
-
-/* Read a whole number from `low` to `high`: digits and nothing else. */
-static bool
-parse_number(const char *text, int low, int high, int *number)
-{
-	unsigned long long value = strtoull(text, NULL, 10); /* too large: ULLONG_MAX */
-
-	if (!*text || text[strspn(text, "0123456789")] || value > INT_MAX)
-		return false;
-	*number = (int)value;
-	return *number >= low && *number <= high;
-}
 
 /* ---- Time ---------------------------------------------------------------
  *
@@ -308,34 +176,33 @@ parse_time(const char *text, nanoseconds *time)
 
 /* ---- Signals and waiting ------------------------------------------------
  *
- * All signals are blocked from the start, so that none ends keylock between
- * making a file and being able to remove it. They are let in only around the one
- * blocking call of a wait, where a handler takes down which one came. A signal
- * that comes after the check and before that call would be slept over: the
- * handler therefore arms a repeating timer, which cuts the call short. The same
- * timer keeps the deadline. It is one of our own (timer_create(2)), since
- * ITIMER_REAL may be the caller's, which the command inherits.
- *
- * The handlers are not taken back before the command starts: execve(2) does that.
+ * All signals are blocked from the start, so that none ends keylock between making a file
+ * and being able to remove it. They are let in only around the one blocking call of a wait,
+ * where a handler takes down which one came. One that comes just before that call would be
+ * slept over: the handler therefore arms a repeating timer, which cuts the call short and
+ * keeps the deadline, too; not ITIMER_REAL, which may be the caller's and the command's.
  */
 
-#define WAKER SIGRTMAX /* the timer's signal: the one that is used least */
+enum { WAKER = _NSIG - 1 }; /* the timer's signal, SIGRTMAX: the one that is used least */
 
-/* Those that people and systems send to end or to stop a program. */
-static const int caught_signals[] = {
-    SIGHUP,  SIGINT,  SIGQUIT, SIGPIPE, SIGALRM, SIGTERM, SIGUSR1,
-    SIGUSR2, SIGXCPU, SIGPWR,  SIGTSTP, SIGTTIN, SIGTTOU,
+/* The timer's, and those that people and systems send to end or to stop a program. */
+static const int handled[] = {
+    WAKER,   SIGHUP,  SIGINT,  SIGQUIT, SIGPIPE, SIGALRM, SIGTERM,
+    SIGUSR1, SIGUSR2, SIGXCPU, SIGPWR,  SIGTSTP, SIGTTIN, SIGTTOU,
 };
 
+enum { HANDLED = sizeof(handled) / sizeof(*handled) };
+
 static struct {
-	sigset_t came_mask; /* the mask that keylock came with */
-	sigset_t wait_mask; /* while waiting */
-	bool begun;         /* there are handlers and the timer */
+	sigset_t all;                   /* those too that sigfillset(3) leaves to libc (nptl(7)) */
+	sigset_t came_mask;             /* the mask that keylock came with */
+	sigset_t wait_mask;             /* while waiting */
+	bool begun;                     /* there are handlers and the timer */
+	struct sigaction came[HANDLED]; /* what was done with the handled ones before */
 	timer_t timer;
 	nanoseconds armed;                /* for when; FOREVER: it does not run */
-	struct sigaction waker_came;      /* what was done with WAKER */
 	volatile sig_atomic_t caught;     /* the signal that ends the wait, or 0 */
-	bool in_child;                    /* the child is running, in our memory */
+	bool in_child;                    /* the child runs in our memory: see child_run() */
 	volatile sig_atomic_t child_stop; /* the stop signal that it was sent then, or 0 */
 } signals = {.armed = INT64_MAX};
 
@@ -346,36 +213,10 @@ is_stop_signal(int signo)
 	return signo == SIGTSTP || signo == SIGTTIN || signo == SIGTTOU;
 }
 
-/* Every signal but `signo` (0: every one), those too that sigfillset(3) leaves to libc:
- * musl has three, of which one is SIGRTMIN to programs of glibc (nptl(7)). */
-static sigset_t
-all_signals_but(int signo)
-{
-	enum { BITS = 8 * sizeof(unsigned long) };
-	union {
-		unsigned long words[sizeof(sigset_t) / sizeof(unsigned long)];
-		sigset_t set;
-	} all;
-
-	memset(&all, 0xff, sizeof(all));
-	if (signo)
-		all.words[(signo - 1) / BITS] &= ~(1UL << (unsigned)(signo - 1) % BITS);
-	return all.set;
-}
-
-/* sigprocmask(2) itself, since libc's keeps off those signals. */
-static void
-mask_set(const sigset_t *mask, sigset_t *came)
-{
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, mask, came, _NSIG / 8);
-}
-
 static void
 signals_keep_out(void)
 {
-	sigset_t all = all_signals_but(0);
-
-	mask_set(&all, NULL);
+	sigprocmask(SIG_SETMASK, &signals.all, NULL);
 }
 
 static void
@@ -387,70 +228,14 @@ signals_let_in(void)
 static void
 signals_begin(void)
 {
-	sigset_t all = all_signals_but(0);
-
-	mask_set(&all, &signals.came_mask);
+	memset(&signals.all, 0xff, sizeof(signals.all));
+	/* musl's own call does not tell of SIGRTMIN as programs of glibc know it. */
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &signals.all, &signals.came_mask, _NSIG / 8);
 	/* A SIGCONT that is let in is lost where it comes just before the handler of
 	 * a stop signal is called; blocked it continues us and stays pending. */
 	signals.wait_mask = signals.came_mask;
 	sigaddset(&signals.wait_mask, SIGCONT);
 	sigdelset(&signals.wait_mask, WAKER);
-}
-
-/* Take down what ends the wait; all that is called is async-signal-safe. In the child,
- * which has our memory until it has become the command, do what the signal does by default,
- * but do not stop: see child_run(). */
-static void
-on_signal(int signo)
-{
-	static const struct itimerspec soon = {
-	    .it_interval.tv_nsec = 5000000,
-	    .it_value.tv_nsec = 1000000,
-	};
-	int kept = errno;
-
-	if (signals.in_child && is_stop_signal(signo)) {
-		signals.child_stop = signo;
-	} else if (signals.in_child) {
-		signal(signo, SIG_DFL);
-		kill(getpid(), signo);
-	} else if (signo != WAKER) {
-		if (!signals.caught || is_stop_signal(signals.caught))
-			signals.caught = signo;
-		timer_settime(signals.timer, 0, &soon, NULL);
-		signals.armed = 0;
-	}
-	errno = kept;
-}
-
-/* Handle `signo`, but where it came ignored. */
-static void
-signal_handle(int signo)
-{
-	struct sigaction handler = {.sa_handler = on_signal}, came;
-
-	sigfillset(&handler.sa_mask);
-	if (sigaction(signo, &handler, &came) == 0 && came.sa_handler == SIG_IGN)
-		sigaction(signo, &came, NULL);
-}
-
-/* Make the timer and set the handlers up, once. Returns 0 or an errno. */
-static int
-waiting_begin(void)
-{
-	struct sigaction handler = {.sa_handler = on_signal};
-	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = WAKER};
-
-	if (signals.begun)
-		return 0;
-	if (timer_create(CLOCK_MONOTONIC, &event, &signals.timer) < 0)
-		return errno == EAGAIN ? EDQUOT : errno; /* EAGAIN means taken here */
-	for (size_t i = 0; i < sizeof(caught_signals) / sizeof(*caught_signals); i++)
-		signal_handle(caught_signals[i]);
-	sigfillset(&handler.sa_mask);
-	sigaction(WAKER, &handler, &signals.waker_came);
-	signals.begun = true;
-	return 0;
 }
 
 /* Have the timer expire at `until`, and again and again. Returns 0 or an errno. */
@@ -465,6 +250,48 @@ timer_arm(nanoseconds until)
 		alarm.it_value = to_timespec(until);
 	signals.armed = until;
 	return timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL) < 0 ? errno : 0;
+}
+
+/* Take down what ends the wait; all that is called is async-signal-safe. In the child do what
+ * the signal does by default, but do not stop. */
+static void
+on_signal(int signo)
+{
+	int kept = errno;
+
+	if (signals.in_child && is_stop_signal(signo)) {
+		signals.child_stop = signo;
+	} else if (signals.in_child) {
+		signal(signo, SIG_DFL);
+		kill(getpid(), signo);
+	} else if (signo != WAKER) {
+		if (!signals.caught || is_stop_signal(signals.caught))
+			signals.caught = signo;
+		timer_arm(now() + MILLISECOND);
+	}
+	errno = kept;
+}
+
+/* Make the timer and set the handlers up, but for signals that came ignored, once. Returns 0
+ * or an errno. */
+static int
+waiting_begin(void)
+{
+	struct sigaction handler = {.sa_handler = on_signal};
+	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = WAKER};
+
+	if (signals.begun)
+		return 0;
+	if (timer_create(CLOCK_MONOTONIC, &event, &signals.timer) < 0)
+		return errno == EAGAIN ? EDQUOT : errno; /* EAGAIN means taken here */
+	sigfillset(&handler.sa_mask);
+	for (size_t i = 0; i < HANDLED; i++) {
+		sigaction(handled[i], &handler, &signals.came[i]);
+		if (signals.came[i].sa_handler == SIG_IGN && handled[i] != WAKER)
+			sigaction(handled[i], &signals.came[i], NULL);
+	}
+	signals.begun = true;
+	return 0;
 }
 
 /* Let in what signals have come. Returns whether one is to end or to stop keylock: it is in
@@ -486,19 +313,20 @@ signal_came(void)
 static void
 act_by_default(int signo)
 {
+	enum { BITS = 8 * sizeof(unsigned long) };
 	struct sigaction by_default = {.sa_handler = SIG_DFL}, came;
-	sigset_t others = all_signals_but(signo);
+	unsigned long only[_NSIG / BITS + 1] = {0}; /* sigaddset(3) leaves some to libc */
 
+	only[(signo - 1) / BITS] = 1UL << (unsigned)(signo - 1) % BITS;
 	sigaction(signo, &by_default, &came);
 	kill(getpid(), signo);
-	mask_set(&others, NULL);
+	syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, only, NULL, _NSIG / 8);
 	signals_keep_out();
 	sigaction(signo, &came, NULL);
 }
 
 /* Stop by the stop signal `signo`; not where a SIGCONT has come since, which is pending
- * then: a stop signal that is sent takes it away (signal(7)). One that is sent in the
- * microsecond in between is lost. */
+ * then: a stop signal that is sent takes it away (signal(7)). */
 static void
 stop_by(int signo)
 {
@@ -519,26 +347,22 @@ die_by(int signo)
 	return 128 + signo;
 }
 
-/* A lock request to the kernel: flock(2), or for a byte (fcntl_locking(2)). */
-struct request {
-	int fd;
-	int flock;   /* LOCK_EX or LOCK_SH; 0 for a byte */
-	short type;  /* F_RDLCK, F_WRLCK or F_UNLCK */
-	off_t start; /* the byte */
-};
+static const off_t LOCK = -1; /* not a byte of the file, but the flock(2) of the whole */
 
-/* Make the request, waiting or not. Returns 0 or an errno, EAGAIN when taken. */
+/* Ask for the lock of a byte (F_OFD_SETLK, fcntl_locking(2)), or for LOCK, or give it up:
+ * `type` is F_RDLCK, F_WRLCK or F_UNLCK. Returns 0 or an errno, EAGAIN when taken. */
 static int
-request(const struct request *wish, bool waiting)
+request(int fd, short type, off_t what, bool waiting)
 {
-	struct flock bytes = {.l_type = wish->type, .l_start = wish->start, .l_len = 1};
+	struct flock byte = {.l_type = type, .l_start = what, .l_len = 1};
+	int operation = type == F_UNLCK ? LOCK_UN : type == F_RDLCK ? LOCK_SH : LOCK_EX;
 	int done;
 
 	do { /* FUSE, which is not of the kernel alone, may answer with EINTR */
-		if (wish->flock)
-			done = flock(wish->fd, wish->flock | (waiting ? 0 : LOCK_NB));
+		if (what == LOCK)
+			done = flock(fd, operation | (waiting ? 0 : LOCK_NB));
 		else
-			done = fcntl(wish->fd, waiting ? F_OFD_SETLKW : F_OFD_SETLK, &bytes);
+			done = fcntl(fd, waiting ? F_OFD_SETLKW : F_OFD_SETLK, &byte);
 	} while (done < 0 && errno == EINTR && !waiting);
 	return done == 0 ? 0 : errno;
 }
@@ -590,9 +414,9 @@ wait_check(struct wait *wait, nanoseconds *until)
 	return error;
 }
 
-/* Wait until the request is granted. Returns 0, or as wait_check() does. */
+/* Wait until the lock is granted. Returns 0, or as wait_check() does. */
 static int
-wait_for(const struct request *wish, struct wait *wait)
+wait_for(int fd, short type, off_t what, struct wait *wait)
 {
 	nanoseconds until;
 	int error;
@@ -604,10 +428,120 @@ wait_for(const struct request *wish, struct wait *wait)
 		if (error)
 			return error;
 		signals_let_in();
-		error = request(wish, true);
+		error = request(fd, type, what, true);
 		signals_keep_out();
 	} while (error == EINTR);
 	return error == EAGAIN ? ENOLCK : error; /* "taken" is no answer to one who waits */
+}
+
+/* ---- Messages -----------------------------------------------------------
+ *
+ * One line on standard error for each thing that went wrong, written by one
+ * write(2), so that nothing is left in a buffer when the command starts and
+ * lines of several keylocks do not mix.
+ */
+
+/* While keylock waits or holds, a line that standard error does not take at once is
+ * dropped: nobody behind it pays for a pipe that nobody reads. */
+static bool hurried;
+
+/* Write `keylock: ` and the line to standard error; keeps errno. Returns `status`. A reader
+ * that is gone, or a limit on the file's size, leaves a signal pending, where those are
+ * blocked, that is neither the command's nor a reason to die. */
+__attribute__((format(printf, 2, 3))) static int
+say(int status, const char *format, ...)
+{
+	struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
+	int kept = errno;
+	char line[MESSAGE_SIZE] = "keylock: ";
+	size_t used = strlen(line);
+	va_list arguments;
+	sigset_t own;
+
+	va_start(arguments, format);
+	vsnprintf(line + used, sizeof(line) - used - 1, format, arguments);
+	va_end(arguments);
+	used = strlen(line);
+	line[used++] = '\n';
+	sigemptyset(&own);
+	if (hurried && waiting_begin() == 0) { /* others may fill it after poll(2) */
+		sigaddset(&own, WAKER);
+		timer_arm(now() + 10 * MILLISECOND);
+		sigprocmask(SIG_UNBLOCK, &own, NULL);
+	}
+	if ((!hurried || poll(&ready, 1, 0) != 0) && write(STDERR_FILENO, line, used) < 0) {
+		sigaddset(&own, SIGPIPE);
+		sigaddset(&own, SIGXFSZ);
+		sigtimedwait(&own, NULL, &(struct timespec){.tv_sec = 0});
+	}
+	if (hurried)
+		signals_keep_out();
+	errno = kept;
+	return status;
+}
+
+/* How many bytes the character at `text` has in UTF-8, 0 where there is none; *character
+ * is which. Only who says or lists something needs a locale. */
+static size_t
+utf8_length(const char *text, wchar_t *character)
+{
+	static bool set;
+	int length;
+
+	set = set || setlocale(LC_CTYPE, "C.UTF-8");
+	length = mbtowc(character, text, MB_LEN_MAX);
+	/* glibc knows longer forms, too. */
+	return length > 0 && *character <= 0x10ffff ? (size_t)length : 0;
+}
+
+/* `text` fit for a line of a terminal: control characters, and bytes that are no UTF-8, become
+ * \xHH, and what is too long ends in "...". Valid until the next call but one. */
+static const char *
+show(const char *text)
+{
+	static char texts[2][SHOWN_SIZE];
+	static size_t turn;
+	char *shown = texts[turn = !turn];
+	wchar_t character = 0;
+	size_t used = 0;
+
+	shown[0] = '\0';
+	while (*text) {
+		size_t length = utf8_length(text, &character);
+		bool plain = length && !iswcntrl((wint_t)character);
+
+		if (used + sizeof("\\xHH...") > SHOWN_SIZE) {
+			strcpy(shown + used, "...");
+			break;
+		}
+		if (plain)
+			used += (size_t)sprintf(shown + used, "%.*s", (int)length, text);
+		else
+			used += (size_t)sprintf(shown + used, "\\x%02x", (unsigned char)*text);
+		text += plain ? length : 1;
+	}
+	return shown;
+}
+
+/* Bring to standard output what was printed. Returns 0, or REFUSED and says why. */
+static int
+printed(void)
+{
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return 0;
+	return say(REFUSED, "standard output: %s", strerror(errno));
+}
+
+/* Read a whole number from `low` to `high`: digits and nothing else. */
+static bool
+parse_number(const char *text, int low, int high, int *number)
+{
+	unsigned long long value = strtoull(text, NULL, 10); /* too large: ULLONG_MAX */
+
+	if (!*text || text[strspn(text, "0123456789")] || value > INT_MAX)
+		return false;
+	*number = (int)value;
+	return *number >= low && *number <= high;
 }
 
 /* ---- Key to file name ---------------------------------------------------
@@ -771,17 +705,13 @@ key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
  *
  * Where the lockfiles are. The rules that it MUST keep:
  *
- *  1. A default directory is a directory, not a link, owned by the effective
- *     user and closed to others, and not in a service's own /tmp.
- *  2. A directory given by name may be a link and is what its owner made it,
- *     but where all may write it is sticky.
- *  3. It is checked by fstat on the descriptor that is then used, and all file
- *     operations are relative to that descriptor.
- *  4. It is not on a network or cluster file system, whose cached attributes
- *     would let two hold one lock.
- *
- * Which default it is depends on the effective user id alone, never on what
- * fails: one user's key would become two locks otherwise.
+ *  1. A default directory is a directory, not a link, owned by the effective user and closed
+ *     to others, and not in a service's own /tmp. Which one depends on the user id alone.
+ *  2. A directory given by name may be a link, but where all may write it is sticky.
+ *  3. It is checked by fstat on the descriptor that is then used, and all file operations are
+ *     relative to that descriptor.
+ *  4. It is not on a network or cluster file system, whose cached attributes would let two
+ *     hold one lock.
  */
 
 struct directory {
@@ -795,28 +725,11 @@ struct directory {
 	gid_t group;
 };
 
-static const char not_safe[] = "not safe for lockfiles";
-
-/* Where `fd` is 0, 1 or 2, which may have come in closed, move it above them. */
-static int
-above_standard(int fd)
-{
-	int moved;
-
-	if (fd < 0 || fd > STDERR_FILENO)
-		return fd;
-	moved = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-	close(fd);
-	return moved;
-}
-
 /* Say what is wrong with the directory, and the way out of a default. Returns `status`. */
 static int
 directory_failure(const struct directory *directory, int status, const char *what, const char *why)
 {
-	char shown[SHOWN_SIZE];
-
-	return say(status, "%s: %s: %s%s", show(directory->path, shown), what, why,
+	return say(status, "%s: %s: %s%s", show(directory->path), what, why,
 	           directory->named ? "" : "; name another with -d DIR or KEYLOCK_DIR");
 }
 
@@ -904,57 +817,55 @@ directory_choose(struct directory *directory, const char *named)
 	         shared ? "/run/lock" : "/tmp", (unsigned long)user);
 	if (shared || !tmp_is_private())
 		return 0;
-	return directory_failure(directory, UNSAFE, not_safe,
+	return directory_failure(directory, UNSAFE, "not safe for lockfiles",
 	                         "/tmp is this service's own (PrivateTmp), and a key there would "
 	                         "be another one outside");
 }
 
-/* The name of the network or cluster file system that `fd` is on, or NULL. */
-static const char *
-network_file_system(int fd)
+/* Whether `fd` is on a network or cluster file system (statfs(2), linux/magic.h). */
+static bool
+is_networked(int fd)
 {
-	/* statfs(2) and linux/magic.h */
-	static const struct {
-		uint32_t magic;
-		const char *name;
-	} systems[] = {
-	    {0x00006969, "NFS"},  {0x0000517b, "SMB"},   {0xff534d42, "SMB"},
-	    {0xfe534d42, "SMB"},  {0x00c36400, "Ceph"},  {0x0bd00bd0, "Lustre"},
-	    {0x01161970, "GFS2"}, {0x7461636f, "OCFS2"}, {0x5346414f, "AFS"},
-	    {0x6b414653, "AFS"},  {0x01021997, "9p"},
+	static const uint32_t systems[] = {
+	    0x00006969,                         /* NFS */
+	    0x0000517b, 0xff534d42, 0xfe534d42, /* SMB */
+	    0x00c36400,                         /* Ceph */
+	    0x0bd00bd0,                         /* Lustre */
+	    0x01161970,                         /* GFS2 */
+	    0x7461636f,                         /* OCFS2 */
+	    0x5346414f, 0x6b414653,             /* AFS */
+	    0x01021997,                         /* 9p */
 	};
-	struct statfs system;
+	struct statfs system = {0};
 
 	if (fstatfs(fd, &system) < 0)
-		return NULL;
+		return false;
 	for (size_t i = 0; i < sizeof(systems) / sizeof(*systems); i++)
-		if ((uint32_t)system.f_type == systems[i].magic)
-			return systems[i].name;
-	return NULL;
+		if ((uint32_t)system.f_type == systems[i])
+			return true;
+	return false;
 }
 
 /* Check the open directory against the rules. Returns 0, or a status and says why. */
 static int
 directory_check(struct directory *directory)
 {
-	const char *network = network_file_system(directory->fd), *why = NULL;
-	char text[96];
+	const char *why = NULL;
 	struct stat file;
 
 	if (fstat(directory->fd, &file) < 0)
 		return directory_failure(directory, NO_FILE, "cannot be opened", strerror(errno));
 	directory->mode = file.st_mode;
 	directory->group = file.st_gid;
-	snprintf(text, sizeof(text), "on a network file system (%s)", network ? network : "");
-	if (network)
-		why = text;
+	if (is_networked(directory->fd))
+		why = "it is on a network file system";
 	else if (directory->named && (file.st_mode & S_IWOTH) && !(file.st_mode & S_ISVTX))
 		why = "all may write to it and it is not sticky; chmod +t it";
 	else if (!directory->named && file.st_uid != geteuid())
 		why = "it belongs to another user";
 	else if (!directory->named && (file.st_mode & (S_IRWXG | S_IRWXO)))
 		why = "it is open to others; chmod 700 it";
-	return why ? directory_failure(directory, UNSAFE, not_safe, why) : 0;
+	return why ? directory_failure(directory, UNSAFE, "not safe for lockfiles", why) : 0;
 }
 
 /* Open the directory and check it; make it, but not what it is in, where it is missing
@@ -964,30 +875,32 @@ static int
 directory_open(struct directory *directory)
 {
 	int flags = O_PATH | O_DIRECTORY | O_CLOEXEC | (directory->named ? 0 : O_NOFOLLOW);
-	const char *what = "cannot be opened";
 
 	if (directory->fd >= 0)
 		close(directory->fd);
+	directory->fd = open(directory->path, flags);
 	/* A cleaner may remove the empty directory between any two of these; a
 	 * dangling link, which is not made good here, ends the tries. */
-	for (int tries = 0; tries < 100; tries++) {
-		directory->fd = above_standard(open(directory->path, flags));
-		if (directory->fd >= 0)
-			return directory_check(directory);
-		if (errno == ENOENT && directory->look_only)
+	for (int tries = 0; tries < 100 && directory->fd < 0 && errno == ENOENT; tries++) {
+		if (directory->look_only)
 			return 0;
-		if (errno != ENOENT)
-			break;
 		directory->made = mkdir(directory->path, S_IRWXU) == 0;
-		if (!directory->made && errno != EEXIST) {
-			what = "cannot be made";
-			break;
-		}
+		if (!directory->made && errno != EEXIST)
+			return directory_failure(directory, status_of(errno), "cannot be made",
+			                         strerror(errno));
+		directory->fd = open(directory->path, flags);
 	}
-	if (errno == ENOTDIR || errno == ELOOP)
-		return directory_failure(directory, UNSAFE, not_safe,
+	if (directory->fd < 0 && (errno == ENOTDIR || errno == ELOOP))
+		return directory_failure(directory, UNSAFE, "not safe for lockfiles",
 		                         "it is a link or no directory");
-	return directory_failure(directory, status_of(errno), what, strerror(errno));
+	/* Where 0, 1 or 2 came in closed, this is there: as good as closed (O_PATH), until exec
+	 * closes it; nothing else of ours gets their numbers. */
+	while (directory->fd >= 0 && directory->fd <= STDERR_FILENO)
+		directory->fd = fcntl(directory->fd, F_DUPFD_CLOEXEC, 0);
+	if (directory->fd < 0)
+		return directory_failure(directory, status_of(errno), "cannot be opened",
+		                         strerror(errno));
+	return directory_check(directory);
 }
 
 /* ---- Lockfile -----------------------------------------------------------
@@ -1003,8 +916,7 @@ directory_open(struct directory *directory)
  *   guests    byte 2, a read lock of each run under an ancestor's exclusive hold (see
  *             "Nesting"). Who takes the lock waits for them.
  *   others    byte 3, a read lock of each who waits for slots; byte 4, a write lock of who
- *             looks whether waiters wait for each other in a circle; byte 5, a read lock
- *             of a host that has ended before its guests.
+ *             looks whether waiters wait for each other in a circle.
  *   tickets   bytes TICKETS and up, a write lock each, held by who waits. The next is one
  *             above the highest held; an empty queue starts anew.
  *
@@ -1014,17 +926,14 @@ directory_open(struct directory *directory)
  * there; else a ticket is drawn, and outside the gate each waits for the one before it in
  * line, the first for the lock and then for the guests. Why tickets: the kernel wakes
  * blocked requests in their order, but lets a newcomer in before the woken one has run.
- * Why guests after the lock: a guest, before it believes in its ancestor's lock, has its
- * byte; so of a guest who has seen that lock and a taker who has it next, the taker sees
- * the guest.
+ * Why guests after the lock: a guest has its byte before it believes in its ancestor's lock,
+ * so whoever has that lock next sees the guest.
  *
  * Removing: who leaves, tidies. Inside the gate and with the lock held exclusively, a file
- * that shows neither presence nor guest nor ticket is nobody's, so its name may go. What
- * can still happen: another has opened the file but not come to the gate. It will find its
- * file nameless, since each taker compares file and name last of all, once it has presence:
- * from then on none removes it. Without that comparison two could hold one key on two
- * files; were presence not looked at with the lock in hand, the name could go while one who
- * came past the gate (-n), or a guest, holds by it.
+ * that shows neither presence nor guest nor ticket is nobody's, so its name may go. Who has
+ * opened it but not come to the gate finds it nameless, since each taker compares file and
+ * name last of all, once it is present: from then on none removes it. Presence is looked at
+ * with the lock in hand since one who came past the gate (-n), or a guest, may hold by it.
  *
  * Rules that it MUST keep:
  *  1. The file is opened without O_CREAT first, then with O_CREAT|O_EXCL, and again on
@@ -1041,7 +950,6 @@ static const off_t PRESENCE = 1;
 static const off_t GUESTS = 2;
 static const off_t SLOT_WAITER = 3;
 static const off_t CYCLE = 4;
-static const off_t ENDED = 5;
 static const off_t TICKETS = 1000;
 static const off_t LAST_TICKET = (off_t)1 << 61;
 
@@ -1054,8 +962,7 @@ enum { PINNED = S_IXUSR }; /* the mode bit of a file that is never removed */
 
 /* An open lockfile. */
 struct lockfile {
-	int fd;    /* -1: not open */
-	bool made; /* by this process just now, so that its times are right */
+	int fd; /* -1: not open */
 	/* Names it had when it was opened, before its name was compared: whose other name goes
 	 * between the two was never a lockfile. */
 	nlink_t links;
@@ -1071,30 +978,30 @@ struct lock {
 	const char *key;
 	char name[NAME_SIZE]; /* of its file */
 	bool shared;
-	int slots;  /* how many may hold it at once */
 	bool guest; /* runs under an ancestor's exclusive hold */
+	int slots;  /* how many may hold it at once */
+	int cover_slot;
 	struct lockfile file;
 	off_t ticket; /* 0: none */
 	/* Where a look has found that an ancestor's hold covers us: our own description
 	 * of the file of slot `cover_slot`, by which we are let in. */
 	struct lockfile cover;
-	int cover_slot;
 };
 
-/* Ask for a byte lock, or give it up, without waiting. Returns 0 or an errno. */
+/* Ask for a lock, or give it up, without waiting. Returns 0 or an errno. */
 static int
-byte_try(int fd, short type, off_t start)
+lock_try(int fd, short type, off_t what)
 {
-	return request(&(struct request){.fd = fd, .type = type, .start = start}, false);
+	return request(fd, type, what, false);
 }
 
 /* The same, with patience for 100 ms for what others hold for microseconds. */
 static int
-byte_try_again(int fd, short type, off_t start)
+lock_try_again(int fd, short type, off_t what)
 {
 	int error, tries = 100;
 
-	while ((error = byte_try(fd, type, start)) == EAGAIN && tries--)
+	while ((error = lock_try(fd, type, what)) == EAGAIN && tries--)
 		nanosleep(&a_moment, NULL);
 	return error;
 }
@@ -1108,14 +1015,13 @@ bytes_give_up(int fd, off_t start)
 	fcntl(fd, F_OFD_SETLK, &bytes);
 }
 
-/* Have a byte lock, at once or waiting. Returns as wait_for() does. */
+/* Have a lock, at once or waiting. Returns as wait_for() does. */
 static int
-byte_have(int fd, short type, off_t start, struct wait *wait)
+lock_have(int fd, short type, off_t what, struct wait *wait)
 {
-	struct request wish = {.fd = fd, .type = type, .start = start};
-	int error = request(&wish, false);
+	int error = lock_try(fd, type, what);
 
-	return error == EAGAIN ? wait_for(&wish, wait) : error;
+	return error == EAGAIN ? wait_for(fd, type, what, wait) : error;
 }
 
 /* Find a lock of others that keeps us from a lock of `type` on the bytes from `start` to
@@ -1136,15 +1042,6 @@ byte_held(int fd, short type, off_t start, off_t end, off_t *first, off_t *last)
 	*first = bytes.l_start > start ? bytes.l_start : start;
 	*last = bytes.l_len ? bytes.l_start + bytes.l_len - 1 : INT64_MAX;
 	return true;
-}
-
-/* Let the lock of a description go. Nobody waits for that, but a file system that has locks
- * of its own (FUSE) can be interrupted. */
-static void
-unlock(int fd)
-{
-	while (flock(fd, LOCK_UN) < 0 && errno == EINTR)
-		continue;
 }
 
 /* Whether others hold a lock on a byte from `start` to before `end` (0: to the last byte). */
@@ -1176,16 +1073,13 @@ highest_ticket(int fd, off_t end)
 static int
 lockfile_failure(const struct directory *directory, const char *name, int status, const char *why)
 {
-	char shown[SHOWN_SIZE];
-
-	return say(status, "%s/%s: %s", show(directory->path, shown), name, why);
+	return say(status, "%s/%s: %s", show(directory->path), name, why);
 }
 
 /* Say what the system refused for `lock`; returns REFUSED. */
 static int
 lock_refused(const struct lock *lock, int error)
 {
-	char shown[SHOWN_SIZE];
 	const char *why = strerror(error);
 
 	if (error == EINVAL)
@@ -1193,7 +1087,7 @@ lock_refused(const struct lock *lock, int error)
 		      "needs Linux 3.15 or newer";
 	else if (error == EDQUOT)
 		why = "no timer is left to wait with; see ulimit -i";
-	return say(REFUSED, "%s: cannot be locked: %s", show(lock->key, shown), why);
+	return say(REFUSED, "%s: cannot be locked: %s", show(lock->key), why);
 }
 
 /* Make the lockfile (rule 2; the umask is 0). Returns its descriptor, or -1 and errno. */
@@ -1225,10 +1119,9 @@ lockfile_open(struct directory *directory, const char *name, struct lockfile *fi
 	int status;
 
 	for (int tries = 0; tries < 100; tries++) {
-		file->fd = above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
-		file->made = file->fd < 0 && errno == ENOENT;
-		if (file->made)
-			file->fd = above_standard(lockfile_make(directory, name));
+		file->fd = openat(directory->fd, name, LOCKFILE_FLAGS);
+		if (file->fd < 0 && errno == ENOENT)
+			file->fd = lockfile_make(directory, name);
 		if (file->fd >= 0 || (errno != EACCES && errno != EEXIST && errno != ENOENT))
 			break;
 		/* While the group of a new file is changed its members cannot open it. */
@@ -1281,23 +1174,20 @@ lockfile_close(struct lockfile *file)
 	file->fd = -1;
 }
 
-/*
- * Remove the lockfile `name` where nobody has or awaits it, nobody has pinned it, and
- * nothing is written in it (see "Record"). Called by whoever leaves it, on a new
- * description: one that a daemon of the command shares would keep the gate closed if
- * keylock were killed in here. What fails leaves a file to the next one, and does nobody
- * harm; so does a stranger's file in a sticky directory, which only its owner can unlink.
- */
+/* Remove the lockfile `name` where nobody has or awaits it, nobody has pinned it, and nothing
+ * is written in it. By a new description: one that a daemon of the command shares would keep
+ * the gate closed if keylock were killed in here. What fails, as in a sticky directory, leaves
+ * the file to the next one. */
 static void
 lockfile_tidy(const struct directory *directory, const char *name)
 {
-	int fd = above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
+	int fd = openat(directory->fd, name, LOCKFILE_FLAGS);
 	struct stat file, named;
 	bool removed = false;
 
 	/* Whoever is there tidies. */
-	if (fd >= 0 && !is_held(fd, PRESENCE, 0) && byte_try_again(fd, F_WRLCK, GATE) == 0) {
-		if (flock(fd, LOCK_EX | LOCK_NB) == 0 && !is_held(fd, PRESENCE, 0) &&
+	if (fd >= 0 && !is_held(fd, PRESENCE, 0) && lock_try_again(fd, F_WRLCK, GATE) == 0) {
+		if (lock_try(fd, F_WRLCK, LOCK) == 0 && !is_held(fd, PRESENCE, 0) &&
 		    fstat(fd, &file) == 0 && S_ISREG(file.st_mode) && !(file.st_mode & PINNED) &&
 		    file.st_size == 0 &&
 		    fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
@@ -1306,7 +1196,7 @@ lockfile_tidy(const struct directory *directory, const char *name)
 		/* close(2) alone opens the gate a moment before it gives up the lock, and a
 		 * newcomer would find taken what nobody has: of a file that has its name. */
 		if (!removed)
-			unlock(fd);
+			lock_try(fd, F_UNLCK, LOCK);
 	}
 	if (fd >= 0)
 		close(fd);
@@ -1320,10 +1210,8 @@ turn_await(const struct lock *lock, struct wait *wait)
 	int fd = lock->file.fd, error = 0;
 	off_t ahead = lock->ticket - 1; /* most often that one is still there */
 
-	if (!is_held(fd, ahead, lock->ticket))
-		ahead = highest_ticket(fd, lock->ticket);
 	while (ahead >= TICKETS && !error) {
-		error = byte_have(fd, F_RDLCK, ahead, wait);
+		error = lock_have(fd, F_RDLCK, ahead, wait);
 		ahead = highest_ticket(fd, lock->ticket);
 	}
 	return error;
@@ -1338,16 +1226,15 @@ ticket_draw(struct lock *lock, struct wait *wait)
 	off_t last;
 
 	while (!error && (last = highest_ticket(fd, 0)) >= LAST_TICKET) {
-		error = byte_have(fd, F_RDLCK, last, wait);
+		error = lock_have(fd, F_RDLCK, last, wait);
 		bytes_give_up(fd, TICKETS);
 	}
 	if (error)
 		return error;
 	lock->ticket = last ? last + 1 : TICKETS;
-	lock->file.made = false; /* held later than made */
 	if (wait->early)
 		wait->look_at = 0;
-	return byte_have(fd, F_WRLCK, lock->ticket, wait);
+	return lock_have(fd, F_WRLCK, lock->ticket, wait);
 }
 
 /* Wait, with a ticket, for our turn, for the lock and for the guests; become a holder and
@@ -1356,18 +1243,15 @@ static int
 lock_await(struct lock *lock, struct wait *wait)
 {
 	int fd = lock->file.fd, error = turn_await(lock, wait);
-	struct request wish = {.fd = fd, .flock = lock->shared ? LOCK_SH : LOCK_EX};
 
 	if (!error)
-		error = request(&wish, false);
-	if (error == EAGAIN)
-		error = wait_for(&wish, wait);
+		error = lock_have(fd, lock->shared ? F_RDLCK : F_WRLCK, LOCK, wait);
 	if (!error && is_held(fd, GUESTS, GUESTS + 1)) {
-		error = byte_have(fd, F_WRLCK, GUESTS, wait);
-		byte_try(fd, F_UNLCK, GUESTS);
+		error = lock_have(fd, F_WRLCK, GUESTS, wait);
+		lock_try(fd, F_UNLCK, GUESTS);
 	}
 	if (!error)
-		error = byte_have(fd, F_RDLCK, PRESENCE, wait);
+		error = lock_have(fd, F_RDLCK, PRESENCE, wait);
 	if (!error)
 		bytes_give_up(fd, TICKETS);
 	return error;
@@ -1378,24 +1262,22 @@ lock_await(struct lock *lock, struct wait *wait)
 static int
 lock_take(struct lock *lock, struct wait *wait)
 {
-	int fd = lock->file.fd, error = byte_have(fd, F_WRLCK, GATE, wait);
-	struct request at_once = {.fd = fd, .flock = lock->shared ? LOCK_SH : LOCK_EX};
+	int fd = lock->file.fd, error = lock_have(fd, F_WRLCK, GATE, wait);
 
-	/* On a busy machine a crowd may keep the gate closed: -n then tries without.
-	 * What that costs is that it may find the lock in the hands of one who only
-	 * tidies; what keeps "alone" is the lock and the look at the name. */
+	/* A crowd may keep the gate closed: -n then tries without, and may find the lock in
+	 * the hands of one who only tidies. */
 	if (error && !(error == ETIMEDOUT && wait->nonblock))
 		return error;
-	error = request(&at_once, false);
+	error = lock_try(fd, lock->shared ? F_RDLCK : F_WRLCK, LOCK);
 	if (!error && is_held(fd, GUESTS, 0)) {
-		unlock(fd);
+		lock_try(fd, F_UNLCK, LOCK);
 		error = EAGAIN;
 	}
 	if (!error)
-		error = byte_have(fd, F_RDLCK, PRESENCE, wait);
+		error = lock_have(fd, F_RDLCK, PRESENCE, wait);
 	else if (error == EAGAIN && !wait->nonblock)
 		error = ticket_draw(lock, wait);
-	byte_try(fd, F_UNLCK, GATE);
+	lock_try(fd, F_UNLCK, GATE);
 	return !error && lock->ticket ? lock_await(lock, wait) : error;
 }
 
@@ -1412,8 +1294,7 @@ lock_result(struct lock *lock, int error)
 	if (!error && !signals.caught) {
 		/* Held since now, unless others hold it along with us. A file that has a
 		 * second name may be a stranger's, whose times are not ours. */
-		if (!lock->file.made && lock->file.links == 1 &&
-		    !(lock->shared && is_held(fd, PRESENCE, PRESENCE + 1)))
+		if (lock->file.links == 1 && !(lock->shared && is_held(fd, PRESENCE, PRESENCE + 1)))
 			futimens(fd, NULL);
 		return 0;
 	}
@@ -1449,28 +1330,14 @@ lock_acquire(struct lock *lock, struct wait *wait)
 	return lock_result(lock, error);
 }
 
-/*
- * Let the lock go: for everybody at once, also while a daemon that the command left behind
- * has the description. With `linger` it lasts until the last process that inherited it has
- * ended. Where a guest is still there, who alone can be present beside an exclusive holder,
- * it lasts, too, so that flock(1), which knows nothing of guests, finds it taken: until the
- * last of them lets it go (guest_leave()).
- */
+/* Let the lock go: for everybody at once, also while a daemon that the command left behind
+ * has the description; with `linger` when the last process that inherited it has ended. */
 static void
 lock_release(struct lock *lock, bool linger)
 {
-	int fd = lock->file.fd;
-	bool alone = lock->shared || lock->guest || !is_held(fd, PRESENCE, PRESENCE + 1);
-
-	if (!linger && !alone) {
-		byte_try(fd, F_RDLCK, ENDED);
-		/* The last may have gone just now, and not have seen that. */
-		alone = !is_held(fd, PRESENCE, PRESENCE + 1);
-	}
-	if (!linger && alone) {
-		/* In this order: who has the lock next would see our presence for a guest's. */
-		bytes_give_up(fd, GATE);
-		unlock(fd);
+	if (!linger) {
+		bytes_give_up(lock->file.fd, GATE);
+		lock_try(lock->file.fd, F_UNLCK, LOCK);
 	}
 	lockfile_close(&lock->file);
 	lockfile_tidy(lock->directory, lock->name);
@@ -1483,12 +1350,11 @@ lock_release(struct lock *lock, bool linger)
  *
  *     keylock1 pid=812 since=2026-11-24T23:26:16Z cause=killed command=charge.sh
  *
- * written by one pwrite(2) and on disk before the command starts. It says what became of
- * the command if nobody can change it any more: keylock was killed. A command that ends by
- * itself ends it; one that died leaves it with that cause. Whatever else is found in a file
- * of ours counts as a record that cannot be read, never as none. Of ours is a file that is
- * empty, begins with the version word, or has the sticky bit that keylock gives its files:
- * no other is written to.
+ * on disk before the command starts. It says what became of the command if nobody can change
+ * it any more: keylock was killed. A command that ends by itself ends it; one that died
+ * leaves it with that cause. Whatever else is found counts as a record that cannot be read.
+ * Only to a file that is empty, begins with the version word, or has the sticky bit that
+ * keylock gives its files is written.
  */
 
 enum { RECORD_SIZE = 192, DATE_SIZE = sizeof("2026-11-24T23:26:16Z") };
@@ -1497,11 +1363,12 @@ enum { RECORD_SIZE = 192, DATE_SIZE = sizeof("2026-11-24T23:26:16Z") };
 
 struct record {
 	char found[RECORD_SIZE]; /* what was left when the lock was acquired, or empty */
-	bool written;            /* one of our own is in the file */
 	off_t old_size;          /* of what was found */
 	char old[RECORD_SIZE];   /* its beginning */
+	size_t old_length;
 	char own[RECORD_SIZE + 1];
 	char since[DATE_SIZE];
+	bool written; /* one of our own is in the file */
 };
 
 /* Write a time of CLOCK_REALTIME as RFC 3339 has it, in UTC; what lies before 1970 or after
@@ -1523,11 +1390,11 @@ static void
 record_compose(struct record *record, const char *cause, const char *command)
 {
 	const char *slash = strrchr(command, '/');
-	char shown[SHOWN_SIZE], line[2 * SHOWN_SIZE];
+	char line[2 * SHOWN_SIZE];
 	size_t used = RECORD_SIZE - 1;
 
 	snprintf(line, sizeof(line), RECORD_VERSION "pid=%ld since=%s cause=%s command=%s",
-	         (long)getpid(), record->since, cause, show(slash ? slash + 1 : command, shown));
+	         (long)getpid(), record->since, cause, show(slash ? slash + 1 : command));
 	while (strlen(line) > used && ((unsigned char)line[used] & 0xc0) == 0x80)
 		used--; /* no half a character */
 	sprintf(record->own, "%-*.*s\n", RECORD_SIZE - 1, (int)used, line);
@@ -1539,7 +1406,7 @@ record_compose(struct record *record, const char *cause, const char *command)
 static void
 record_text(const char *bytes, size_t length, char text[RECORD_SIZE])
 {
-	char line[RECORD_SIZE] = "", shown[SHOWN_SIZE];
+	char line[RECORD_SIZE] = "";
 	int whole = 0;
 
 	snprintf(text, RECORD_SIZE, "pid=? since=? cause=unreadable command=?");
@@ -1552,7 +1419,7 @@ record_text(const char *bytes, size_t length, char text[RECORD_SIZE])
 	sscanf(line,
 	       "keylock1%*1[ ]pid=%*[0-9]%*1[ ]since=%*[^ ]%*1[ ]cause=%*[^ ]%*1[ ]command=%n",
 	       &whole);
-	if (whole && strcmp(show(line, shown), line) == 0)
+	if (whole && strcmp(show(line), line) == 0)
 		snprintf(text, RECORD_SIZE, "%s", line + strlen(RECORD_VERSION));
 }
 
@@ -1583,12 +1450,15 @@ record_read(const struct lock *lock)
 	struct record *record = lock->record;
 	struct stat file;
 	int status = record_check(lock, &file);
+	ssize_t length;
 
 	if (status || !file.st_size)
 		return status;
-	record->old_size = file.st_size;
-	if (pread(lock->file.fd, record->old, sizeof(record->old), 0) < 0)
+	length = pread(lock->file.fd, record->old, sizeof(record->old), 0);
+	if (length < 0)
 		return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(errno));
+	record->old_length = (size_t)length;
+	record->old_size = file.st_size;
 	record_text(record->old, file.st_size == RECORD_SIZE ? RECORD_SIZE : 0, record->found);
 	return 0;
 }
@@ -1625,19 +1495,9 @@ record_put(int fd, const char *bytes, size_t length, off_t size)
 	return 0;
 }
 
-/* Bring the file back to what was found in it. Returns 0 or an errno. */
-static int
-record_restore(const struct lock *lock)
-{
-	struct record *record = lock->record;
-	size_t old = record->old_size < RECORD_SIZE ? (size_t)record->old_size : RECORD_SIZE;
-
-	return record_put(lock->file.fd, record->old, old, record->old_size);
-}
-
 /* Write our record before the command starts. What was found stays behind it where it is
- * longer, so that it can be restored. Returns 0, or NO_FILE and says why; the file is then
- * as it was, as far as that can be had. */
+ * longer, so that it can be brought back. Returns 0, or NO_FILE and says why; the file is
+ * then as it was, as far as that can be had. */
 static int
 record_write(const struct lock *lock, const char *command)
 {
@@ -1653,33 +1513,31 @@ record_write(const struct lock *lock, const char *command)
 	record->written = !error;
 	if (!error)
 		return 0;
-	record_restore(lock);
+	record_put(lock->file.fd, record->old, record->old_length, record->old_size);
 	return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(error));
 }
 
-/*
- * Settle our record: end it, or with `cause` leave it, or where the command was not
- * executed bring back what was found. Not where it is ours no more: a descendant may have
- * unlocked the description that it shares with us, and somebody else may hold the lock by
- * now. Says what fails; then the record stays, and the next is told.
- */
+/* Settle our record: end it, or with `cause` leave it, or where the command was not executed
+ * bring back what was found. Not where it is ours no more: a descendant may have unlocked the
+ * description that it shares with us. Says what fails; then the record stays. */
 static void
 record_settle(const struct lock *lock, bool ran, const char *cause, const char *command)
 {
 	struct record *record = lock->record;
-	int fd = lock->file.fd, error = 0;
+	int fd = lock->file.fd, error;
 	char there[RECORD_SIZE] = "";
 
 	if (!record->written)
 		return;
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-		error = errno == EWOULDBLOCK ? 0 : errno;
+	error = lock_try(fd, F_WRLCK, LOCK);
+	if (error)
+		error = error == EAGAIN ? 0 : error;
 	else if (pread(fd, there, RECORD_SIZE, 0) < 0)
 		error = errno;
 	else if (memcmp(there, record->own, RECORD_SIZE) != 0)
 		error = 0;
 	else if (!ran)
-		error = record_restore(lock);
+		error = record_put(fd, record->old, record->old_length, record->old_size);
 	else if (!cause)
 		error = record_put(fd, NULL, 0, 0);
 	else {
@@ -1697,11 +1555,9 @@ record_settle(const struct lock *lock, bool ran, const char *cause, const char *
  * of all; whoever is first in it, or comes while it is empty, tries each slot under that
  * slot's gate. The first in line keeps the slots' files open between its tries, since
  * closing them would wake it, and sleeps on inotify(7): it tries again 1 ms after an event,
- * then after twice as long each time, up to a second. That covers what is odd here:
- * IN_CLOSE, which is all that tells of a holder that was killed, is sent before the kernel
- * has dropped its lock (fs/file_table.c, __fput); and what happened before the watch made
- * no event. Who releases a slot whose file a daemon keeps open makes an event by tidying,
- * after it has unlocked.
+ * then after twice as long each time, up to a second. For IN_CLOSE, which is all that tells
+ * of a holder that was killed, is sent before the kernel has dropped its lock (__fput in
+ * fs/file_table.c). Who releases makes an event by tidying, after it has unlocked.
  */
 
 struct slots {
@@ -1715,9 +1571,8 @@ struct slots {
 /* Closing it takes the kernel milliseconds (synchronize_srcu): it is left to exit. */
 static int slots_events = -1;
 
-/* Try to take the lock of the open file of a slot; `gated` where we are in its gate. A gate
- * that is closed counts as a slot that is taken. Returns 0, EAGAIN when it is taken, or
- * another errno; then nothing is kept. */
+/* Try to take the lock of the open file of a slot; `gated` where we are in its gate, else it
+ * is taken where the gate is closed. Returns 0, or an errno and nothing is kept. */
 static int
 slot_take(int fd, bool gated)
 {
@@ -1727,18 +1582,18 @@ slot_take(int fd, bool gated)
 	if (is_held(fd, PRESENCE, GUESTS + 1))
 		return EAGAIN;
 	if (!gated)
-		error = byte_try(fd, F_WRLCK, GATE);
+		error = lock_try(fd, F_WRLCK, GATE);
 	if (error)
 		return error;
-	error = request(&(struct request){.fd = fd, .flock = LOCK_EX}, false);
+	error = lock_try(fd, F_WRLCK, LOCK);
 	if (!error && is_held(fd, GUESTS, GUESTS + 1))
 		error = EAGAIN;
 	if (!error)
-		error = byte_try(fd, F_RDLCK, PRESENCE);
+		error = lock_try(fd, F_RDLCK, PRESENCE);
 	if (error)
-		unlock(fd);
+		lock_try(fd, F_UNLCK, LOCK);
 	if (!gated)
-		byte_try(fd, F_UNLCK, GATE);
+		lock_try(fd, F_UNLCK, GATE);
 	return error;
 }
 
@@ -1793,7 +1648,7 @@ slots_watch(struct slots *slots)
 	char path[64];
 
 	if (slots_events < 0)
-		slots_events = above_standard(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+		slots_events = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	for (; slots_events >= 0 && slots->watched < slots->lock->slots; slots->watched++) {
 		/* By descriptor: the name may be another file's by now. */
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", slots->files[slots->watched].fd);
@@ -1840,7 +1695,7 @@ static int
 slots_take(struct slots *slots, struct wait *wait)
 {
 	struct lock *lock = slots->lock;
-	int fd = lock->file.fd, error = byte_have(fd, F_WRLCK, GATE, wait);
+	int fd = lock->file.fd, error = lock_have(fd, F_WRLCK, GATE, wait);
 
 	if (error && !(error == ETIMEDOUT && wait->nonblock)) /* as lock_take() */
 		return error;
@@ -1852,17 +1707,16 @@ slots_take(struct slots *slots, struct wait *wait)
 	error = is_held(fd, TICKETS, 0) ? EAGAIN : slots_try(slots, true);
 	if (error == EAGAIN && !wait->nonblock) {
 		error = ticket_draw(lock, wait);
-		byte_try(fd, F_RDLCK, SLOT_WAITER);
+		lock_try(fd, F_RDLCK, SLOT_WAITER);
 	}
-	byte_try(fd, F_UNLCK, GATE);
+	lock_try(fd, F_UNLCK, GATE);
 	if (!error && lock->ticket)
 		error = turn_await(lock, wait);
 	return error || !lock->ticket ? error : slots_await(slots, wait);
 }
 
 /* Who leaves a slot leaves the first file, too, whose queue it has used; and where nobody
- * is there, the files of slots whose holders were killed, which nobody may come to again:
- * the lowest slot that is free is taken. */
+ * is there, the files of slots whose holders were killed. */
 static void
 slots_tidy(const struct lock *lock)
 {
@@ -1880,19 +1734,12 @@ slots_tidy(const struct lock *lock)
 	}
 }
 
-/* Close the slots' files, and tidy those that another was quicker to take. */
+/* Close the slots' files. */
 static void
 slots_close(struct slots *slots)
 {
-	for (int i = 0; i < slots->lock->slots; i++) {
-		char name[NAME_SIZE];
-		bool made = slots->files[i].fd >= 0 && slots->files[i].made;
-
+	for (int i = 0; i < slots->lock->slots; i++)
 		lockfile_close(&slots->files[i]);
-		slot_name(name, slots->base, i + 1);
-		if (made)
-			lockfile_tidy(slots->lock->directory, name);
-	}
 	slots->watched = 0;
 }
 
@@ -2047,7 +1894,6 @@ struct seat {
 	bool flocked, shared;     /* what flock(2) gives, also to other programs */
 	pid_t taker;              /* who took that, says the kernel; it may be dead by now */
 	bool present, guest;      /* what only a keylock that was let in has; or asks to be */
-	bool ended;               /* what a host has that has ended before its guests */
 	bool for_slots;           /* waits for one of several slots */
 	long long ticket;         /* 0: does not wait */
 };
@@ -2090,7 +1936,6 @@ seat_line(struct seat *seat, const char *line)
 	} else if (shared && start > GATE) {
 		seat->present |= start <= PRESENCE && end >= PRESENCE;
 		seat->guest |= start <= GUESTS && end >= GUESTS;
-		seat->ended |= start <= ENDED && end >= ENDED;
 		seat->for_slots |= start <= SLOT_WAITER && end >= SLOT_WAITER;
 	}
 }
@@ -2112,7 +1957,7 @@ seat_read(struct seat *seat, int fd)
 static bool
 holds(const struct seat *seat)
 {
-	return seat->present && !seat->ended && (seat->flocked || seat->guest);
+	return seat->present && (seat->flocked || seat->guest);
 }
 
 /*
@@ -2131,19 +1976,23 @@ process_parent(pid_t *pid, pid_t *parent)
 	return end && sscanf(text, "%d", pid) == 1 && sscanf(end + 1, " %*c %d", parent) == 1;
 }
 
-/* Add a seat to the list. Returns whether there was memory. */
+/* Add a seat to the list, which grows by doubling. Returns whether there was memory. */
 static bool
 seats_add(struct seats *seats, const struct seat *seat)
 {
-	struct seat *list = realloc(seats->list, (seats->count + 1) * sizeof(*list));
+	size_t count = seats->count;
 
-	if (list) {
+	if ((count & (count - 1)) == 0) {
+		struct seat *list = realloc(seats->list, (count ? 2 * count : 1) * sizeof(*list));
+
+		if (!list) {
+			look_note(ENOMEM);
+			return false;
+		}
 		seats->list = list;
-		list[seats->count++] = *seat;
-	} else {
-		look_note(ENOMEM);
 	}
-	return list != NULL;
+	seats->list[seats->count++] = *seat;
+	return true;
 }
 
 /* Add the seats of process `pid` at the lockfiles of the directory, or at `name` alone.
@@ -2244,24 +2093,26 @@ seats_scan(const struct directory *directory, const char *name, const struct wai
 	return seats;
 }
 
+static int
+by_name(const void *name, const void *seat)
+{
+	return strcmp(name, ((const struct seat *)seat)->name);
+}
+
 /* The seats at the file `name` of seats_scan(): how many, and *first the first of them. */
 static size_t
 seats_at(const struct seats *seats, const char *name, const struct seat **first)
 {
-	size_t low = 0, high = seats->count, end;
+	const struct seat *at = NULL, *end = seats->list + seats->count;
 
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-
-		if (strcmp(seats->list[middle].name, name) < 0)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	for (end = low; end < seats->count && strcmp(seats->list[end].name, name) == 0;)
-		end++;
-	*first = seats->list + low;
-	return end - low;
+	if (seats->count)
+		at = bsearch(name, seats->list, seats->count, sizeof(*at), by_name);
+	while (at && at > seats->list && strcmp(at[-1].name, name) == 0)
+		at--;
+	*first = at;
+	while (at && at < end && strcmp(at->name, name) == 0)
+		at++;
+	return at ? (size_t)(at - *first) : 0;
 }
 
 /* One lockfile as it is seen without taking a lock. */
@@ -2312,26 +2163,17 @@ glance_at(const struct directory *directory, const char *name, struct glance *gl
 	return error;
 }
 
-/* Whether a seat of the `here` at the file of the glance holds by itself: its process took
- * the lock, or is the highest of its family to have inherited it from one that is gone.
- * Another program's counts where no keylock holds. */
+/* Whether the seat holds, or another program's where no keylock does. */
 static bool
-holds_itself(const struct seat *first, size_t here, const struct seat *seat,
-             const struct glance *glance)
+is_holder(const struct seat *seat, const struct glance *glance)
 {
-	bool any = !glance->held && !seat->ticket;
-
-	if (seat->inode != glance->inode || !(holds(seat) || (any && seat->flocked)))
-		return false;
-	for (size_t i = 0; i < here && seat->taker != seat->pid; i++)
-		if (first[i].pid != seat->pid && (holds(&first[i]) || (any && first[i].flocked)) &&
-		    (first[i].pid == seat->parent || first[i].pid == seat->taker))
-			return false;
-	return true;
+	return holds(seat) || (!glance->held && !seat->ticket && seat->flocked);
 }
 
-/* Who holds the file `name`, of the glance: a list of malloc(3). Where nobody's descriptors
- * can be seen it is who took the lock, of whatever user, as proc_locks(5) has it. */
+/* Who holds the file `name`, of the glance: each process that took the lock, or is the
+ * highest of its family to have inherited it from one that is gone. Another program's counts
+ * where no keylock holds. Where nobody's descriptors can be seen it is who took the lock, of
+ * whatever user, as proc_locks(5) has it. The caller frees the list. */
 static struct seats
 holders_of(const char *name, const struct glance *glance, const struct seats *seats)
 {
@@ -2343,17 +2185,22 @@ holders_of(const char *name, const struct glance *glance, const struct seats *se
 
 	for (size_t i = 0; i < here; i++) {
 		struct seat seat = first[i];
+		bool itself = seat.inode == glance->inode && is_holder(&seat, glance) &&
+		              !(holders.count && holders.list[holders.count - 1].pid == seat.pid);
 
-		if ((holders.count && holders.list[holders.count - 1].pid == seat.pid) ||
-		    !holds_itself(first, here, &seat, glance))
-			continue;
 		seat.command = seat.pid;
-		/* keylock, whose command says more than its own name. */
-		for (size_t child = 0; child < here && seat.present && seat.taker == seat.pid;
-		     child++)
-			if (first[child].parent == seat.pid)
-				seat.command = first[child].pid;
-		seats_add(&holders, &seat);
+		for (size_t j = 0; j < here && itself; j++) {
+			const struct seat *other = &first[j];
+
+			/* keylock, whose command says more than its own name */
+			if (seat.taker == seat.pid && seat.present && other->parent == seat.pid)
+				seat.command = other->pid;
+			if (seat.taker != seat.pid && other->pid != seat.pid &&
+			    (other->pid == seat.parent || other->pid == seat.taker))
+				itself = !is_holder(other, glance);
+		}
+		if (itself)
+			seats_add(&holders, &seat);
 	}
 	if (!holders.count && glance->held)
 		line = proc_text("/proc/locks");
@@ -2403,46 +2250,16 @@ age_text(nanoseconds age, char text[48])
 	return age < 0 ? "" : text;
 }
 
-enum { WHOSE_SIZE = 512 };
-
-/* Write who holds the file `name`, of the glance, as "pid 812 (charge.sh), held for 3m2s",
- * to `text`; where that cannot be seen, "another process, held for 3m2s". */
-static const char *
-whose_text(const struct directory *directory, const char *name, const struct glance *glance,
-           const struct wait *wait, char text[WHOSE_SIZE])
-{
-	struct seats seats = seats_scan(directory, name, wait);
-	struct seats holders = holders_of(name, glance, &seats);
-	char process[64] = "?", shown[SHOWN_SIZE], held[48], more[64] = "";
-	const char *age = age_text(age_of(glance), held);
-
-	if (holders.count)
-		sscanf(proc_text("/proc/%ld/comm", (long)holders.list->command), "%63[^\n]",
-		       process);
-	if (holders.count > 1)
-		snprintf(more, sizeof(more), " and %zu more", holders.count - 1);
-	if (holders.count)
-		snprintf(text, WHOSE_SIZE, "pid %ld (%s)%s%s", (long)holders.list->pid,
-		         show(process, shown), more, age);
-	else
-		snprintf(text, WHOSE_SIZE, "another process%s", age);
-	free(holders.list);
-	free(seats.list);
-	return text;
-}
-
 /* ---- Nesting ------------------------------------------------------------
  *
- * A run whose own ancestor holds the key would wait for itself. It is told so, or
- * with -r runs under the ancestor's lock. Under a shared one it takes its own. Under
- * an exclusive one it is a guest: it has the guests' byte by a description of its
- * own, then looks again whether the ancestor holds, is present, and compares file and
- * name last. Who takes the lock later waits for the guests' byte, so a guest is alone
- * whatever becomes of the ancestor; and it counts as a holder for those below it.
+ * A run whose own ancestor holds the key would wait for itself. It is told so, or with -r
+ * runs under the ancestor's lock. Under a shared one it takes its own. Under an exclusive one
+ * it is a guest: it has the guests' byte by a description of its own, then looks again
+ * whether the ancestor holds, is present, and compares file and name last. Who takes the lock
+ * later waits for that byte, so a guest is alone whatever becomes of the ancestor.
  *
- * That an ancestor holds is what the kernel says of a descriptor, its own or one that
- * we came with. A pid is no proof: it may be of another namespace, or used again.
- * What cannot be read is no ancestor.
+ * That an ancestor holds is what the kernel says of a descriptor, its own or one that we came
+ * with. A pid is no proof: it may be of another namespace, or used again.
  */
 
 /* What the looks of one run need, beside the wait. */
@@ -2493,7 +2310,7 @@ lineage_holder(const struct lineage *lineage, const char *name)
 		const struct seat *seat = &lineage->seats.list[i];
 
 		if (strcmp(seat->name, name) == 0 &&
-		    (holds(seat) || (seat->inherited && seat->flocked && !seat->ended && !found)))
+		    (holds(seat) || (seat->inherited && seat->flocked && !found)))
 			found = seat;
 	}
 	return found;
@@ -2522,44 +2339,6 @@ ancestor_holds(const struct looker *looker, const struct lineage *lineage, int f
 	return same;
 }
 
-/*
- * Who was, or asked to be, a guest at the file `name` has left it. Where the host has ended,
- * the last one lets its lock go, which a daemon may share, by the descriptors that we came
- * with. With `over` they are closed: they would keep the file from being removed.
- */
-static void
-guest_leave(const struct directory *directory, const char *name, bool over)
-{
-	int fd = above_standard(openat(directory->fd, name, LOCKFILE_FLAGS));
-	bool last = fd >= 0 && !is_held(fd, GUESTS, GUESTS + 1);
-	struct seats seats = {.count = 0};
-	pid_t pid = 0, parent;
-
-	if (process_parent(&pid, &parent))
-		seats_of(&seats, directory, pid, true, name);
-	for (size_t i = 0; i < seats.count; i++) {
-		if (last && seats.list[i].ended) {
-			bytes_give_up(seats.list[i].fd, GATE);
-			unlock(seats.list[i].fd);
-		}
-		if (over)
-			close(seats.list[i].fd);
-	}
-	free(seats.list);
-	if (fd >= 0)
-		close(fd);
-	lockfile_tidy(directory, name);
-}
-
-/* The same for each of the keys, which were given back. */
-static void
-guests_leave(const struct keys *keys)
-{
-	for (size_t i = 0; i < keys->count; i++)
-		if (keys->locks[i].guest)
-			guest_leave(keys->locks[i].directory, keys->locks[i].name, true);
-}
-
 /* An ancestor seems to hold slot `number` of the lock by *seat. See whether that is so, and
  * with -r come under it, past the queue. Returns 0 where it cannot be proved; COVERED, and
  * lock->cover is how; ENDLESS, and *seat is who holds. */
@@ -2573,23 +2352,23 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	struct stat found = {0};
 	int result = 0;
 
-	file.fd = above_standard(openat(looker->directory->fd, seat->name, LOCKFILE_FLAGS));
+	file.fd = openat(looker->directory->fd, seat->name, LOCKFILE_FLAGS);
 	if (file.fd >= 0 && fstat(file.fd, &found) == 0 &&
-	    byte_try_again(file.fd, F_RDLCK, GUESTS) == 0 &&
-	    (!come || !shared || flock(file.fd, LOCK_SH | LOCK_NB) == 0) &&
+	    lock_try_again(file.fd, F_RDLCK, GUESTS) == 0 &&
+	    (!come || !shared || lock_try(file.fd, F_RDLCK, LOCK) == 0) &&
 	    ancestor_holds(looker, lineage, file.fd, seat))
 		result = ENDLESS;
 	file.device = found.st_dev;
 	file.inode = found.st_ino;
-	if (result && come && holds(seat) && byte_try_again(file.fd, F_RDLCK, PRESENCE) == 0)
+	if (result && come && holds(seat) && lock_try_again(file.fd, F_RDLCK, PRESENCE) == 0)
 		result = lockfile_recheck(looker->directory, seat->name, &file) ? 0 : COVERED;
 	if (result != COVERED) {
 		lockfile_close(&file);
-		guest_leave(looker->directory, seat->name, false);
+		lockfile_tidy(looker->directory, seat->name);
 		return result;
 	}
 	if (shared) /* a holder, and no guest */
-		byte_try(file.fd, F_UNLCK, GUESTS);
+		lock_try(file.fd, F_UNLCK, GUESTS);
 	lock->cover = file;
 	lock->cover_slot = number;
 	lock->guest = !shared;
@@ -2600,7 +2379,7 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 static int
 say_nested(const struct looker *looker, const struct lock *lock, const struct seat *seat)
 {
-	char who[64] = "a descriptor that this process inherited", shown[SHOWN_SIZE];
+	char who[64] = "a descriptor that this process inherited";
 	const char *remedy = "; -r runs under its lock";
 
 	if (!seat->inherited)
@@ -2609,8 +2388,8 @@ say_nested(const struct looker *looker, const struct lock *lock, const struct se
 		remedy = ", by another program's lock";
 	else if (looker->reentrant)
 		remedy = " and shared, which does not cover an exclusive lock";
-	return say(ENDLESS, "%s: waiting would never end: held by %s%s", show(lock->key, shown),
-	           who, remedy);
+	return say(ENDLESS, "%s: waiting would never end: held by %s%s", show(lock->key), who,
+	           remedy);
 }
 
 /* See whether ancestors hold the key, all of its slots, or with -r one of them. Returns 0,
@@ -2627,16 +2406,8 @@ look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 	lineage_find(&lineage, looker->directory);
 	name_of_key(lock->key, base);
 	looker->unsure = false;
-	for (size_t i = 0; i < lineage.seats.count; i++) {
-		const struct seat *above = &lineage.seats.list[i];
-
-		*related = *related || holds(above);
-		/* It would keep us waiting for ever when the guests are killed. */
-		if (above->inherited && above->ended) {
-			guest_leave(looker->directory, above->name, false);
-			looker->unsure = true;
-		}
-	}
+	for (size_t i = 0; i < lineage.seats.count; i++)
+		*related = *related || holds(&lineage.seats.list[i]);
 	for (int number = 1; number <= count && result != COVERED && lineage.seats.count;
 	     number++) {
 		slot_name(name, base, number);
@@ -2654,16 +2425,32 @@ look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 	return held == count ? say_nested(looker, lock, &seat) : 0;
 }
 
-/* Say for whom the lock waits. */
+/* Say WHAT about the lock and who holds it: "KEY: WHAT pid 812 (charge.sh), held for 3m2s";
+ * where that cannot be seen, "another process". */
 static void
-say_waiting(const struct looker *looker, const struct wait *wait)
+say_whose(const struct lock *lock, const struct wait *wait, const char *what)
 {
+	char who[SHOWN_SIZE + 64] = "another process", held[48], more[32] = "";
+	char process[64] = "?";
+	struct seats seats, holders;
 	struct glance glance;
-	char shown[SHOWN_SIZE], text[WHOSE_SIZE];
 
-	if (glance_at(looker->directory, wait->lock->name, &glance) == 0)
-		say(0, "%s: waiting for %s", show(wait->lock->key, shown),
-		    whose_text(looker->directory, wait->lock->name, &glance, wait, text));
+	if (glance_at(lock->directory, lock->name, &glance) != 0) {
+		say(0, "%s: %s another", show(lock->key), what);
+		return;
+	}
+	seats = seats_scan(lock->directory, lock->name, wait);
+	holders = holders_of(lock->name, &glance, &seats);
+	if (holders.count) {
+		sscanf(proc_text("/proc/%ld/comm", (long)holders.list->command), "%63[^\n]",
+		       process);
+		snprintf(who, sizeof(who), "pid %ld (%s)", (long)holders.list->pid, show(process));
+	}
+	if (holders.count > 1)
+		snprintf(more, sizeof(more), " and %zu more", holders.count - 1);
+	say(0, "%s: %s %s%s%s", show(lock->key), what, who, more, age_text(age_of(&glance), held));
+	free(holders.list);
+	free(seats.list);
 }
 
 /* ---- Cycles -------------------------------------------------------------
@@ -2702,25 +2489,24 @@ struct cycle {
 static void
 cycle_write(struct cycle *cycle, const struct link *links, const struct link *link)
 {
-	char key[NAME_SIZE], shown[SHOWN_SIZE];
+	char key[NAME_SIZE];
 	size_t used = 0;
 	bool hashed;
 	int slot;
 
 	for (; link->holder; link = &links[link->next]) {
 		const struct seat *holder = link->holder;
-		long long parts[] = {link->waiter->pid, link->waiter->ticket, holder->pid};
 
 		if (!key_of_name(holder->name, key, &slot, &hashed))
 			strcpy(key, "?");
 		if (used < sizeof(cycle->text))
 			used += (size_t)snprintf(
 			    cycle->text + used, sizeof(cycle->text) - used, "%s%s held by pid %ld",
-			    used ? ", which waits for " : "", show(key, shown), (long)holder->pid);
+			    used ? ", which waits for " : "", show(key), (long)holder->pid);
 		if (!*cycle->first || strcmp(holder->name, cycle->first) < 0)
 			strcpy(cycle->first, holder->name);
-		for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
-			cycle->sum = cycle->sum * 1000003 + (unsigned long long)parts[i];
+		cycle->sum = cycle->sum * 1000003 + (unsigned long long)link->waiter->ticket;
+		cycle->sum = cycle->sum * 1000003 + (unsigned long long)link->waiter->pid;
 	}
 }
 
@@ -2817,20 +2603,19 @@ static int
 cycle_look(struct looker *looker, struct wait *wait)
 {
 	struct cycle cycle = cycle_find(looker->directory, wait), again;
-	char shown[SHOWN_SIZE];
 
 	if (!*cycle.text)
 		return 0;
 	wait->look_at = time_in(SECOND); /* unless it is all over now */
 	strcpy(looker->turn_name, cycle.first);
-	looker->turn = above_standard(openat(looker->directory->fd, cycle.first, LOCKFILE_FLAGS));
-	if (looker->turn >= 0 && byte_try_again(looker->turn, F_WRLCK, CYCLE) == 0) {
+	looker->turn = openat(looker->directory->fd, cycle.first, LOCKFILE_FLAGS);
+	if (looker->turn >= 0 && lock_try_again(looker->turn, F_WRLCK, CYCLE) == 0) {
 		again = cycle_find(looker->directory, wait);
 		if (*again.text && again.sum == cycle.sum && strcmp(again.text, cycle.text) == 0)
 			return say(ENDLESS,
 			           "%s: waiting would never end: %s; lock keys in one "
 			           "order, or all at once with -k",
-			           show(wait->lock->key, shown), cycle.text);
+			           show(wait->lock->key), cycle.text);
 	}
 	turn_end(looker);
 	return 0;
@@ -2853,7 +2638,7 @@ look_around(struct wait *wait)
 	wait->look_at = at_once || looker->unsure ? time_in(SECOND) : FOREVER;
 	if (!looker->quiet && looker->told != wait->lock && at_once == looker->aloud &&
 	    (at_once || isatty(STDERR_FILENO))) {
-		say_waiting(looker, wait);
+		say_whose(wait->lock, wait, "waiting for");
 		looker->told = wait->lock; /* once is enough */
 	}
 	/* Who looks at once for it holds other keys, or may descend from who does. */
@@ -2862,10 +2647,9 @@ look_around(struct wait *wait)
 
 /* ---- Running the command ------------------------------------------------
  *
- * The command gets what keylock came with: mask, dispositions, umask, streams,
- * environment but for KEYLOCK_*, and the lock's descriptor, so that the key
- * stays taken while it runs even if keylock is killed. keylock waits for it
- * with all signals blocked and takes them one by one.
+ * The command gets what keylock came with, and the lock's descriptor, so that the key stays
+ * taken while it runs even if keylock is killed. keylock waits for it with all signals
+ * blocked and takes them one by one.
  */
 
 struct command {
@@ -2877,7 +2661,6 @@ struct command {
 	struct sigaction child_came; /* what was done with SIGCHLD */
 	/* The child's word where it did not become the command; it runs in our memory. */
 	volatile int status, error;
-	char *file; /* that it tried last */
 };
 
 /* How a command ended, or that it was not run. */
@@ -2896,44 +2679,60 @@ has_died(const struct ending *ending)
 	return ending->signal || (ending->ran && ending->status > 128 && ending->status <= 192);
 }
 
+/* Execute `file`. Where it is too long with KEYLOCK_KEY, go without; a file whose format
+ * the kernel does not know is a script of /bin/sh, as execvp(3) of glibc has it and musl's
+ * has not. Only returns on failure, with errno set. */
+static void
+execute_file(const struct command *command, char *file)
+{
+	static char shell[] = "/bin/sh";
+	char **argv = command->argv;
+
+	execve(file, argv, command->environment);
+	if (errno == E2BIG)
+		execve(file, argv, command->environment + 1);
+	if (errno == ENOEXEC) {
+		*argv = file;
+		*--argv = shell;
+		execve(shell, argv, command->environment);
+	}
+}
+
 /* Execute the command, found along PATH as execvp(3) finds it, but that a directory of PATH
  * which this user may not search hides no command: what is nowhere else is not found then,
  * as a shell says too. Only returns on failure, with errno set. */
 static void
-execute(struct command *command)
+execute(const struct command *command)
 {
 	static char file[PATH_MAX];
 	const char *name = command->argv[0], *path = getenv("PATH");
-	bool denied = false;
+	int error = ENOENT, length;
 
-	command->file = strchr(name, '/') ? command->argv[0] : file;
-	if (command->file != file) {
-		execve(name, command->argv, command->environment);
+	if (strchr(name, '/')) {
+		execute_file(command, command->argv[0]);
 		return;
 	}
-	for (path = path ? path : "/bin:/usr/bin";; path++) {
-		int length = (int)strcspn(path, ":");
-
+	path = path ? path : "/bin:/usr/bin";
+	do {
+		length = (int)strcspn(path, ":");
 		if (*name && snprintf(file, PATH_MAX, "%.*s%s%s", length, path, length ? "/" : "",
 		                      name) < PATH_MAX) {
-			execve(file, command->argv, command->environment);
+			execute_file(command, file);
 			if (errno == EACCES && access(file, F_OK) == 0)
-				denied = true;
+				error = EACCES;
 			else if (errno != EACCES && errno != ENOENT && errno != ENOTDIR)
 				return;
 		}
 		path += length;
-		if (!*path)
-			break;
-	}
-	errno = denied ? EACCES : ENOENT;
+	} while (*path++);
+	errno = error;
 }
 
 /* Become the command: give back umask, dispositions and mask, keep the lock's descriptor
  * over the exec, and execute. Only returns on failure: the exit status for it, with errno
  * set. */
 static int
-become(struct command *command)
+become(const struct command *command)
 {
 	for (size_t i = 0; i < command->count; i++)
 		if (fcntl(command->locks[i].file.fd, F_DUPFD, FIRST_COMMAND_FD) < 0)
@@ -2941,9 +2740,10 @@ become(struct command *command)
 	umask(command->came_umask);
 	if (command->child_came.sa_handler == SIG_IGN)
 		sigaction(SIGCHLD, &command->child_came, NULL);
-	if (signals.waker_came.sa_handler == SIG_IGN)
-		sigaction(WAKER, &signals.waker_came, NULL);
-	mask_set(&signals.came_mask, NULL);
+	/* What came ignored stays so; a handler goes with execve(2). */
+	if (signals.begun && signals.came[0].sa_handler == SIG_IGN)
+		signal(WAKER, SIG_IGN);
+	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 	execute(command);
 	return errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE;
 }
@@ -2956,23 +2756,17 @@ child_run(void *argument)
 	struct command *command = argument;
 
 	signals.in_child = true;
-	if (!signals.begun) {
-		signal_handle(SIGTSTP);
-		signal_handle(SIGTTIN);
-		signal_handle(SIGTTOU);
-	}
+	for (size_t i = 0; i < HANDLED && !signals.begun; i++)
+		if (is_stop_signal(handled[i]) && signal(handled[i], on_signal) == SIG_IGN)
+			signal(handled[i], SIG_IGN);
 	command->status = become(command);
 	command->error = errno;
-	return command->status;
+	return 0;
 }
 
-/*
- * Pass a signal on to the command. The terminal sends its signals to the group that is
- * in front: where the command has made one of its own by now, as timeout(1) does, it
- * gets them as the terminal would have sent them, to the whole group; and SIGCONT, so
- * that all that were stopped this way go on. Not what the command's group has got from
- * the terminal itself, nor what the command has sent to its own group, nor our own.
- */
+/* Pass a signal on to the command. Not what its group has got from the terminal itself; but
+ * where the command has made a group of its own by now, as timeout(1) does, that whole group
+ * gets what the terminal sends, and SIGCONT. Nor what the command or keylock has sent. */
 static void
 forward(const siginfo_t *info, pid_t child)
 {
@@ -3002,12 +2796,11 @@ command_wait(pid_t child)
 {
 	struct ending ending = {.ran = true};
 	siginfo_t info;
-	sigset_t all = all_signals_but(0);
 	int status;
 	pid_t pid;
 
 	for (;;) {
-		if (sigwaitinfo(&all, &info) < 0)
+		if (sigwaitinfo(&signals.all, &info) < 0)
 			continue;
 		if (info.si_signo != SIGCHLD) {
 			forward(&info, child);
@@ -3033,61 +2826,30 @@ command_wait(pid_t child)
 	}
 }
 
-/* Make good what kept the command from being executed: the key may be too long for its
- * environment; and a file whose format the kernel does not know is a script of /bin/sh, as
- * execvp(3) of glibc has it and musl's has not. Returns whether to try again. */
-static bool
-command_mend(struct command *command)
-{
-	static char shell[] = "/bin/sh";
-	const char *first = *command->environment;
-
-	if (command->error == E2BIG && first && strncmp(first, "KEYLOCK_KEY=", 12) == 0) {
-		command->environment++;
-	} else if (command->error == ENOEXEC && command->argv[0] != shell) {
-		command->argv[0] = command->file;
-		*--command->argv = shell;
-	} else {
-		return false;
-	}
-	return true;
-}
-
-/*
- * Become the command, with `in_place`, or start it: by clone(2), which copies nothing, and
- * not by vfork(2), which is a fork(2) in musl on some machines, as on aarch64. Returns its
- * pid, 0 in place, or -1 and errno; where it did not become the command command->status
- * is not 0.
- */
+/* Become the command, with `in_place`, or start it: by clone(2), since vfork(2) is a fork(2)
+ * in musl on some machines, as on aarch64. Returns its pid, 0 in place, or -1 and errno;
+ * where it did not become the command command->status is not 0. */
 static pid_t
 command_start(struct command *command, bool in_place)
 {
 	_Alignas(16) char stack[8 * PATH_MAX];
-	pid_t child = 0;
-	sigset_t waker;
+	pid_t child;
 
-	if (in_place) { /* neither our handlers nor our timer are the command's */
+	if (in_place) {
 		timer_arm(FOREVER);
-		signals.in_child = true;
-		sigemptyset(&waker);
-		sigaddset(&waker, WAKER);
-		sigtimedwait(&waker, NULL, &(struct timespec){.tv_sec = 0});
-	}
-	do {
-		command->status = 0;
-		if (in_place) {
-			command->status = become(command);
-			command->error = errno;
-		} else {
-			child = clone(child_run, stack + sizeof(stack),
-			              CLONE_VM | CLONE_VFORK | SIGCHLD, command);
-		}
-		if (child > 0 && command->status)
-			waitpid(child, NULL, 0);
-	} while (command->status && command_mend(command));
-	signals.in_child = false;
-	if (in_place)
+		if (signals.begun)
+			signal(WAKER, SIG_IGN); /* takes away one that is pending */
+		for (size_t i = 0; i < HANDLED && signals.begun; i++)
+			sigaction(handled[i], &signals.came[i], NULL);
+		command->status = become(command);
+		command->error = errno;
 		signals_keep_out();
+		return 0;
+	}
+	child = clone(child_run, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, command);
+	signals.in_child = false;
+	if (child > 0 && command->status)
+		waitpid(child, NULL, 0);
 	return child;
 }
 
@@ -3130,7 +2892,6 @@ command_run(struct command *command, bool in_place)
 static void
 say_not_run(const char *name, const struct ending *ending)
 {
-	char shown[SHOWN_SIZE];
 	const char *why = strerror(ending->error);
 
 	if (ending->ran)
@@ -3141,7 +2902,7 @@ say_not_run(const char *name, const struct ending *ending)
 		why = "the interpreter that its first line names is not found";
 	else if (ending->status == NOT_FOUND)
 		why = "command not found";
-	say(0, "%s: %s", show(name, shown), why);
+	say(0, "%s: %s", show(name), why);
 }
 
 /* ---- Hold ---------------------------------------------------------------
@@ -3151,38 +2912,30 @@ say_not_run(const char *name, const struct ending *ending)
  * or dies, which closes it too.
  */
 
-/* Whether standard input stays open until the caller closes it. */
+/* Whether standard input stays open until the caller closes it. Debian's cron gives its jobs
+ * a pipe that it has closed. */
 static bool
 hold_is_possible(void)
 {
+	struct pollfd end = {.fd = STDIN_FILENO, .events = POLLIN};
 	struct stat input;
 
 	return fstat(STDIN_FILENO, &input) == 0 && !S_ISREG(input.st_mode) &&
+	       !(poll(&end, 1, 0) == 1 && end.revents == POLLHUP) &&
 	       !(S_ISCHR(input.st_mode) && input.st_rdev == makedev(1, 3)); /* null(4) */
 }
 
-/* What has come of the caller's input. */
-struct input {
-	char line[8]; /* the beginning of the line that is being read */
-	size_t used;
-	bool done; /* the last line was `done` */
-};
-
-/* Read standard input: in the background of a terminal keylock stops here, as any reader
- * does, the key kept. Returns as read(2) does. */
+/* Read standard input and keep the end of it in `tail`: in the background of a terminal
+ * keylock stops here, as any reader does, the key kept. Returns as read(2) does. */
 static ssize_t
-hold_read(struct input *input)
+hold_read(char tail[6])
 {
 	char bytes[512];
 	ssize_t count = read(STDIN_FILENO, bytes, sizeof(bytes));
 
 	for (ssize_t i = 0; i < count; i++) {
-		if (bytes[i] == '\n') {
-			input->done = input->used == 4 && memcmp(input->line, "done", 4) == 0;
-			input->used = 0;
-		} else if (input->used < sizeof(input->line)) {
-			input->line[input->used++] = bytes[i];
-		}
+		memmove(tail, tail + 1, 5);
+		tail[5] = bytes[i];
 	}
 	return count;
 }
@@ -3195,17 +2948,15 @@ hold(const char **cause)
 {
 	struct pollfd ends[] = {{.fd = STDIN_FILENO, .events = POLLIN},
 	                        {.fd = STDOUT_FILENO, .events = POLLOUT}};
-	struct input input = {.used = 0};
+	char tail[] = "\n\n\n\n\n\n";
 	struct ending ending = {.ran = false};
 	const char *failed = "timer";
 	int error = waiting_begin();
 	ssize_t count = 1;
 
-	/* A stop is by its default action, the key kept; not where it came ignored. */
-	for (size_t i = 0; i < sizeof(caught_signals) / sizeof(*caught_signals); i++)
-		if (is_stop_signal(caught_signals[i]) &&
-		    signal(caught_signals[i], SIG_DFL) == SIG_IGN)
-			signal(caught_signals[i], SIG_IGN);
+	for (size_t i = 0; !error && i < HANDLED; i++)
+		if (is_stop_signal(handled[i])) /* the key is kept then */
+			sigaction(handled[i], &signals.came[i], NULL);
 	while (!error && count && !signals.caught) {
 		count = ppoll(ends, 2, NULL, &signals.wait_mask);
 		failed = ends[1].revents ? "standard output" : "standard input";
@@ -3213,7 +2964,7 @@ hold(const char **cause)
 		if (count > 0 && ends[1].revents)
 			count = write(STDOUT_FILENO, "locked\n", strlen("locked\n"));
 		else if (count > 0)
-			count = hold_read(&input);
+			count = hold_read(tail);
 		error = count >= 0 || errno == EINTR || errno == EAGAIN ? 0 : errno;
 		signals_keep_out();
 		if (count > 0 && ends[1].revents)
@@ -3223,7 +2974,7 @@ hold(const char **cause)
 	if (error)
 		ending.status = say(REFUSED, "%s: %s", failed, strerror(error));
 	ending.signal = signals.caught;
-	*cause = input.done ? NULL : "input-ended";
+	*cause = memcmp(tail, "\ndone\n", 6) == 0 ? NULL : "input-ended";
 	return ending;
 }
 
@@ -3232,15 +2983,17 @@ hold(const char **cause)
  * What --list, --who, --path, --pin and --forget do. No lock is taken for looking.
  */
 
-/* Print `before` and a JSON string (RFC 8259), or null. A byte that is no UTF-8 becomes the
- * lone surrogate \udcHH, as Python's surrogateescape has it, so that nothing is lost. */
+/* Print `before` and a JSON string (RFC 8259), null for none or an empty one. A byte that is no
+ * UTF-8 becomes the lone surrogate \udcHH, as Python's surrogateescape has it, so that nothing is
+ * lost. */
 static void
 json_string(const char *before, const char *text)
 {
 	wchar_t character;
+	bool known = text && *text;
 
-	printf("%s%s", before, text ? "\"" : "null");
-	while (text && *text) {
+	printf("%s%s", before, known ? "\"" : "null");
+	while (known && *text) {
 		size_t length = utf8_length(text, &character);
 
 		if (length == 0)
@@ -3253,22 +3006,18 @@ json_string(const char *before, const char *text)
 			fwrite(text, 1, length, stdout);
 		text += length ? length : 1;
 	}
-	if (text)
-		putchar('"');
+	fputs(known ? "\"" : "", stdout);
 }
-
-enum { COLUMNS = 7 };
 
 /* What --list and --who make of the files that they look at. */
 struct listing {
 	const struct directory *directory;
 	bool json, who;
 	struct seats seats;
-	FILE *cells; /* of the table, each with its NUL */
-	size_t rows, held, seen;
+	size_t held, lines; /* keys or slots that are held; lines that were printed */
 };
 
-/* One lockfile as it is listed. What is NULL is not known, or there is none. */
+/* One lockfile as it is listed. What is NULL or empty is not known, or there is none. */
 struct row {
 	const char *name, *key;
 	int slot;
@@ -3276,9 +3025,8 @@ struct row {
 	struct seats holders;
 	const struct seat *waiters; /* in the order of the line */
 	size_t waiter_count;
-	const char *state; /* held, abandoned or pinned */
-	const char *mode, *since, *cause, *command;
-	char date[32], word[32], line[4096]; /* what they point to */
+	const char *state, *mode;
+	char since[32], cause[32], command[4096];
 };
 
 /* Take the command line of process `pid` for that of the row, its arguments with blanks
@@ -3294,13 +3042,11 @@ row_command_line(struct row *row, pid_t pid)
 	file = fopen(path, "re");
 	if (!file)
 		return;
-	length = fread(row->line, 1, sizeof(row->line) - 1, file);
+	length = fread(row->command, 1, sizeof(row->command) - 1, file);
 	fclose(file);
 	for (size_t i = 0; i + 1 < length; i++)
-		if (!row->line[i])
-			row->line[i] = ' ';
-	row->line[length] = '\0';
-	row->command = length ? row->line : NULL;
+		if (!row->command[i])
+			row->command[i] = ' ';
 }
 
 /* Take what is told of a key that nobody holds from the record in its lockfile. */
@@ -3314,14 +3060,11 @@ row_read_record(struct row *row, const struct directory *directory)
 	if (fd >= 0)
 		close(fd);
 	record_text(bytes, length > 0 ? (size_t)length : 0, text);
-	sscanf(text, "pid=%*s since=%31s cause=%31s command=%191[^\n]", row->date, row->word,
-	       row->line);
+	sscanf(text, "pid=%*s since=%31s cause=%31s command=%191[^\n]", row->since, row->cause,
+	       row->command);
+	if (*row->since == '?')
+		*row->since = *row->command = '\0';
 	row->state = "abandoned";
-	row->cause = row->word;
-	if (strcmp(row->date, "?") != 0) {
-		row->since = row->date;
-		row->command = row->line;
-	}
 }
 
 /* Find out who holds the lockfile of a row and with which command, and who waits. */
@@ -3339,20 +3082,22 @@ row_look(struct row *row, const struct listing *listing)
 	else if (row->glance.file.st_mode & PINNED)
 		row->state = "pinned";
 	if (row->glance.held)
-		row->since = date_text(row->glance.file.st_mtim.tv_sec, row->date);
-	if (!row->holders.count)
-		return;
-	row->mode = row->holders.list->shared ? "shared" : "exclusive";
-	row_command_line(row, row->holders.list->command);
-	if (!row->command)
-		row_command_line(row, row->holders.list->pid);
+		date_text(row->glance.file.st_mtim.tv_sec, row->since);
+	if (row->holders.count) {
+		row->mode = row->holders.list->shared ? "shared" : "exclusive";
+		row_command_line(row, row->holders.list->command);
+	}
 }
 
-static void
-print_pids(FILE *out, const struct seat *seat, size_t count, const char *between)
+/* Print the pids of so many seats. Returns how wide that is. */
+static int
+print_pids(const struct seat *seat, size_t count, const char *between)
 {
+	int width = 0;
+
 	for (size_t i = 0; i < count; i++)
-		fprintf(out, "%s%ld", i ? between : "", (long)seat[i].pid);
+		width += printf("%s%ld", i ? between : "", (long)seat[i].pid);
+	return width;
 }
 
 /* --list --json: a row is one line with an object. */
@@ -3360,81 +3105,39 @@ static void
 row_json(const struct row *row, const struct directory *directory)
 {
 	char path[PATH_MAX + NAME_SIZE];
+	bool all = row->waiter_count == row->glance.waiting; /* of the waiters are seen */
 
 	snprintf(path, sizeof(path), "%s/%s", directory->path, row->name);
 	json_string("{\"key\":", row->key);
 	json_string(",\"state\":", row->state);
 	json_string(",\"mode\":", row->mode);
 	printf(",\"slot\":%d,\"pids\":[", row->slot);
-	print_pids(stdout, row->holders.list, row->holders.count, ",");
-	putchar(']');
-	json_string(",\"since\":", row->since);
-	printf(",\"waiting\":%zu", row->glance.waiting);
-	if (row->waiter_count == row->glance.waiting) {
-		fputs(",\"waiters\":[", stdout);
-		print_pids(stdout, row->waiters, row->waiter_count, ",");
-		putchar(']');
-	} else {
-		json_string(",\"waiters\":", NULL);
-	}
-	json_string(",\"command\":", row->command);
+	print_pids(row->holders.list, row->holders.count, ",");
+	json_string("],\"since\":", row->since);
+	printf(",\"waiting\":%zu,\"waiters\":%s", row->glance.waiting, all ? "[" : "null");
+	print_pids(row->waiters, all ? row->waiter_count : 0, ",");
+	json_string(all ? "],\"command\":" : ",\"command\":", row->command);
 	json_string(",\"path\":", path);
-	if (row->cause)
+	if (*row->cause)
 		json_string(",\"cause\":", row->cause);
 	puts("}");
 }
 
-/* --list: a row is so many cells. */
+/* --list: a row is a line of a table, whose longer cells push the others to the right. */
 static void
-row_cells(const struct row *row, FILE *out)
+row_print(const struct row *row)
 {
-	char shown[SHOWN_SIZE];
+	char state[64];
+	int width;
 
-	fprintf(out, "%s%c%s", show(row->key ? row->key : row->name, shown), 0, row->state);
-	fprintf(out, row->cause ? " (%s)%c" : "%s%c", row->cause ? row->cause : "", 0);
-	fprintf(out, "%s%c%s", row->mode ? row->mode : "-", 0, row->holders.count ? "" : "-");
-	print_pids(out, row->holders.list, row->holders.count, ",");
-	fprintf(out, "%c%s%c%zu%c", 0, row->since ? row->since : "-", 0, row->glance.waiting, 0);
-	fprintf(out, "%s%c", row->command ? show(row->command, shown) : "-", 0);
-}
-
-/* How wide a text is on a terminal, as one column for each UTF-8 character. */
-static int
-width_of(const char *text)
-{
-	int width = 0;
-
-	for (; *text; text++)
-		width += ((unsigned char)*text & 0xc0) != 0x80;
-	return width;
-}
-
-/* Print the cells of so many rows as a table with titles. Returns whether they are there: musl's
- * open_memstream(3) does not tell when it has lost some. */
-static bool
-print_table(const char *cells, size_t length, size_t rows)
-{
-	static const char *const titles[COLUMNS] = {"KEY",   "STATE",   "MODE",   "PID",
-	                                            "SINCE", "WAITING", "COMMAND"};
-	int widths[COLUMNS];
-	size_t at = 0;
-
-	for (size_t i = 0; i < COLUMNS; i++)
-		widths[i] = width_of(titles[i]);
-	for (const char *cell = cells; cell < cells + length; cell += strlen(cell) + 1, at++)
-		if (width_of(cell) > widths[at % COLUMNS])
-			widths[at % COLUMNS] = width_of(cell);
-	if (at != COLUMNS * rows)
-		return false;
-	for (size_t i = 0; rows && i < COLUMNS * (rows + 1); i++) {
-		const char *cell = i < COLUMNS ? titles[i] : cells;
-		bool last = i % COLUMNS == COLUMNS - 1;
-
-		printf("%s%*s", cell, last ? 0 : widths[i % COLUMNS] - width_of(cell) + 2, "");
-		fputs(last ? "\n" : "", stdout);
-		cells += i < COLUMNS ? 0 : strlen(cell) + 1;
-	}
-	return true;
+	snprintf(state, sizeof(state), *row->cause ? "%s (%s)" : "%s", row->state, row->cause);
+	printf("%-24s  %-9s  %-9s  ", show(row->key ? row->key : row->name), state,
+	       row->mode ? row->mode : "-");
+	width = row->holders.count ? print_pids(row->holders.list, row->holders.count, ",")
+	                           : printf("-");
+	printf("%*s  %-20s  %-7zu  %s\n", width < 7 ? 7 - width : 0, "",
+	       *row->since ? row->since : "-", row->glance.waiting,
+	       *row->command ? show(row->command) : "-");
 }
 
 /* List the file `name` of slot `slot` of `key`, if it is there. Returns 0 or an errno. */
@@ -3448,74 +3151,57 @@ list_file(struct listing *listing, const char *name, const char *key, int slot)
 		row_look(&row, listing);
 	if (error || look_failed)
 		return error == ENOENT ? 0 : error ? error : look_failed;
-	listing->held += row.state && strcmp(row.state, "held") == 0;
-	listing->seen += row.holders.count;
-	if (listing->who && row.holders.count) {
-		print_pids(stdout, row.holders.list, row.holders.count, "\n");
+	listing->held += row.glance.held || row.holders.count;
+	if (!row.state || (listing->who && !row.holders.count))
+		return 0;
+	if (!listing->lines++ && !listing->json && !listing->who)
+		printf("%-24s  %-9s  %-9s  %-7s  %-20s  %-7s  %s\n", "KEY", "STATE", "MODE", "PID",
+		       "SINCE", "WAITING", "COMMAND");
+	if (listing->who) {
+		print_pids(row.holders.list, row.holders.count, "\n");
 		putchar('\n');
-	} else if (row.state && listing->json) {
+	} else if (listing->json) {
 		row_json(&row, listing->directory);
-	} else if (row.state && !listing->who) {
-		row_cells(&row, listing->cells);
-		listing->rows++;
+	} else {
+		row_print(&row);
 	}
 	free(row.holders.list);
 	return 0;
 }
 
-/* List the lockfiles of the directory, in the order of names, or those of `keys` where
- * there are any. Returns 0 or an errno. */
-static int
-list_files(struct listing *listing, char **keys)
-{
-	char base[NAME_SIZE], name[NAME_SIZE];
-	struct dirent **entries = NULL;
-	int slot, count = 0, error = 0;
-	bool hashed;
-
-	if (!*keys && (fchdir(listing->directory->fd) < 0 ||
-	               (count = scandir(".", &entries, NULL, alphasort)) < 0))
-		return errno;
-	listing->seats = seats_scan(listing->directory, NULL, NULL);
-	for (int i = 0; i < count && !error; i++)
-		if (key_of_name(entries[i]->d_name, name, &slot, &hashed))
-			error = list_file(listing, entries[i]->d_name, hashed ? NULL : name, slot);
-	for (; *keys && !error; keys++) {
-		name_of_key(*keys, base);
-		for (slot = 1; slot <= SLOTS_MAX && !error; slot++) {
-			slot_name(name, base, slot);
-			error = list_file(listing, name, *keys, slot);
-		}
-	}
-	return error;
-}
-
-/* --list: print the keys that are held, in doubt or pinned, as a table for people or with
- * `json` for programs. --who: print the pids of who holds the key `who`, a line each.
- * Returns an exit status. */
+/* --list: print the keys that are held, in doubt or pinned, or those of `keys` where there
+ * are any, as a table for people or with `json` for programs. --who: print the pids of who
+ * holds the key `who`, a line each. Returns an exit status. */
 static int
 look(struct directory *directory, char **keys, bool json, const char *who)
 {
 	struct listing listing = {.directory = directory, .json = json, .who = who != NULL};
-	char *cells = NULL, shown[SHOWN_SIZE];
-	size_t length = 0;
-	int error, status = directory_open(directory);
+	char base[NAME_SIZE], name[NAME_SIZE];
+	int slot, count = 0, error = 0, status = directory_open(directory);
+	struct dirent **entries = NULL;
+	bool hashed;
 
-	if (status)
-		return status;
-	listing.cells = open_memstream(&cells, &length);
-	if (!listing.cells)
-		return say(REFUSED, "memory: %s", strerror(errno));
-	error = directory->fd < 0 ? 0 : list_files(&listing, keys);
-	if (fclose(listing.cells) != 0 && !error)
+	if (status || directory->fd < 0)
+		return !status && who ? NOBODY : status;
+	if (!*keys &&
+	    (fchdir(directory->fd) < 0 || (count = scandir(".", &entries, NULL, alphasort)) < 0))
 		error = errno;
+	listing.seats = seats_scan(directory, NULL, NULL);
+	for (int i = 0; i < count && !error; i++)
+		if (key_of_name(entries[i]->d_name, name, &slot, &hashed))
+			error = list_file(&listing, entries[i]->d_name, hashed ? NULL : name, slot);
+	for (; *keys && !error; keys++) {
+		name_of_key(*keys, base);
+		for (slot = 1; slot <= SLOTS_MAX && !error; slot++) {
+			slot_name(name, base, slot);
+			error = list_file(&listing, name, *keys, slot);
+		}
+	}
 	if (error)
-		return say(status_of(error), "%s: cannot be read: %s", show(directory->path, shown),
+		return say(status_of(error), "%s: cannot be read: %s", show(directory->path),
 		           strerror(error));
-	if (!print_table(cells, length, listing.rows))
-		return say(REFUSED, "memory: %s", strerror(ENOMEM));
-	if (who && listing.held && !listing.seen)
-		say(0, "%s: held, but by whom cannot be seen", show(who, shown));
+	if (who && listing.held && !listing.lines)
+		say(0, "%s: held, but by whom cannot be seen", show(who));
 	status = printed();
 	return status || !who || listing.held ? status : NOBODY;
 }
@@ -3536,37 +3222,36 @@ print_path(const struct directory *directory, const char *key)
 static int
 pin(struct directory *directory, const char *key, nanoseconds patience)
 {
-	struct lock lock = {.directory = directory, .key = key};
+	struct lock lock = {.directory = directory, .key = key, .file = NO_LOCKFILE};
 	struct wait wait = {.deadline = time_in(patience), .look_at = FOREVER};
-	int status = directory_open(directory), error = ESTALE;
+	int status = directory_open(directory), error;
 	struct stat file;
 
+	if (status)
+		return status;
 	name_of_key(key, lock.name);
-	while (!status && error == ESTALE) {
-		status = lockfile_open(directory, lock.name, &lock.file);
-		if (status)
-			break;
-		error = byte_have(lock.file.fd, F_WRLCK, GATE, &wait);
-		if (error == EINTR && is_stop_signal(signals.caught)) {
-			lockfile_close(&lock.file);
+	do {
+		lockfile_close(&lock.file);
+		error = -lockfile_open(directory, lock.name, &lock.file);
+		if (!error)
+			error = lock_have(lock.file.fd, F_WRLCK, GATE, &wait);
+		if (!error)
+			error = -record_check(&lock, &file);
+		if (!error && !(file.st_mode & PINNED) &&
+		    fchmod(lock.file.fd, (file.st_mode & 07777) | S_ISVTX | PINNED) < 0)
+			error = -lockfile_failure(directory, lock.name, NO_FILE, strerror(errno));
+		if (!error)
+			error = lockfile_recheck(directory, lock.name, &lock.file);
+		if (error > 0 && is_stop_signal(signals.caught)) {
 			stop_by(signals.caught);
 			signals.caught = 0;
 			error = ESTALE;
-			continue;
 		}
-		if (error == EINTR)
-			return die_by(signals.caught);
-		if (error)
-			return error == ETIMEDOUT ? TAKEN : lock_refused(&lock, error);
-		status = record_check(&lock, &file);
-		if (!status &&
-		    fchmod(lock.file.fd, (file.st_mode & 07777) | S_ISVTX | PINNED) < 0 &&
-		    !(file.st_mode & PINNED)) /* by its owner */
-			status = lockfile_failure(directory, lock.name, NO_FILE, strerror(errno));
-		error = lockfile_recheck(directory, lock.name, &lock.file);
-		lockfile_close(&lock.file);
-	}
-	return status ? status : error ? -error : print_path(directory, key);
+	} while (error == ESTALE);
+	if (error <= 0)
+		return error ? -error : print_path(directory, key);
+	status = lock_result(&lock, error);
+	return status == CAUGHT ? die_by(signals.caught) : status;
 }
 
 /* --forget: remove the record and the pin of a key that is held by us. */
@@ -3589,18 +3274,8 @@ forget(const struct lock *lock)
  * One table says which options there are, for getopt_long(3) and for --help.
  */
 
-enum action {
-	RUN,
-	HOLD = 256, /* the number of its option, as with those below */
-	LIST,
-	WHO,
-	SHOW_PATH,
-	PIN,
-	FORGET,
-	JSON, /* an option, and no action */
-	SHOW_HELP = 'h',
-	SHOW_VERSION = 'V',
-};
+/* What is asked for, by the number of its option; JSON is that of one that asks nothing. */
+enum action { RUN, JSON = 256, HOLD, LIST, WHO, SHOW_PATH, PIN, FORGET };
 
 struct options {
 	enum action action;
@@ -3614,58 +3289,48 @@ struct options {
 	const char *directory; /* NULL: the default */
 	char **keys;           /* KEY, then those of -k; or those of --list */
 	size_t key_count;
-	char **command;
+	char **command; /* with its arguments; else an empty list */
 };
 
-#define AT(member) offsetof(struct options, member)
+#define SETS(member) offsetof(struct options, member)
 
 static const struct {
 	int letter; /* or its action */
-	const char *name;
-	const char *value; /* what it takes, or NULL */
-	size_t flag;       /* what it sets, or 0 */
-	const char *help;  /* NULL for another name of the option before it */
+	const char *name, *value;
+	size_t flag; /* what it sets, or 0 */
+	const char *help;
 } table[] = {
-    {'x', "exclusive", NULL, 0, "hold KEY alone (default; also -e)"},
-    {'s', "shared", NULL, AT(shared), "hold KEY together with others that use -s"},
-    {'n', "nonblock", NULL, 0,
-     "give up at once when KEY is taken (also --nb,\n"
-     "                           --nonblocking)"},
-    {'n', "nb", NULL, 0, NULL},
-    {'n', "nonblocking", NULL, 0, NULL},
-    {'w', "wait", "TIME", 0,
-     "give up after TIME (also --timeout): seconds, or\n"
-     "                           500ms, 10s, 5m, 2h, 1d; 0 is -n"},
-    {'w', "timeout", "TIME", 0, NULL},
-    {'E', "conflict-exit-code", "N", 0, "exit status when giving up (default 75)"},
-    {'k', "key", "KEY", 0, "hold this key as well (may be repeated): all or none"},
-    {'a', "auto", NULL, AT(automatic), "the key is COMMAND with its arguments"},
-    {'j', "slots", "N", 0, "let up to N hold KEY at once (1 to 1000)"},
-    {'r', "reentrant", NULL, AT(reentrant), "run at once where an ancestor already holds KEY"},
-    {'F', "no-fork", NULL, AT(in_place), "replace keylock by COMMAND: no process in between"},
-    {'o', "close", NULL, AT(close_lock), "do not hand the lock's descriptor to COMMAND"},
-    {'l', "linger", NULL, AT(linger),
-     "hold KEY until the last process that inherited the\n"
-     "                           lock has ended, not only COMMAND"},
-    {'A', "refuse-abandoned", NULL, AT(refuse_abandoned),
-     "do not run when the last holder died in the middle"},
-    {'R', "recover", NULL, AT(recover), "run then, and tell COMMAND by KEYLOCK_ABANDONED"},
-    {'W', "warn-held", "TIME", 0, "when giving up on a KEY held longer than TIME, say so"},
-    {'c', "command", "SCRIPT", 0, "after KEY: run SCRIPT with /bin/sh -c"},
-    {'d', "dir", "DIR", 0,
-     "directory of the lockfiles (default: $KEYLOCK_DIR,\n"
-     "                           else one of the effective user's own)"},
-    {'v', "verbose", NULL, AT(verbose), "say on standard error what is waited for, and why not"},
-    {'q', "quiet", NULL, AT(quiet), "say nothing but errors of usage and of the system"},
-    {HOLD, "hold", NULL, 0, "hold KEY, print `locked', until standard input ends"},
-    {LIST, "list", NULL, 0, "list the keys that are held, in doubt or pinned"},
-    {JSON, "json", NULL, AT(json), "with --list: one JSON object a line"},
-    {WHO, "who", NULL, 0, "print the pids of who holds KEY"},
-    {SHOW_PATH, "path", NULL, 0, "print the path of KEY's lockfile and make nothing"},
-    {PIN, "pin", NULL, 0, "make KEY's lockfile, never remove it, print its path"},
-    {FORGET, "forget", NULL, 0, "remove what is left of KEY: its record and its pin"},
-    {'h', "help", NULL, 0, "print this help"},
-    {'V', "version", NULL, 0, "print the version"},
+    {'x', "exclusive", "", 0, "hold KEY alone (default; also -e)"},
+    {'s', "shared", "", SETS(shared), "hold KEY together with others that use -s"},
+    {'n', "nonblock", "", 0, "give up at once when KEY is taken"},
+    {'n', "nonblocking", "", 0, "the same"},
+    {'n', "nb", "", 0, "the same"},
+    {'w', "wait", " TIME", 0, "give up after TIME: 5, 0.5, 500ms, 10s, 5m, 2h, 1d"},
+    {'w', "timeout", " TIME", 0, "the same"},
+    {'E', "conflict-exit-code", " N", 0, "exit status when giving up (default 75)"},
+    {'k', "key", " KEY", 0, "hold this key as well (repeatable): all or none"},
+    {'a', "auto", "", SETS(automatic), "the key is COMMAND with its arguments"},
+    {'j', "slots", " N", 0, "let up to N hold KEY at once (1 to 1000)"},
+    {'r', "reentrant", "", SETS(reentrant), "run at once where an ancestor holds KEY"},
+    {'F', "no-fork", "", SETS(in_place), "become COMMAND: no process in between"},
+    {'o', "close", "", SETS(close_lock), "do not hand the lock's descriptor to COMMAND"},
+    {'l', "linger", "", SETS(linger), "hold KEY until all who inherited it have ended"},
+    {'A', "refuse-abandoned", "", SETS(refuse_abandoned), "do not run when the last holder died"},
+    {'R', "recover", "", SETS(recover), "run then, and tell it by KEYLOCK_ABANDONED"},
+    {'W', "warn-held", " TIME", 0, "when giving up on KEY held longer, say so"},
+    {'c', "command", " SCRIPT", 0, "after KEY: run SCRIPT with /bin/sh -c"},
+    {'d', "dir", " DIR", 0, "directory of the lockfiles, or $KEYLOCK_DIR"},
+    {'v', "verbose", "", SETS(verbose), "say what is waited for, and why not"},
+    {'q', "quiet", "", SETS(quiet), "say only errors of usage and of the system"},
+    {HOLD, "hold", "", 0, "hold KEY, print `locked', until input ends"},
+    {LIST, "list", "", 0, "list the keys that are held, in doubt or pinned"},
+    {JSON, "json", "", SETS(json), "with --list: one JSON object a line"},
+    {WHO, "who", "", 0, "print the pids of who holds KEY"},
+    {SHOW_PATH, "path", "", 0, "print the path of KEY's lockfile, make nothing"},
+    {PIN, "pin", "", 0, "make KEY's lockfile, to stay; print its path"},
+    {FORGET, "forget", "", 0, "remove KEY's record and its pin"},
+    {'h', "help", "", 0, "print this help"},
+    {'V', "version", "", 0, "print the version"},
 };
 
 enum { TABLE_SIZE = sizeof(table) / sizeof(*table) };
@@ -3692,29 +3357,28 @@ static const char status_text[] =
     "  126  COMMAND cannot be executed\n"
     "  127  COMMAND is not found\n";
 
-/* --help. Returns an exit status. */
+/* --help and --version. Returns DONE or REFUSED. */
 static int
-print_help(void)
+print_help(int letter)
 {
-	fputs(usage_text, stdout);
-	for (size_t i = 0; i < TABLE_SIZE; i++) {
-		char letter[] = {'-', (char)table[i].letter, ',', '\0'}, name[32];
-		const char *value = table[i].value ? table[i].value : "";
+	/* What only prints is ended by signals as any program is. */
+	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
+	fputs(letter == 'V' ? "keylock " VERSION "\n" : usage_text, stdout);
+	for (size_t i = 0; i < TABLE_SIZE && letter == 'h'; i++) {
+		char dash[] = {'-', (char)table[i].letter, ',', '\0'}, name[32];
 
-		snprintf(name, sizeof(name), "--%s %s", table[i].name, value);
-		if (table[i].help)
-			printf("  %-3s %-19s  %s\n", table[i].letter < HOLD ? letter : "", name,
-			       table[i].help);
+		snprintf(name, sizeof(name), "--%s%s", table[i].name, table[i].value);
+		printf("  %-3s %-22s  %s\n", table[i].letter < JSON ? dash : "", name,
+		       table[i].help);
 	}
-	fputs(status_text, stdout);
-	return printed();
+	fputs(letter == 'h' ? status_text : "", stdout);
+	return printed() ? REFUSED : DONE;
 }
 
-/* Take a key, as that of this place. Returns 0 or USAGE. */
+/* Refuse what can be no key. Returns 0 or USAGE. */
 static int
-parse_key(struct options *options, size_t place, char *key)
+key_check(const char *key)
 {
-	options->keys[place] = key;
 	if (!*key)
 		return say(USAGE, "KEY is empty");
 	if (strlen(key) > KEY_MAX_BYTES)
@@ -3722,123 +3386,64 @@ parse_key(struct options *options, size_t place, char *key)
 	return 0;
 }
 
-/* Take an option, the last one given of those that exclude each other winning. Returns 0 or
- * USAGE: of actions there is only one, but that --help and --version win. */
+/* Take an option, the last one given of those that exclude each other winning. Returns 0;
+ * USAGE, and says why; or as print_help(). */
 static int
-parse_option(struct options *options, int option, size_t flag, char *value)
+parse_option(struct options *options, int letter, char *value)
 {
-	bool help = option == SHOW_HELP || option == SHOW_VERSION;
 	const char *wanted = NULL;
-	char shown[SHOWN_SIZE];
 
-	if (flag)
-		*((bool *)options + flag) = true;
-	if (option == 'x' || option == 'e')
-		options->shared = false;
-	else if (option == 'n')
-		options->wait = 0;
-	else if (option == 'v')
-		options->quiet = false;
-	else if (option == 'q')
-		options->verbose = false;
-	else if (option == 'd')
-		options->directory = value;
-	else if (option == 'k')
-		return parse_key(options, options->key_count++, value);
-	else if (option == 'c')
+	for (size_t i = 0; i < TABLE_SIZE; i++)
+		if (table[i].letter == letter && table[i].flag)
+			*((bool *)options + table[i].flag) = true;
+	if (letter == 'h' || letter == 'V')
+		return print_help(letter);
+	if (letter == 'c')
 		return say(USAGE, "-c: stands behind KEY; see keylock --help");
-	else if ((option == 'w' && !parse_time(value, &options->wait)) ||
-	         (option == 'W' && !parse_time(value, &options->warn_held)))
+	if (letter == 'k' && options->key_count == KEYS_MAX)
+		return say(USAGE, "-k: more than %d keys", KEYS_MAX);
+	if (letter == 'k')
+		return key_check(options->keys[options->key_count++] = value);
+	if (letter == 'd')
+		options->directory = value;
+	else if (letter == 'x' || letter == 'e')
+		options->shared = false;
+	else if (letter == 'v')
+		options->quiet = false;
+	else if (letter == 'q')
+		options->verbose = false;
+	else if (letter == 'n')
+		options->wait = 0;
+	else if ((letter == 'w' && !parse_time(value, &options->wait)) ||
+	         (letter == 'W' && !parse_time(value, &options->warn_held)))
 		wanted = "a time (seconds, or 500ms, 10s, 5m, 2h, 1d)";
-	else if (option == 'E' && !parse_number(value, 0, 255, &options->conflict_status))
+	else if (letter == 'E' && !parse_number(value, 0, 255, &options->conflict_status))
 		wanted = "an exit status (0 to 255)";
-	else if (option == 'j' && !parse_number(value, 1, SLOTS_MAX, &options->slots))
+	else if (letter == 'j' && !parse_number(value, 1, SLOTS_MAX, &options->slots))
 		wanted = "a number of slots (1 to 1000)";
-	else if (!flag && !value && !help && options->action != RUN &&
-	         options->action != (enum action)option)
+	else if (letter > JSON && options->action != RUN && options->action != (enum action)letter)
 		return say(USAGE, "only one of --hold, --list, --who, --path, --pin, --forget");
-	else if (!flag && !value)
-		options->action = (enum action)option;
-	return wanted ? say(USAGE, "-%c '%s': not %s", option, show(value, shown), wanted) : 0;
+	else if (letter > JSON)
+		options->action = (enum action)letter;
+	return wanted ? say(USAGE, "-%c '%s': not %s", letter, show(value), wanted) : 0;
 }
 
-/* Take the options before KEY. Returns 0, or USAGE and says why. */
-static int
-parse_options(struct options *options, int argc, char **argv)
-{
-	static const char letters[] = "+:xesnw:E:k:aj:rFolARW:c:d:vqhV";
-	struct option known[TABLE_SIZE + 1] = {{0}};
-	char letter[] = "-?", shown[SHOWN_SIZE];
-	int option, status = 0;
-	size_t i;
-
-	for (i = 0; i < TABLE_SIZE; i++)
-		known[i] =
-		    (struct option){table[i].name, table[i].value != NULL, NULL, table[i].letter};
-	opterr = 0;
-	while (!status && options->action != SHOW_HELP && options->action != SHOW_VERSION &&
-	       (option = getopt_long(argc, argv, letters, known, NULL)) != -1) {
-		const char *word = argv[optind - 1];
-
-		letter[1] = (char)optopt;
-		for (i = 0; i < TABLE_SIZE - 1 && table[i].letter != option; i++)
-			;
-		if (option == ':')
-			status = say(USAGE, "%s: needs a value; see keylock --help", letter);
-		else if (option == '?' && optopt &&
-		         (optopt >= HOLD || (isalpha(optopt) && strchr(letters, optopt))))
-			status = say(USAGE, "%s: takes no value", show(word, shown));
-		else if (option == '?')
-			status = say(USAGE, "%s: no such option; see keylock --help",
-			             show(optopt > 0 && optopt < 0x80 ? letter : word, shown));
-		else
-			status = parse_option(options, option, table[i].flag, optarg);
-	}
-	return status;
-}
-
-/* Take the command after KEY: `[--] COMMAND…` or `-c SCRIPT`. Returns 0 or USAGE. */
-static int
-parse_command(struct options *options, char **argv)
-{
-	static char shell[] = "/bin/sh", dash_c[] = "-c";
-	static char *script[] = {NULL, shell, dash_c, NULL, NULL};
-	bool dashes = *argv && strcmp(*argv, "--") == 0;
-	char shown[SHOWN_SIZE];
-
-	options->command = argv + dashes;
-	if (!argv[dashes])
-		return say(USAGE, "%s: no COMMAND%s; see keylock --help",
-		           show(options->keys[0], shown), dashes ? " after --" : "");
-	if (dashes || **argv != '-')
-		return 0;
-	if (strcmp(*argv, "-c") != 0 && strcmp(*argv, "--command") != 0)
-		return say(USAGE, "%s: options stand before KEY; a command of that name after --",
-		           show(*argv, shown));
-	if (!argv[1] || argv[2])
-		return say(USAGE, "%s: takes exactly one SCRIPT", *argv);
-	script[3] = argv[1];
-	options->command = script + 1;
-	return 0;
-}
-
-/* Make the key of --auto from the command: the arguments with a blank between them, and a
+/* Make the key of --auto from the command: its words with a blank between them, and a
  * backslash before each blank and backslash of their own, so that no two commands have the
- * same. Returns NULL where there is no memory. */
+ * same. What is too long for a key is cut, still too long. */
 static char *
-key_of_command(char *const *argv)
+key_of_command(char **words)
 {
-	size_t size = 0;
-	char *key, *end;
+	static char key[KEY_MAX_BYTES + 4];
+	size_t used = 0;
 
-	for (size_t i = 0; argv[i]; i++)
-		size += 2 * strlen(argv[i]) + 1;
-	key = end = calloc(size, 1);
-	for (size_t i = 0; key && argv[i]; i++) {
-		for (const char *byte = argv[i]; *byte; *end++ = *byte++)
+	for (; *words && used <= KEY_MAX_BYTES; words++) {
+		for (const char *byte = *words; *byte && used <= KEY_MAX_BYTES; byte++) {
 			if (*byte == ' ' || *byte == '\\')
-				*end++ = '\\';
-		*end++ = argv[i + 1] ? ' ' : '\0';
+				key[used++] = '\\';
+			key[used++] = *byte;
+		}
+		key[used++] = words[1] ? ' ' : '\0';
 	}
 	return key;
 }
@@ -3862,8 +3467,8 @@ parse_check(const struct options *options)
 	    {options->key_count > 1 && !running && !holding, "-k goes with a COMMAND or --hold"},
 	    {options->in_place && options->close_lock, "-F and -o: the key would be free at once"},
 	    {options->slots && options->shared, "-j and -s do not go together"},
-	    {options->slots && records, "-j goes with neither -A nor -R"},
-	    {options->in_place && records, "-F goes with neither -A nor -R"},
+	    {records && (options->slots || options->in_place),
+	     "-A and -R go with neither -j nor -F"},
 	    {options->refuse_abandoned && options->recover, "-A and -R do not go together"},
 	};
 
@@ -3873,63 +3478,86 @@ parse_check(const struct options *options)
 	return 0;
 }
 
-/* Take what stands behind the options. Returns 0, or a status and says why. */
+/* Take what stands behind the options: KEY, or a list of them, and `[--] COMMAND...` or
+ * `-c SCRIPT`. Returns 0 or USAGE. */
 static int
-parse_rest(struct options *options, char **argv)
+parse_rest(struct options *options, char **words)
 {
-	char shown[SHOWN_SIZE], *key = *argv;
+	static char shell[] = "/bin/sh", dash_c[] = "-c";
+	static char *script[] = {NULL, shell, dash_c, NULL, NULL};
 	int status = 0;
 
 	if (options->action == LIST) {
-		options->keys = argv;
-		for (size_t i = 0; argv[i] && !status; i++)
-			status = parse_key(options, i, argv[i]);
+		for (options->keys = words; *words && !status; words++)
+			status = key_check(*words);
 		return status;
 	}
-	if (!key)
+	if (!*words)
 		return say(USAGE, "no %s; see keylock --help",
 		           options->automatic ? "COMMAND" : "KEY");
-	if (options->automatic)
-		key = key_of_command(argv);
-	if (!key)
-		return say(REFUSED, "memory: %s", strerror(ENOMEM));
-	options->command = argv++;
-	status = parse_key(options, 0, key);
+	*options->keys = options->automatic ? key_of_command(words) : *words++;
+	options->command = words;
+	status = key_check(*options->keys);
 	if (status || options->automatic)
 		return status;
-	if (options->action == RUN)
-		return parse_command(options, argv);
-	options->command = NULL;
-	if (*argv)
-		return say(USAGE, "%s: one argument too many", show(*argv, shown));
+	if (options->action != RUN && *words)
+		return say(USAGE, "%s: one argument too many", show(*words));
 	if (options->action == HOLD && !hold_is_possible())
 		return say(USAGE,
 		           "--hold: standard input is closed, a file or /dev/null, and would "
 		           "end at once; give it a pipe, a fifo or a terminal");
+	if (*words && strcmp(*words, "--") == 0)
+		options->command = words + 1;
+	else if (*words && (strcmp(*words, "-c") == 0 || strcmp(*words, "--command") == 0)) {
+		if (!words[1] || words[2])
+			return say(USAGE, "%s: takes exactly one SCRIPT", *words);
+		script[3] = words[1];
+		options->command = script + 1;
+	} else if (*words && **words == '-')
+		return say(USAGE, "%s: options stand before KEY; a command of that name after --",
+		           show(*words));
+	if (options->action == RUN && !*options->command)
+		return say(USAGE, "%s: no COMMAND; see keylock --help", show(*options->keys));
 	return 0;
 }
 
-/* Read the command line into `options`, which holds the defaults and has room for as many
- * keys as argv has words. Returns 0, or a status and says why. */
+/* Read the command line into `options`, which holds the defaults and has room for KEYS_MAX
+ * keys. Returns 0; USAGE, and says why; or as print_help(). */
 static int
 parse(struct options *options, int argc, char **argv)
 {
-	const char *directory = getenv("KEYLOCK_DIR");
-	char shown[SHOWN_SIZE];
-	int status;
+	static const char letters[] = "+:xesnw:E:k:aj:rFolARW:c:d:vqhV";
+	const char *directory = getenv("KEYLOCK_DIR"), *word = NULL;
+	struct option known[TABLE_SIZE + 1] = {{0}};
+	int letter, status = 0;
 
 	options->directory = directory && *directory ? directory : NULL;
 	options->key_count = 1; /* the first is KEY, which comes last */
-	status = argc ? parse_options(options, argc, argv) : 0;
-	if (status || options->action == SHOW_HELP || options->action == SHOW_VERSION)
-		return status;
-	if (options->directory && options->directory[0] != '/')
-		return say(USAGE, "directory '%s': not an absolute path",
-		           show(options->directory, shown));
-	status = parse_check(options);
+	for (size_t i = 0; i < TABLE_SIZE; i++)
+		known[i] =
+		    (struct option){table[i].name, *table[i].value != 0, NULL, table[i].letter};
+	opterr = 0;
+	while (!status && argc) {
+		word = argv[optind];
+		letter = getopt_long(argc, argv, letters, known, NULL);
+		if (letter == -1)
+			break;
+		if (letter == ':' || letter == '?')
+			status = say(USAGE, "%s: %s; see keylock --help", show(word),
+			             letter == ':'              ? "needs a value"
+			             : optopt && word[1] == '-' ? "takes no value"
+			                                        : "no such option");
+		else
+			status = parse_option(options, letter, optarg);
+	}
+	if (!status && options->directory && *options->directory != '/')
+		status =
+		    say(USAGE, "directory '%s': not an absolute path", show(options->directory));
 	if (!status)
-		status = parse_rest(options, argv + (argc ? optind : 0));
-	return status;
+		status = parse_check(options);
+	if (options->action == FORGET && options->wait == FOREVER)
+		options->wait = 0;
+	return status ? status : parse_rest(options, argv + (argc ? optind : 0));
 }
 
 /* ---- Main --------------------------------------------------------------- */
@@ -3938,67 +3566,56 @@ parse(struct options *options, int argc, char **argv)
 static void
 say_taken(const struct options *options, const struct lock *lock)
 {
-	char shown[SHOWN_SIZE], text[WHOSE_SIZE] = "another";
+	bool asked = options->verbose || (options->warn_held == FOREVER && isatty(STDERR_FILENO));
 	struct glance glance;
-	bool seen;
 
-	if (options->quiet ||
-	    (!options->verbose && options->warn_held == FOREVER && !isatty(STDERR_FILENO)))
-		return;
-	seen = glance_at(lock->directory, lock->name, &glance) == 0;
-	if (options->warn_held != FOREVER && !options->verbose &&
-	    (!seen || age_of(&glance) <= options->warn_held))
-		return;
-	if (seen)
-		whose_text(lock->directory, lock->name, &glance, NULL, text);
-	say(0, "%s: %s: %s", show(lock->key, shown), options->wait ? "not had in time" : "taken",
-	    text);
+	if (!options->quiet && (asked || (options->warn_held != FOREVER &&
+	                                  glance_at(lock->directory, lock->name, &glance) == 0 &&
+	                                  age_of(&glance) > options->warn_held)))
+		say_whose(lock, NULL, options->wait ? "not had in time:" : "taken:");
 }
 
 /* Read the records of the keys and, for exclusive ones, write our own; that of a guest is
  * the ancestor's affair. Returns 0, or an exit status and has said why; the caller settles
  * what was written. */
 static int
-records_begin(const struct options *options, const struct keys *keys)
+records_begin(const struct options *options, const struct keys *keys, const char *command)
 {
-	char shown[SHOWN_SIZE];
 	int status = 0;
 
 	for (size_t i = 0; i < keys->count && !status; i++) {
-		if (!keys->locks[i].guest)
-			status = record_read(&keys->locks[i]);
-		if (status || !*keys->locks[i].record->found || !options->refuse_abandoned)
+		const struct lock *lock = &keys->locks[i];
+
+		if (lock->guest)
 			continue;
-		status = IN_DOUBT;
-		if (!options->quiet)
+		status = record_read(lock);
+		if (!status && options->refuse_abandoned && *lock->record->found)
+			status = IN_DOUBT;
+		if (status == IN_DOUBT && !options->quiet)
 			say(0,
 			    "%s: the last holder died in the middle: %s; see what it left, then "
 			    "keylock --forget",
-			    show(keys->locks[i].key, shown), keys->locks[i].record->found);
+			    show(lock->key), lock->record->found);
+		if (!status && !options->shared)
+			status = record_write(lock, command);
 	}
-	for (size_t i = 0; i < keys->count && !status && !options->shared; i++)
-		if (!keys->locks[i].guest)
-			status = record_write(&keys->locks[i],
-			                      options->command ? *options->command : "--hold");
 	return status;
 }
 
-/* Settle the records by how the command ended, or by `cause`. */
+/* Settle the records that were written by how the command ended, or by `cause`. */
 static void
-records_end(const struct options *options, const struct keys *keys, const struct ending *ending,
-            const char *cause)
+records_end(const struct keys *keys, const struct ending *ending, const char *cause,
+            const char *command)
 {
-	char text[32];
+	char text[32] = "unknown"; /* its status was taken by another */
 
-	if (has_died(ending) || (ending->ran && ending->error))
+	if (!ending->error)
+		snprintf(text, sizeof(text), ending->signal ? "signal-%d" : "exit-%d",
+		         ending->signal ? ending->signal : ending->status);
+	if (ending->error || has_died(ending))
 		cause = text;
-	snprintf(text, sizeof(text), ending->signal ? "signal-%d" : "exit-%d",
-	         ending->signal ? ending->signal : ending->status);
-	if (ending->error)
-		strcpy(text, "unknown"); /* how it ended */
 	for (size_t i = 0; i < keys->count; i++)
-		record_settle(&keys->locks[i], ending->ran, cause,
-		              options->command ? *options->command : "--hold");
+		record_settle(&keys->locks[i], ending->ran, cause, command);
 }
 
 /* Make the command's environment, KEYLOCK_KEY first, so that it can be left out. Returns
@@ -4007,29 +3624,28 @@ records_end(const struct options *options, const struct keys *keys, const struct
 static char **
 environment_make(const char *key, const struct keys *keys)
 {
-	static char *small[256], word[512];
-	size_t length = sizeof("KEYLOCK_KEY=") + strlen(key), count = 0, kept = 0;
-	char **list = small, *own = length > sizeof(word) ? malloc(length) : word, *doubts = NULL;
+	static char own[KEY_MAX_BYTES + sizeof("KEYLOCK_KEY=")], *small[256];
+	static char doubts[sizeof("KEYLOCK_ABANDONED=") + (size_t)KEYS_MAX * RECORD_SIZE];
+	size_t count = 3, kept = 0;
+	char **list, *end = doubts;
 
-	while (environ[count])
+	for (char **came = environ; *came; came++)
 		count++;
-	if (count + 3 > sizeof(small) / sizeof(*small))
-		list = calloc(count + 3, sizeof(*list));
-	if (!list || !own)
+	list = count > sizeof(small) / sizeof(*small) ? calloc(count, sizeof(*list)) : small;
+	if (!list)
 		return NULL;
 	stpcpy(stpcpy(own, "KEYLOCK_KEY="), key);
 	list[kept++] = own;
 	for (size_t i = 0; i < keys->count; i++)
-		if (*keys->locks[i].record->found &&
-		    asprintf(&doubts, "%s%s%s", doubts ? doubts : "KEYLOCK_ABANDONED=",
-		             doubts ? "\n" : "", keys->locks[i].record->found) < 0)
-			return NULL;
-	if (doubts)
+		if (*keys->locks[i].record->found)
+			end = stpcpy(stpcpy(end, end == doubts ? "KEYLOCK_ABANDONED=" : "\n"),
+			             keys->locks[i].record->found);
+	if (end != doubts)
 		list[kept++] = doubts;
-	for (size_t i = 0; i < count; i++)
-		if (strncmp(environ[i], "KEYLOCK_KEY=", 12) != 0 &&
-		    strncmp(environ[i], "KEYLOCK_ABANDONED=", 18) != 0)
-			list[kept++] = environ[i];
+	for (char **came = environ; *came; came++)
+		if (strncmp(*came, "KEYLOCK_KEY=", 12) != 0 &&
+		    strncmp(*came, "KEYLOCK_ABANDONED=", 18) != 0)
+			list[kept++] = *came;
 	return list;
 }
 
@@ -4037,65 +3653,56 @@ environment_make(const char *key, const struct keys *keys)
 static struct ending
 run_under(const struct options *options, const struct keys *keys, mode_t came_umask)
 {
-	bool records = options->refuse_abandoned || options->recover;
+	const char *name = options->action == HOLD ? "--hold" : *options->command, *cause = NULL;
+	struct ending ending = {0};
 	struct command command = {
 	    .argv = options->command,
 	    .locks = keys->locks,
 	    .count = options->close_lock ? 0 : keys->count,
 	    .came_umask = came_umask,
 	};
-	struct ending ending = {0};
-	const char *cause = NULL;
 
 	if (options->action == FORGET)
-		return (struct ending){.status = forget(keys->locks)};
-	if (records)
-		ending.status = records_begin(options, keys);
-	if (!ending.status && options->action == HOLD) {
+		ending.status = forget(keys->locks);
+	else if (options->refuse_abandoned || options->recover)
+		ending.status = records_begin(options, keys, name);
+	if (!ending.status && options->action == HOLD)
 		ending = hold(&cause);
-	} else if (!ending.status) {
+	else if (!ending.status && options->action == RUN) {
 		command.environment = environment_make(*options->keys, keys);
 		if (command.environment)
 			ending = command_run(&command, options->in_place);
 		else
 			ending.status = say(REFUSED, "memory: %s", strerror(ENOMEM));
 	}
-	if (records)
-		records_end(options, keys, &ending, cause);
+	records_end(keys, &ending, cause, name);
 	return ending;
 }
 
-/* Make the list of the keys, in order. Returns false where there is no memory. */
-static bool
-keys_make(struct keys *keys, const struct options *options, struct directory *directory)
+/* Make the list of the keys, in order. */
+static struct keys
+keys_make(const struct options *options, struct directory *directory)
 {
-	static struct lock lock; /* most often there is one: see environment_make() */
-	static struct record record;
-	size_t count = keys->count = options->key_count;
-	struct record *records = count == 1 ? &record : calloc(count, sizeof(*records));
+	static struct record records[KEYS_MAX];
+	static struct lock locks[KEYS_MAX];
+	struct keys keys = {.locks = locks, .count = options->key_count};
 
-	keys->locks = count == 1 ? &lock : calloc(count, sizeof(*keys->locks));
-	for (size_t i = 0; i < count && keys->locks && records; i++) {
-		keys->locks[i] = (struct lock){
-		    .directory = directory,
-		    .record = &records[i],
-		    .key = options->keys[i],
-		    .shared = options->shared,
-		    .slots = options->slots,
-		};
-		name_of_key(options->keys[i], keys->locks[i].name);
+	for (size_t i = 0; i < keys.count; i++) {
+		locks[i].directory = directory;
+		locks[i].record = &records[i];
+		locks[i].key = options->keys[i];
+		locks[i].shared = options->shared;
+		locks[i].slots = options->slots;
+		name_of_key(locks[i].key, locks[i].name);
 	}
-	if (!keys->locks || !records)
-		return false;
-	keys_order(keys);
-	return true;
+	keys_order(&keys);
+	return keys;
 }
 
 /* Acquire the keys, run under them, let them go. Returns the exit status. */
 static int
 run(const struct options *options, struct directory *directory, mode_t came_umask)
 {
-	bool at_once = !options->wait || (options->action == FORGET && options->wait == FOREVER);
 	struct looker looker = {
 	    .directory = directory,
 	    .reentrant = options->reentrant,
@@ -4104,44 +3711,37 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	    .turn = -1,
 	};
 	struct wait wait = {
-	    .nonblock = at_once,
+	    .nonblock = !options->wait,
 	    .early = options->reentrant || options->verbose || getenv("KEYLOCK_KEY"),
-	    .deadline = time_in(at_once ? GATE_PATIENCE : options->wait),
+	    .deadline = time_in(options->wait ? options->wait : GATE_PATIENCE),
 	    .look = look_around,
 	    .looker = &looker,
 	};
+	nanoseconds start = now();
 	int result = directory_open(directory);
-	nanoseconds took = now();
-	char shown[SHOWN_SIZE];
 	struct ending ending;
 	size_t failed = 0;
-	struct keys keys;
+	struct keys keys = keys_make(options, directory);
 
 	if (result)
 		return result;
-	if (!keys_make(&keys, options, directory))
-		return say(REFUSED, "memory: %s", strerror(ENOMEM));
 	hurried = true;
 	result = keys_acquire(&keys, &wait, &failed);
 	turn_end(&looker);
-	if (result)
-		guests_leave(&keys);
 	if (result == CAUGHT)
 		return die_by(signals.caught);
 	if (result == TAKEN)
 		say_taken(options, &keys.locks[failed]);
 	if (result)
 		return result == TAKEN ? options->conflict_status : result;
-	took = (now() - took) / MILLISECOND;
 	if (options->verbose)
-		say(0, "%s: had, took %lld.%03lld s", show(*options->keys, shown),
-		    (long long)took / 1000, (long long)took % 1000);
+		say(0, "%s: had, took %.3f s", show(*options->keys),
+		    (double)(now() - start) / (double)SECOND);
 	ending = run_under(options, &keys, came_umask);
 	keys_release(&keys, keys.count, options->linger || has_died(&ending));
-	guests_leave(&keys);
 	hurried = false;
 	if (ending.error) { /* as any program does, with signals let in */
-		mask_set(&signals.came_mask, NULL);
+		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 		say_not_run(*options->command, &ending);
 	}
 	return ending.signal ? die_by(ending.signal) : ending.status;
@@ -4150,7 +3750,7 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 int
 main(int argc, char **argv)
 {
-	char *keys[argc + 2];
+	static char *keys[KEYS_MAX + 1];
 	struct options options = {
 	    .wait = FOREVER,
 	    .warn_held = FOREVER,
@@ -4162,12 +3762,11 @@ main(int argc, char **argv)
 	int status;
 
 	signals_begin();
-	memset(keys, 0, sizeof(keys));
 	status = parse(&options, argc, argv);
-	if (!status && options.action != SHOW_HELP && options.action != SHOW_VERSION)
+	if (!status)
 		status = directory_choose(&directory, options.directory);
 	if (status)
-		return status;
+		return status == DONE ? 0 : status;
 	if (options.action == RUN || options.action == HOLD || options.action == FORGET)
 		return run(&options, &directory, came_umask);
 	if (options.action == PIN)
@@ -4175,16 +3774,8 @@ main(int argc, char **argv)
 	/* What only looks is ended by signals as any program is. */
 	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 	directory.look_only = true;
-	switch (options.action) {
-	case SHOW_HELP:
-		return print_help();
-	case SHOW_VERSION:
-		puts("keylock " VERSION);
-		return printed();
-	case SHOW_PATH:
+	if (options.action == SHOW_PATH)
 		return print_path(&directory, *options.keys);
-	default:
-		return look(&directory, options.keys, options.json,
-		            options.action == WHO ? *options.keys : NULL);
-	}
+	return look(&directory, options.keys, options.json,
+	            options.action == WHO ? *options.keys : NULL);
 }

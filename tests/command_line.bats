@@ -204,7 +204,7 @@ refused() {
 # What a command does that writes a line "NUMBER TARGET" for each of its descriptors to FILE; the
 # shell itself opens none, and must not become the find.
 lister=(sh -c 'find "/proc/$$/fd" -mindepth 1 -fprintf "$0" "%f %l\n"; sort -no "$0" "$0"
-	find "/proc/$PPID/fd" -name "[012]" -lname "$KEYLOCK_DIR*"')
+	find "/proc/$PPID/fd" -name "[012]" -lname "$KEYLOCK_DIR/*"')
 
 # one_more: the command had exactly one more than without keylock: the lock, at 10 or above.
 one_more() {

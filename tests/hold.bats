@@ -58,7 +58,9 @@ is_over() {
 
 @test "--hold: 64 where its input cannot stay open, or with what does not go with it" {
 	echo >"$in"
-	for input in '</dev/null' '<&-' "<'$in'" "<>'$in'"; do
+	mkfifo "$said"
+	# The last one is a pipe whose writer has closed it, as cron's jobs have it.
+	for input in '</dev/null' '<&-' "<'$in'" "<>'$in'" "5<>'$said' <'$said' 5>&-"; do
 		for options in '' '-A -k other'; do
 			it_fails 64 input sh -c "exec \"\$KEYLOCK\" $options --hold key $input"
 		done
@@ -165,7 +167,7 @@ is_over() {
 			it_gives 0 sh -c 'printf "$1" | "$KEYLOCK" "$0" --hold key' "$option" "$input"
 			[[ $output == locked && $(files) == 0 ]]
 		done
-		for input in '' don 'done?\n' ' done\n' 'DONE\n' 'done\nnot done\ndone' \
+		for input in don 'done?\n' ' done\n' 'DONE\n' 'done\nnot done\ndone' \
 			'donedone\n' 'undone\n'; do
 			it_prints locked sh -c 'printf "$1" | "$KEYLOCK" "$0" --hold key' "$option" "$input"
 			run_it sh -c 'exec "$KEYLOCK" -A --hold key </dev/zero'

@@ -99,8 +99,8 @@ ends() {
 	between=() start='exec "$@"'
 	ends told '' -F
 	ends runs -r -F
-	# Input that is a pipe, as --hold needs it.
-	start='true | "$@"'
+	# Input that is a pipe which is still open, as --hold needs it.
+	start='sleep 1 | "$@"'
 	nested --hold ''
 	expect_message 78 ' -r '
 	nested '-r --hold' ''

@@ -97,9 +97,9 @@ a_language() {
 
 # Debian's cron, a real daemon, in a mount namespace where the machine's own crontabs and /run are not to
 # be seen. One test, since it takes up to a minute.
-@test "P7 same key: cron's jobs and shells of root and of another user share a lock; the recipe for cron runs there" {
+@test "P7 same key: cron's jobs and shells of root and of another user share a lock; the recipe for cron runs there, and a section of a script" {
 	need_root
-	need cron setpriv
+	need cron setpriv flock
 	line=$(recipe 'A line for crontab(5)')
 	[[ $line == '*/5 * * * * /usr/local/bin/keylock -n -E 0 report /usr/local/bin/report' ]]
 	uid=$(id -u nobody) || skip 'needs a user nobody'
@@ -121,11 +121,17 @@ a_language() {
 		} >"$name.new" 2>&1
 		env >"$name.environment"
 		mv "$name.new" "$name"'
+	# Both sections, of which another run would find the key taken.
+	recipe 'A section of a script' >by-pin
+	recipe 'From another program' >by-hold
+	sed -i 's/^echo .*/{ &; keylock -n nightly true; echo $?; } >>said/' by-pin by-hold
 	# Each minute, since the test cannot wait for five, in the system's crontab, which names the user.
 	cat >./crontab <<-END
 		* * * * * root test -e $public/results/root.cron || $public/job cron
 		* * * * * nobody test -e $public/results/nobody.cron || $public/job cron
 		* * * * * root ${line#*'* * * * '}
+		PATH=$public:/usr/bin:/bin
+		* * * * * root cd $public; for shell in sh bash; do \$shell by-pin; \$shell by-hold; done; mv said sections
 	END
 	sed -i "s|/usr/local/bin|$public|g" crontab
 	cat >scene <<-'SCRIPT'
@@ -142,16 +148,18 @@ a_language() {
 				until [ -e "$1/results/$2.cron" ]; do sleep 0.2; done' - "$PWD" "$user" &
 			shells="$shells $!"
 		done
-		until [ -s reported ]; do sleep 0.1; done
+		until [ -s reported ] && [ -s sections ]; do sleep 0.1; done
 		wait $shells
 		kill "$cron"
 		wait "$cron"
+		./keylock --forget nightly
 		ls -A /run/keylock
 	SCRIPT
 	chmod 644 crontab
 	it_gives 0 private_root sh scene
 	[ -z "$output" ]
 	[ "$(cat reported)" = reported ]
+	[ "$(cat sections)" = "$(printf 'nobody else is here\n75\n%.0s' 1 2 3 4)" ]
 	cd results
 	while read -r user uid dir; do
 		[ "$(cat "$user.cron")" = "$dir/some%20job%2F1"$'\nstatus 75\nran\n'"$uid" ]

@@ -160,7 +160,7 @@ in_doubt() {
 		refused 71 key
 	done
 	let_go
-	fault timer_create:error=EAGAIN -- --hold key < <(:)
+	fault timer_create:error=EAGAIN -- --hold key < <(echo)
 	refused 71 timer
 	[[ $stderr != *'No error'* ]]
 	[ "$(files)" = 0 ]
@@ -334,7 +334,7 @@ in_doubt() {
 		fault "$how" -- key sh -c 'exit 7'
 		expect 7
 	done
-	fault read:error=EAGAIN:when=1 -- --hold key < <(:)
+	fault read:error=EAGAIN:when=1 -- --hold key < <(echo)
 	expect 0
 	unharmed
 	hold key

@@ -28,12 +28,6 @@ full) single=1000 crowds=10 crowd=500 turns=200 line=10000 files=100000 keys=100
 	;;
 esac
 
-fail() {
-	echo "bench: $*" >&2
-	exit 1
-}
-
-command -v flock >/dev/null || fail 'flock (util-linux) is what keylock is measured against'
 # Programs and messages may not lie on /dev/shm: it is often mounted noexec.
 build=$(mktemp -d "${TMPDIR:-/tmp}/bench.XXXXXX") || exit 1
 shm=$(mktemp -d "${BENCH_DIR:-/dev/shm}/bench.XXXXXX") || exit 1
@@ -49,17 +43,17 @@ mkdir "$PARALLEL_HOME"
 cc=${CC:-$(command -v musl-gcc || echo cc)}
 echo 'int main(void) { return 0; }' >"$build/true.c"
 printf '#include <unistd.h>\nint main(void) { return usleep(10000); }\n' >"$build/nap.c"
-for source in "$here/bench.c" "$here/floor.c" "$build"/{true,nap}.c; do
-	name=${source##*/} name=${name%.c}
-	"$cc" -std=gnu11 -O2 -static -o "$build/$name" "$source" 2>/dev/null ||
-		"$cc" -std=gnu11 -O2 -o "$build/$name" "$source" || fail "$source does not compile"
+for source in "$here/bench.c" "$build"/{true,nap}.c; do
+	name=$build/$(basename "$source" .c)
+	"$cc" -std=gnu11 -O2 -static -o "$name" "$source" 2>/dev/null ||
+		"$cc" -std=gnu11 -O2 -o "$name" "$source" || exit
 done
-true=$build/true nap=$build/nap floor=$build/floor
+true=$build/true nap=$build/nap
+floor=("$build/bench" floor)
 
 # Copies, so that a build meanwhile does not end in half a measure; keys of its own for each.
 binaries=()
 for binary in "${KEYLOCK:-$here/../../keylock}" ${BENCH_OTHER+"$BENCH_OTHER"}; do
-	[ -x "$binary" ] || fail "$binary: no such program; run make first"
 	copy=$build/keylock${#binaries[@]}
 	cp "$binary" "$copy" && mkdir "$shm/${copy##*/}" || exit 1
 	binaries+=("$copy")
@@ -73,45 +67,35 @@ row() { # MEASURE KEYLOCK OTHER BESIDE RATIO OTHERS-RATIO GOAL VERDICT
 	printf '%-62s %11s %11s %11s %7s %7s %8s  %s\n' "$@" | sed 's/ *$//'
 }
 
-# What drive has printed, a line a side of which the last is what is beside it, as a row.
-show() { # MEASURE GOAL; standard input
-	local mine ratio other='' others='' beside verdict=''
-	read -r mine ratio
-	[ "${#binaries[@]}" -eq 1 ] || read -r other others
-	read -r beside _
-	if [ -z "${ratio-}" ] || [ -z "${beside-}" ]; then
-		row "$1" - '' - - '' "${2:+<= $2}" "failed: $(head -n 1 "$build/error")"
-		unmet=$((unmet + 1))
-		return
-	fi
-	if [ -n "$2" ] && awk "BEGIN { exit !($ratio <= $2) }"; then
-		verdict=met met=$((met + 1))
+# A line a side, of which the last is what is beside keylock, as a row.
+show() { # MEASURE GOAL; standard input: MEDIAN RATIO
+	local medians=() ratios=() median ratio verdict='' other=$((${#binaries[@]} - 1))
+	while read -r median ratio; do
+		medians+=("$(printf '%.3f ms' "$median")") ratios+=("$(printf '%.3f' "$ratio")")
+	done
+	if [ "${#medians[@]}" -ne $((other + 2)) ]; then
+		verdict="failed: $(head -n 1 "$build/error")"
 	elif [ -n "$2" ]; then
-		verdict='NOT met' unmet=$((unmet + 1))
+		verdict=$(awk "BEGIN { print ${ratios[0]} <= $2 ? \"met\" : \"NOT met\" }")
 	fi
-	row "$1" "$(printf '%.3f ms' "$mine")" "${other:+$(printf '%.3f ms' "$other")}" \
-		"$(printf '%.3f ms' "$beside")" "$(printf '%.3f' "$ratio")" \
-		"${others:+$(printf '%.3f' "$others")}" "${2:+<= $2}" "$verdict"
+	[ "$verdict" != met ] || met=$((met + 1))
+	[[ ! $verdict =~ ^(NOT|failed) ]] || unmet=$((unmet + 1))
+	[ "$other" -gt 0 ] || medians=("${medians[0]-}" '' "${medians[1]-}") ratios=("${ratios[0]-}" '')
+	row "$1" "${medians[@]}" "${ratios[@]:0:2}" "${2:+<= $2}" "$verdict"
 }
 
 # drive MODE RUNS NUMBER ARGUMENT... :: NUMBER BESIDE...: bench.c with a side for each
 # keylock with these arguments, and the one beside them, in which KEYLOCK is the first.
 drive() {
-	local mode=$1 runs=$2 own=() binary sides=() beside=()
-	shift 2
-	while [ "$1" != :: ]; do
-		own+=("$1")
-		shift
-	done
+	local mode=$1 runs=$2 binary words="${*:3}" sides=()
+	local own=${words%% :: *} beside=${words#* :: }
 	for binary in "${binaries[@]}"; do
-		sides+=(:: "${own[0]}" "$binary" -d "$shm/${binary##*/}" "${own[@]:1}")
+		sides+=(":: ${own%% *} $binary -d $shm/${binary##*/} ${own#* }")
 	done
-	shift
-	beside=("$@")
-	[ "${beside[1]}" != KEYLOCK ] ||
-		beside=("$1" "${binaries[0]}" -d "$shm/keylock0" "${@:3}")
-	timeout -k 1 900 "$build/bench" "$mode" "$runs" "${sides[@]}" :: "${beside[@]}" \
-		2>"$build/error" || echo "$?" >>"$build/error"
+	sides+=(":: ${beside/KEYLOCK/${binaries[0]} -d $shm/keylock0}")
+	# shellcheck disable=SC2068 # no word has blanks
+	timeout -k 1 900 "$build/bench" "$mode" "$runs" ${sides[@]} 2>"$build/error" ||
+		echo "$?" >>"$build/error"
 }
 
 crowd() { # MEASURE GOAL RUNS NUMBER ARGUMENT... :: NUMBER BESIDE...
@@ -120,10 +104,10 @@ crowd() { # MEASURE GOAL RUNS NUMBER ARGUMENT... :: NUMBER BESIDE...
 
 # Hand-overs and arrivals; their goals and the words for what they are among.
 line() { # WORDS GOAL RUNS NUMBER ARGUMENT... :: NUMBER BESIDE...
-	local words=$1 goal=$2 lines=$((${#binaries[@]} + 1))
+	local lines=$((${#binaries[@]} + 1))
 	drive line "${@:3}" >"$build/line"
-	show "end of a holder to the next one's start$words" "$goal" < <(head -n "$lines" "$build/line")
-	show "an arrival, until it sleeps$words" '' < <(tail -n "+$((lines + 1))" "$build/line")
+	show "end of a holder to the next one's start$1" "$2" < <(head -n "$lines" "$build/line")
+	show "an arrival, until it sleeps$1" '' < <(tail -n "+$((lines + 1))" "$build/line")
 }
 
 # ---- Waiters, and looking at them ----
@@ -260,16 +244,16 @@ run in turn. "true" is a static program that only ends; "floor" is the least a l
 END
 row 'measure : beside' keylock "${BENCH_OTHER+other}" beside ratio "${BENCH_OTHER+other}" goal ''
 file=$shm/file
-crowd 'KEY true, key free : floor' 1.12 "$single" 1 key "$true" :: 1 "$floor" "$file" "$true"
-crowd 'KEY true, key free : floor that removes its file' '' "$single" 1 key "$true" :: 1 "$floor" -u "$file" "$true"
+crowd 'KEY true, key free : floor' 1.12 "$single" 1 key "$true" :: 1 "${floor[@]}" "$file" "$true"
+crowd 'KEY true, key free : floor that removes its file' '' "$single" 1 key "$true" :: 1 "${floor[@]}" -u "$file" "$true"
 crowd 'KEY true, key free : flock' 0.28 "$single" 1 key "$true" :: 1 flock "$file" "$true"
 crowd '-F KEY true : flock -F' 0.25 "$single" 1 -F key "$true" :: 1 flock -F "$file" "$true"
-crowd "$crowd contenders at once on one key : floor" 1.25 "$crowds" "$crowd" key "$true" :: "$crowd" "$floor" "$file" "$true"
+crowd "$crowd contenders at once on one key : floor" 1.25 "$crowds" "$crowd" key "$true" :: "$crowd" "${floor[@]}" "$file" "$true"
 crowd "$crowd contenders at once on one key : flock" '' "$crowds" "$crowd" key "$true" :: "$crowd" flock "$file" "$true"
 # With "true" that is as many processes at once as there are processors; a command that waits shows the queue.
 crowd "$crowd contenders on 4 slots : $((crowd / 4)) on one key" '' "$crowds" "$crowd" -j 4 key "$true" :: $((crowd / 4)) KEYLOCK key "$true"
 crowd "$crowd on 4 slots, 10 ms each : $((crowd / 4)) on one key" 1.25 "$crowds" "$crowd" -j 4 key "$nap" :: $((crowd / 4)) KEYLOCK key "$nap"
-line ' : floor' 1.15 "$turns" 1 key :: 1 "$floor" "$file"
+line ' : floor' 1.15 "$turns" 1 key :: 1 "${floor[@]}" "$file"
 line ' : flock' '' "$turns" 1 key :: 1 flock "$file"
 mkdir "$shm/keylock0/full"
 (cd "$shm/keylock0/full" && seq -f 'other%.0f' 1 "$files" | xargs touch)
@@ -291,6 +275,6 @@ echo
 # The kernel's lists of locks are linear: so are who is added to them and who is woken.
 row 'measure : beside' keylock "${BENCH_OTHER+other}" beside ratio "${BENCH_OTHER+other}" goal ''
 line ", $line wait : 100" '' 20 "$line" key :: 100 KEYLOCK short
-line ", $line wait : floor" '' 20 "$line" key :: "$line" "$floor" "$file"
+line ", $line wait : floor" '' 20 "$line" key :: "$line" "${floor[@]}" "$file"
 echo
 echo "$met goals met, $unmet not met, in $SECONDS s"

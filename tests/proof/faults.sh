@@ -16,7 +16,7 @@
 #  - a record of -A or -R is there where the command did not end by itself, and
 #    one that stays says so.
 #
-# quick has a few of these faults, by a SEED that it prints; with SCENARIOs, all of one
+# quick has a few of these faults, by the seed that it prints; with SCENARIOs, all of one
 # error at each call, in rotation; long has all errors. What the real thing can do (a full
 # file system, limits, old kernels) is in refused.bats.
 
@@ -32,4 +32,4 @@ if ! strace -o /dev/null true 2>/dev/null; then
 fi
 compile witness tests/proof/witness.c
 cp "$keylock" "$work/keylock" || exit 1
-"$python" tests/proof/faults.py "$size" "$work/keylock" "$work/witness" "$work/run" "$@"
+SEED=$seed "$python" tests/proof/faults.py "$size" "$work/keylock" "$work/witness" "$work/run" "$@"

@@ -167,6 +167,16 @@ is_utf8(const char *text, bool for_terminal)
 	return count != (size_t)-1;
 }
 
+static FILE *
+memory_stream(char **text, size_t *size)
+{
+	FILE *stream = open_memstream(text, size);
+
+	if (!stream)
+		abort();
+	return stream;
+}
+
 /* ---- Key to file name, and back ---- */
 
 /* What holds for one key, as reference.py does not see it; writes its name. */
@@ -274,8 +284,6 @@ check_options(const struct options *options)
 	static struct lock locks[STRINGS];
 	struct keys keys = {.locks = locks, .count = options->key_count};
 
-	if (options->action == SHOW_HELP || options->action == SHOW_VERSION)
-		return;
 	MUST(options->wait >= 0 && options->warn_held >= 0);
 	MUST(options->conflict_status >= 0 && options->conflict_status <= 255);
 	MUST(options->slots >= 0 && options->slots <= 1000);
@@ -312,25 +320,32 @@ target_options(const uint8_t *data, size_t size)
 	char *argv[STRINGS + 1], *keys[STRINGS + 1] = {0};
 	struct options options = {
 	    .wait = FOREVER, .warn_held = FOREVER, .conflict_status = TAKEN, .keys = keys};
+	char *printed_text = NULL;
+	FILE *saved = stdout;
+	size_t length;
 	int status;
 
 	memcpy(argv, strings.list, sizeof(argv));
 	environment_directory = strcmp(argv[0], "-") == 0 ? NULL : argv[0];
 	said_size = 0;
-	optind = 0; /* begin anew */
+	optind = 0; /* getopt(3) begins anew */
+	getopt(1, argv, "+");
+	optind = 1;
+	stdout = memory_stream(&printed_text, &length); /* for --help and --version */
 	status = parse(&options, (int)strings.count, argv);
-	MUST(status == 0 || status == USAGE);
-	MUST((status == 0) == (said_size == 0));
-	if (status) {
+	fclose(stdout);
+	stdout = saved;
+	free(printed_text);
+	MUST(status == 0 || status == USAGE || status == DONE);
+	MUST((status == USAGE) == (said_size > 0) && (status == DONE) == (length > 0));
+	if (status == USAGE) {
 		MUST(said_size > strlen("keylock: \n") && memcmp(said, "keylock: ", 9) == 0);
 		MUST(memchr(said, '\n', said_size) == said + said_size - 1);
 		said[said_size - 1] = '\0';
 		MUST(strlen(said) == said_size - 1 && is_utf8(said, true));
-	} else {
+	} else if (!status) {
 		check_options(&options);
 	}
-	if (options.automatic && options.command)
-		free(keys[0]);
 	environment_directory = NULL;
 	strings_free(&strings);
 }
@@ -357,15 +372,14 @@ check_own_record(const char *command)
 {
 	const char *name = strrchr(command, '/');
 	struct record record = {.since = "2026-11-24T23:26:16Z"};
-	char text[RECORD_SIZE], shown[SHOWN_SIZE], expected[2 * SHOWN_SIZE];
+	char text[RECORD_SIZE], expected[2 * SHOWN_SIZE];
 
 	record_compose(&record, "exit-143", command);
 	MUST(strlen(record.own) == RECORD_SIZE && record.own[RECORD_SIZE - 1] == '\n');
 	check_record(record.own, RECORD_SIZE);
 	record_text(record.own, RECORD_SIZE, text);
-	show(name ? name + 1 : command, shown);
 	snprintf(expected, sizeof(expected), "pid=%d since=%s cause=exit-143 command=%s",
-	         (int)getpid(), record.since, shown);
+	         (int)getpid(), record.since, show(name ? name + 1 : command));
 	/* As much of it as fits. */
 	MUST(strncmp(text, expected, strlen(text)) == 0);
 }
@@ -505,12 +519,9 @@ target_time(const uint8_t *data, size_t size)
 static void
 check_show(const char *text)
 {
-	char shown[SHOWN_SIZE];
-	size_t length;
+	const char *shown = show(text);
+	size_t length = strlen(shown);
 
-	memset(shown, 'x', sizeof(shown));
-	MUST(show(text, shown) == shown);
-	length = strlen(shown);
 	MUST(length < SHOWN_SIZE && is_utf8(shown, true));
 	MUST(!is_utf8(text, true) || strlen(text) > SHOWN_SIZE - 8 || strcmp(text, shown) == 0);
 	MUST(strlen(text) < SHOWN_SIZE || strcmp(shown + length - 3, "...") == 0);
@@ -528,16 +539,6 @@ check_line(const char *line, size_t size)
 	free(copy);
 }
 
-static FILE *
-memory_stream(char **text, size_t *size)
-{
-	FILE *stream = open_memstream(text, size);
-
-	if (!stream)
-		abort();
-	return stream;
-}
-
 /* A row whose key and command are these, as table and as JSON, which reference.py reads. */
 static char *
 row_shown(char *key, const char *command, bool json, size_t *size)
@@ -545,29 +546,20 @@ row_shown(char *key, const char *command, bool json, size_t *size)
 	char path[PATH_MAX];
 	struct directory directory = {.path = path};
 	struct seat holders[2] = {{.pid = 7919}, {.pid = 812}};
-	struct row row = {.name = "x", .key = key, .slot = 1, .state = "held", .command = command};
-	char *text = NULL, *cells = NULL;
+	struct row row = {.name = "x", .key = key, .slot = 1, .state = "held"};
+	char *text = NULL;
 	FILE *saved = stdout;
 
 	snprintf(path, sizeof(path), "%s", key);
+	snprintf(row.command, sizeof(row.command), "%s", command);
 	row.holders = (struct seats){.list = holders, .count = 2};
-	stdout = memory_stream(&cells, size);
-	row_cells(&row, stdout);
-	fclose(stdout);
 	stdout = memory_stream(&text, size);
 	if (json)
 		row_json(&row, &directory);
 	else
-		MUST(print_table(cells, *size, 1));
+		row_print(&row);
 	fclose(stdout);
 	stdout = saved;
-	free(cells);
-	if (!json) { /* the titles are above it */
-		cells = text;
-		*size -= strcspn(cells, "\n") + 1;
-		text = copy_of(cells + strcspn(cells, "\n") + 1, *size);
-		free(cells);
-	}
 	return text;
 }
 
@@ -577,11 +569,9 @@ target_shown(const uint8_t *data, size_t size)
 	struct strings strings = strings_of(data, size, 2);
 
 	for (size_t i = 0; i < 2; i++) {
-		char shown[SHOWN_SIZE];
-
 		check_show(strings.list[i]);
 		said_size = 0;
-		say(0, "%s", show(strings.list[i], shown));
+		say(0, "%s", show(strings.list[i]));
 		check_line(said, said_size);
 		for (int json = 0; json < 2; json++) {
 			size_t length;

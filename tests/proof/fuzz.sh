@@ -5,8 +5,8 @@
 #	fuzz.sh [quick|long [corpus] [TARGET...]]
 #
 # libFuzzer gives inputs to each target of fuzz.c (its head says what a target checks),
-# built with the address and undefined behaviour sanitizers, two targets at once: for
-# 12 seconds each (FUZZ_SECONDS), or in "long" for 10^7 executions each. It begins with the
+# built with the address and undefined behaviour sanitizers, two targets at once: about 10
+# seconds each, always with the same inputs (head.sh), or in "long" 10^7 new ones each. It begins with the
 # inputs of corpus/: TARGET has those that earlier runs found, TARGET.kept those that
 # once failed. One input a line, with \xHH for what cannot be printed; in .kept, lines
 # that begin with "# " say why. With "corpus" what was found is then written there, made
@@ -26,8 +26,8 @@ if [ "${1-}" = corpus ]; then
 	corpus=yes
 	shift
 fi
-limit="-max_total_time=${FUZZ_SECONDS:-12}" random=50000
-[ "$size" = quick ] || limit=-runs=10000000 random=10000000
+random=50000
+[ "$size" = quick ] || random=10000000
 [ $# -gt 0 ] || set -- name file options record read time shown
 needs clang perl python3
 
@@ -35,16 +35,11 @@ needs clang perl python3
 fuzz=("$work/fuzz")
 ! setarch -R true 2>/dev/null || fuzz=(setarch -R "$work/fuzz")
 
-# How long an input of a target may be: what is longer is slower and finds no more.
-length() { # TARGET
-	case $1 in
-	name | file) echo 280 ;;
-	time) echo 48 ;;
-	options) echo 160 ;;
-	record) echo 200 ;;
-	*) echo 320 ;;
-	esac
-}
+# How long an input of a target may be, since what is longer is slower and finds no more; and
+# how many quick gives it.
+declare -A length=([name]=280 [file]=280 [options]=160 [record]=200 [read]=320 [time]=48 [shown]=320)
+declare -A count=([name]=200000 [file]=1500000 [options]=1000000 [record]=250000 [read]=1000000
+	[time]=3000000 [shown]=120000)
 
 # An input to a line, and the lines of a corpus to a file each.
 pack() { # FILE
@@ -66,7 +61,9 @@ unpack() { # TARGET
 }
 
 run() { # TARGET
-	FUZZ_TARGET=$1 "${fuzz[@]}" "$limit" "-max_len=$(length "$1")" -timeout=20 \
+	local runs=${count[$1]}
+	[ "$size" = quick ] || runs=$random
+	FUZZ_TARGET=$1 "${fuzz[@]}" "-runs=$runs" "-seed=$seed" "-max_len=${length[$1]}" -timeout=20 \
 		-print_final_stats=1 "-dict=$work/words" "-exact_artifact_path=$work/$1.input" \
 		"$work/$1" >"$work/$1.log" 2>&1
 	echo $? >"$work/$1.status"
@@ -76,7 +73,7 @@ run() { # TARGET
 keep() { # TARGET
 	local file
 	mkdir "$work/$1.small"
-	FUZZ_TARGET=$1 "${fuzz[@]}" -merge=1 -use_counters=0 "-max_len=$(length "$1")" \
+	FUZZ_TARGET=$1 "${fuzz[@]}" -merge=1 -use_counters=0 "-max_len=${length[$1]}" \
 		"$work/$1.small" "$work/$1" >"$work/$1.log" 2>&1 || return
 	for file in "$work/$1.small"/*; do
 		pack "$file"
@@ -136,7 +133,6 @@ done
 
 for kind in name time shown; do
 	[[ " $* " = *" $kind "* ]] || continue
-	seed=$RANDOM$RANDOM
 	if ! "$work/batch" "$kind" "$seed" "$random" "$work/$kind"/* |
 		python3 tests/tools/reference.py "$kind" >"$work/log"; then
 		failed=1
@@ -152,5 +148,5 @@ if [ -n "$corpus" ] && [ "$failed" -eq 0 ]; then
 		keep "$target" || failed=1
 	done
 fi
-echo "fuzz: ${figures%; }"
+echo "fuzz: seed $seed; ${figures%; }"
 exit "$failed"

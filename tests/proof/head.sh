@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2034
 # What the proofs begin with, sourced with their arguments: "size" is quick or long, and
-# is taken off them; "name" is the proof's; "keylock" is the binary (KEYLOCK, or the one
+# is taken off them; "seed" is of what is drawn, SEED where it is set, else always the same
+# one in quick, so that it fails by what was changed alone; "name" is the proof's; "keylock" is the binary (KEYLOCK, or the one
 # beside tests/), "work" a folder on tmpfs where one lets programs run, that is removed
 # at the end, after what `at_end` does. A proof says in its last line what it found.
 
@@ -17,6 +18,9 @@ size=${1:-quick}
 	echo "usage: $name.sh [quick|long] [ARGUMENT...]" >&2
 	exit 64
 }
+
+seed=${SEED:-901}
+[ "$size" = quick ] || seed=${SEED:-$(date +%s)}
 
 keylock=${KEYLOCK:-$PWD/keylock}
 [ -x "$keylock" ] || make -s keylock || exit 1

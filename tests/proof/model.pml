@@ -87,7 +87,6 @@ bit pinned;			/* and whether it is */
 byte ino[4];			/* inode of the contender's main description, */
 byte gate, pres, tick;		/* who has there byte 0, byte 1, a ticket, */
 byte guest, clears;		/* byte 2 for reading, for writing, */
-byte ended;			/* byte 5, */
 byte ex, sh;			/* the flock */
 byte tidies[4];			/* inode of the description that tidies, */
 byte ygate, yex;		/* who has there byte 0, the flock */
@@ -119,13 +118,6 @@ hidden byte i, j;
 #define EXCLUSIVE	((M0 & SHARED -> 0 : 1) | (M1 & SHARED -> 0 : 2) | (M2 & SHARED -> 0 : 4) | (M3 & SHARED -> 0 : 8))
 
 #define GUESTS(i)	(!NO_LOOK && OTHERS(guest | clears, i))
-/* Who has ended before its guests, among whom I was or asked to be: its lock, that I inherited. */
-#define HOSTS	(ON(ended, 1) & ancestors)
-/* The last of them lets it go. */
-#define LEAVE_HOST(label) \
-	TEST(!NO_LEAVE && HOSTS && !ON(guest | clears, 1), skip, skip, label); \
-	STEP(true, ex = ex & ~HOSTS); \
-	STEP(true, pres = pres & ~HOSTS; ended = ended & ~HOSTS)
 
 /* Who of a set holds by such a lock the inode that is asked for. */
 #define HOLDS(set, by)	(lives & (set) & (ON((NO_PROOF -> 15 : pres) & (by), ino[me]) | (NO_PROOF -> TRIED(ino[me]) : 0)))
@@ -164,8 +156,7 @@ inline drop_bytes() {
 	ticket_back();
 	wait_over();
 	gate = gate & ~ME; pres = pres & ~ME;
-	guest = guest & ~ME; clears = clears & ~ME;
-	ended = ended & ~ME
+	guest = guest & ~ME; clears = clears & ~ME
 }
 
 inline drop_flock() {
@@ -224,7 +215,6 @@ proctype contender(byte me; byte mode; byte host; byte ancestors) {
 	bit dmn;		/* a daemon has the main description too */
 	bit kept;		/* the lock is left to what the command left */
 	bit past;		/* the gate that somebody is stopped in */
-	bit nested;		/* it was a guest */
 	byte q;			/* who is looked at; 1 + whose ticket is waited for */
 	bit sure;		/* ghost: ticket drawn on the named file */
 
@@ -277,13 +267,11 @@ look:
 	if
 	:: d_step { q < 4 && HOLDS(ancestors & BIT(q), COVERS) -> q = 0 }
 	:: d_step { q < 4 && !HOLDS(ancestors & BIT(q), COVERS) -> q++ }; goto look
-	:: d_step { q == 4 -> q = 0; guest = guest & ~ME; pres = pres & ~ME; unlock() }; goto refused
+	:: d_step { q == 4 -> q = 0; guest = guest & ~ME; pres = pres & ~ME; unlock() }; goto enter
 	KILL
 	fi;
 	STEP(true, pres = pres | ME);
 	goto recheck;
-refused:
-	LEAVE_HOST(enter);
 #endif
 
 enter:
@@ -368,8 +356,7 @@ start:
 		if
 		:: guest & ME ->
 			assert(((runx | runs) & ~ancestors) == 0);
-			rung = rung | ME;
-			nested = 1
+			rung = rung | ME
 		:: else ->
 			assert(runx == 0 && (rung & ~BELOW) == 0 && (runs == 0 || (mode & SHARED)));
 			assert((before[me] & ((mode & SHARED) -> EXCLUSIVE : 255)) == 0);
@@ -400,25 +387,19 @@ start:
 	fi;
 
 release:
-	/* Beside an exclusive holder only its guests are present. */
-	TEST(!kept && ((mode & SHARED) || (guest & ME) || OTHERS(pres, ino[me]) == 0) && !RELEASE_BY_CLOSE,
-	     skip, excused = (excused | (kept && dmn)); ended = ended | (kept || RELEASE_BY_CLOSE -> 0 : ME), closes);
-	/* Were the lock given up first, another could take it, and see this presence for a guest's. */
-	STEP(true, pres = (UNLOCK_FIRST -> pres : pres & ~ME); guest = guest & ~ME);
-	STEP(true, unlock());
-	STEP(true, pres = pres & ~ME);
+	TEST(!kept && !RELEASE_BY_CLOSE, skip, excused = (excused | (kept && dmn)), closes);
+	/* The bytes and the lock, in whichever order. */
+	if
+	:: d_step { true -> pres = pres & ~ME; guest = guest & ~ME }
+	:: d_step { true -> unlock() }
+	KILL
+	fi;
+	STEP(true, pres = pres & ~ME; guest = guest & ~ME; unlock());
 closes:
 	if
 	:: dmn
 	:: !dmn -> close_main()
 	fi;
-#if A0 | A1 | A2 | A3
-	if
-	:: nested -> nested = 0
-	:: !nested -> goto tidy
-	fi;
-	LEAVE_HOST(tidy);
-#endif
 	goto tidy;
 
 giveup:
@@ -462,8 +443,7 @@ done:
 	if
 	:: d_step { !dmn -> rest() }; goto idle
 	:: d_step { dmn -> lives = lives & ~ME }; goto orphan
-	/* Where a guest was killed, or its command died, none is the last to let a host's lock go. */
-	:: d_step { dmn && !kept && !((ended & ME) && (KILLS || DIES)) -> rest() }; goto forever
+	:: d_step { dmn && !kept -> rest() }; goto forever
 	fi;
 
 #if USED & (PINNER | CAREFUL)
@@ -511,8 +491,7 @@ dead:
 orphan:
 	if
 	:: ino[me] == 0
-	/* Whoever runs below has the description, too. */
-	:: ino[me] != 0 && !((ended & ME) && (lives & BELOW)) -> close_main()
+	:: ino[me] != 0 -> close_main()
 	fi;
 	KERNEL(rest());
 	goto idle;

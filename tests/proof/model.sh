@@ -187,8 +187,6 @@ in_turn mutant TIDY_NO_GUEST model safe "$guest $killed" 'two at once'
 in_turn mutant NO_AGAIN model safe "$guest -DM0=2 -DSTALL $killed" 'two at once'
 in_turn mutant NO_NAME model safe "-DH1=1 -DH2=1 -DA2=2 -DONCE=6" 'two at once'
 in_turn part guests-daemons model safe "$guest -DDAEMONS=3 -DONCE=3"
-in_turn mutant NO_LEAVE model safe "$guest -DDAEMONS=1 -DONCE=3" 'a file is left'
-in_turn mutant UNLOCK_FIRST model safe "$guest $killed -DDIES=3 -DDAEMONS=3" 'a file is left'
 in_turn mutant NO_RECHECK slots safe "" 'two at once'
 in_turn mutant KEEP_STALE slots live "-DLIVE -DENDLESS=4" 'a waiter is never served'
 in_turn mutant LATE_RECHECK slots safe "" 'out of turn'

@@ -285,8 +285,12 @@ start:
 	KILL
 	fi;
 	/* release */
-	STEP(true, lock[slot] = lock[slot] & ~ME);
-	STEP(true, pres[slot] = pres[slot] & ~ME);
+	if
+	:: d_step { true -> pres[slot] = pres[slot] & ~ME }
+	:: d_step { true -> lock[slot] = lock[slot] & ~ME }
+	KILL
+	fi;
+	STEP(true, give());
 	STEP(true, FD(slot) = 0);
 	goto tidy;
 

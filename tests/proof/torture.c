@@ -315,6 +315,14 @@ record_enter(int number)
 	judge->last_forgets = judge->forgets;
 }
 
+/* How it ends is told by the last alone: one that has lost its key may go on beside it. */
+static void
+record_leave(int number, bool well)
+{
+	if (judge->last == number && !judge->runs[number].voided)
+		judge->well = well;
+}
+
 /* P6: what the command finds. */
 static void
 compare(const struct run *run)
@@ -447,8 +455,7 @@ job(int number)
 	sleep_us(run->work / 2);
 	begin_kids(run);
 	sleep_us(run->work / 2);
-	if (run->records && run->mode != 's')
-		judge->well = ends_by_itself(run);
+	record_leave(number, ends_by_itself(run));
 	/* What it has left at work has a part in the key no longer than this one. */
 	if (worker > 0 && ends_by_itself(run) && !run->stays) {
 		kill(worker, SIGKILL);
@@ -489,8 +496,7 @@ caller(int number)
 			note_sent(run);
 			kill(holder, run->event.signo);
 		}
-		if (run->records && run->mode != 's')
-			judge->well = run->end == 0;
+		record_leave(number, run->end == 0);
 		close(witness); /* from here on another may come */
 		run->finished = true;
 		if (run->end == 0 && write(in[1], "done\n", 5) != 5)
@@ -592,7 +598,8 @@ draw_options(struct run *run, const struct run *host, int key)
 	run->reentrant = host ? pick(4) != 0 : one_in(12);
 	run->close = run->what == 'c' && one_in(5);
 	run->stays = wild && !run->records && !run->close && run->what == 'c' && one_in(5);
-	run->muted = one_in(8);
+	/* Nobody would end --hold that has no input any more, and says so. */
+	run->muted = one_in(8) && run->what != 'h';
 	run->wait = one_in(6) ? -1 : one_in(5) ? 1 + pick_size(16) : 0;
 	if (judge->kind == EASY)
 		run->wait = pick(2) ? -1 : 0;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All that the command line can do, under fire: runs of all kinds on few keys, at random,
 # killed, stopped and continued, in waves, for two minutes or an hour. What is judged, and
-# by what means, is told at the head of torture.c. A -s SEED repeats all choices.
+# by what means, is told at the head of torture.c. SEED repeats all choices.
 #
 #	torture.sh [quick|long] [OPTION...]
 #
@@ -10,9 +10,6 @@
 
 # shellcheck source=tests/proof/head.sh
 . "$(dirname "$0")/head.sh"
-
-# quick makes the same choices each time, long others: the kernel's order differs anyway.
-[ "$size" = long ] || set -- -s 901 "$@"
 
 seconds=${TORTURE_SECONDS:-$([ "$size" = quick ] && echo 115 || echo 3600)}
 compile torture tests/proof/torture.c
@@ -28,7 +25,7 @@ cleaner=$!
 at_end() { kill "$cleaner"; }
 
 # The file system that never answers is mounted where nobody else sees it.
-torture=("$work/torture" "$@" "$keylock" "$seconds")
+torture=("$work/torture" -s "$seed" "$@" "$keylock" "$seconds")
 if [ -c /dev/fuse ] && unshare -m true 2>/dev/null; then
 	compile deadfuse tests/tools/deadfuse.c
 	mkdir "$work/dead"

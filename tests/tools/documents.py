@@ -35,12 +35,14 @@ def options_of_page():
 
 
 def options_of_help(text):
-    for item in re.findall(r"^ {2,6}(-.*(?:\n {20}.*)*)", text, re.M):
+    """Lines that begin with the same name are of one option."""
+    options = {}
+    for item in re.findall(r"^ {2,6}(-.*)", text, re.M):
         head = item.split("  ")[0]
-        names = re.findall(r"--?[a-zA-Z][a-z-]*", head)
-        for also in re.findall(r"\([^)]*also ([^)]*)\)", item):
-            names += also.replace(",", "").split()
-        yield " ".join(sorted(names)) + " ARG" * bool(re.search(r" [A-Z]+$", head))
+        names = re.findall(r"--?[a-zA-Z][a-z-]*", head) + re.findall(r"\([^)]*also (-\S+)\)", item)
+        found, arg = options.setdefault(names[0], (set(), bool(re.search(r" [A-Z]+$", head))))
+        found.update(names)
+    return [" ".join(sorted(names)) + " ARG" * arg for names, arg in options.values()]
 
 
 def literals():
@@ -70,7 +72,7 @@ def messages(found):
     that reads like words, but the rest of --help and what is read."""
     says = {"say", "directory_failure", "lockfile_failure"}
     for function, place, text in found:
-        words = re.sub(r"%[a-z]*", "", text)
+        words = re.sub(r"%[0-9.]*[a-z]*", "", text)
         if re.match(r"Usage: keylock|\\nExit status:", text) or function == "sscanf":
             continue
         if function in says and re.search("[a-z]", words) or re.search("[a-z] [a-z]", words):
@@ -78,7 +80,7 @@ def messages(found):
 
 
 if what == "options":
-    shown = list(options_of_help(sys.stdin.read()))
+    shown = options_of_help(sys.stdin.read())
     agree(("--help", shown), ("keylock.1", options_of_page()))
     names = (name for option in shown for name in option.split() if name.startswith("--"))
     agree(("the table", ["--" + name for name in re.findall(r'\{[^"]*"([a-z-]+)"', table)]), ("--help", names))
@@ -90,7 +92,6 @@ elif what == "statuses":
     number = r"^{}([1-9]\d*)\b"
     agree(
         ("the code", re.findall(r" = (\d+),", between(code, "/* Results that leave keylock", "};"))),
-        ("the header comment", re.findall(r"^ \*   (\d+) ", between(code, " * Exit statuses", " * The order"), re.M)),
         ("--help", re.findall(r"^ +(\d+)  ", between(sys.stdin.read() + "\0", "\nExit status", "\0"), re.M)),
         ("keylock.1", re.findall(r"^\.It ([1-9]\d*)$", between(page, ".Sh EXIT STATUS", ".Sh EXAMPLES"), re.M)),
         ("README", re.findall(r"^    (\d+)  ", between(readme, "\nExit status\n", "\nWhat is guaranteed"), re.M)),
@@ -102,14 +103,14 @@ elif what == "messages":
     found = list(literals())
     said = list(messages(found))
     for function, place, message in said:
-        pattern = re.sub(r"(?:%[0-9]*[a-z]*(?:\\\.)?)+", ".+", re.escape(message).replace("\\ ", " ").replace("\\-", "-").replace("\\%", "%"))
+        pattern = re.sub(r"(?:%(?:[0-9]|\\\.)*[a-z]*)+", ".+", re.escape(message).replace("\\ ", " ").replace("\\-", "-").replace("\\%", "%"))
         # A whole message is one of the list; a part of one is told of there.
         if not (any(re.fullmatch("keylock: " + pattern, head) for head in heads) if (function, place) == ("say", 1)
                 else re.search(pattern, text)):
             wrong.append(f"not in DIAGNOSTICS: {message}")
     # The words between the values, the longest first; some are values in the code.
-    parts = [m for *_, m in said] + [m for *_, m in found if re.fullmatch("[a-z]{4,}", m)]
-    parts = {part for m in parts for part in re.split(r"%[0-9]*[a-z]*", m) if re.search("[A-Za-z]", part)}
+    parts = [m for *_, m in said] + [m for *_, m in found if re.fullmatch("[a-z]{4,}:?", m)]
+    parts = {part for m in parts for part in re.split(r"%[0-9.]*[a-z]*", m) if re.search("[A-Za-z]", part)}
     for head in heads:
         rest = head.removeprefix("keylock: ")
         for part in sorted(parts, key=len, reverse=True):

@@ -63,7 +63,7 @@ def check_time(text, answer):
 
 def check_shown(text, line):
     row = json.loads(line)
-    wanted = {"key": text, "command": text, "path": text[:4095] + b"/x", "state": b"held"}
+    wanted = {"key": text, "command": text[:4095], "path": text[:4095] + b"/x", "state": b"held"}
     return (
         line.endswith(b"}\n")
         and line.count(b"\n") == 1
