@@ -212,6 +212,7 @@ microseconds() {
 	sleep 3
 	for i in "${firsts[@]}" "${others[@]}"; do
 		slept[i]=$(switches "$i")
+		[ "${slept[i]}" -gt 0 ]
 	done
 	sleep 2
 	for i in "${firsts[@]}" "${others[@]}"; do

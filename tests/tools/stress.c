@@ -23,15 +23,45 @@
 
 #include "probe.h"
 
-enum { MOST_KINDS = 300, MOST_WORDS = 30 };
+enum { MOST_KINDS = 300, MOST_WORDS = 30, MOST_WORKERS = 1000, PATIENCE_US = 40000000 };
+
+/* What the commands count, in a file that they share. */
+struct counts {
+	int runs, overlaps, together, sharing[8];
+};
+
+/* One of those that run side by side: all 0 where nobody is there. */
+static struct worker {
+	pid_t pid;
+	int64_t kill_at; /* 0: not to be killed */
+	bool group;      /* is killed with all of its group, which it leads */
+	bool killed;
+	bool may_give_up; /* end with 75 */
+} workers[MOST_WORKERS];
 
 static char *kinds[MOST_KINDS][MOST_WORDS];
-static char **args;
 static struct counts *counts;
 static bool killing, kill_now;
-static int count_kinds, bytes, file, started, active, kills, gave_up, others, most;
-static int64_t end = INT64_MAX, phase_end, low_since, low;
+static int count_kinds, bytes, file, width, started, active, running, kills, gave_up, others, most;
+static int64_t end = INT64_MAX, phase_end, last, low_since, low;
 static long limit = LONG_MAX;
+
+/* The counts and the locks are on the same file. */
+static void
+open_file(const char *path)
+{
+	counts = share(path, 4096);
+	file = open(path, O_RDWR | O_CLOEXEC);
+	if (file < 0)
+		fail(path);
+}
+
+/* Returns what was there before. */
+static int
+count(int *counter, int more)
+{
+	return __atomic_fetch_add(counter, more, __ATOMIC_RELAXED);
+}
 
 /* The command: FILE HOLD MODE BYTE... */
 static int
@@ -40,7 +70,7 @@ hold(char **argv)
 	const char *mode = argv[2];
 	bool taken = false, one = mode[0] == 'n', shared = mode[0] == 's';
 
-	counts = open_counts(argv[0], &file);
+	open_file(argv[0]);
 	count(&counts->runs, 1);
 	for (char **word = argv + 3; *word && !(one && taken); word++) {
 		taken = take(file, shared ? F_RDLCK : F_WRLCK, atol(*word));
@@ -54,8 +84,10 @@ hold(char **argv)
 	sleep_us(atol(argv[1]) * (getpid() % 4) * 2 / 3);
 	for (char **word = argv + 3; *word && shared; word++)
 		count(&counts->sharing[atol(*word)], -1);
-	if (mode[1] == 'd')
-		leave_daemon(20000);
+	if (mode[1] == 'd' && fork() == 0) {
+		sleep_us(20000);
+		_exit(0);
+	}
 	return 0;
 }
 
@@ -80,26 +112,34 @@ read_kinds(void)
 	}
 }
 
-static bool
-start(struct worker *w, int index)
+/* Starts one in the place w, if one is to be started there now. */
+static void
+start(struct worker *w)
 {
 	char **words = kinds[(size_t)rand() % (size_t)count_kinds];
-	int64_t t = now();
 
-	if (killing && t >= phase_end) {
-		phase_end = t + 50000;
-		active = rand() % 2 ? 3 : 1 + rand() % atoi(args[3]);
+	if (killing && now() >= phase_end) {
+		phase_end = now() + 50000;
+		active = rand() % 2 ? 3 : 1 + rand() % width;
 		kill_now = rand() % 2;
 	}
-	if (t >= end || started >= limit || (killing && index >= active))
-		return false;
-	started++;
+	if (now() >= end || started >= limit || (killing && w - workers >= active))
+		return;
 	for (char **word = words; *word && strcmp(*word, "-p") != 0; word++)
 		w->may_give_up |= strncmp(*word, "-n", 2) == 0 || strncmp(*word, "-w", 2) == 0;
-	w->pid = run_words(words, true);
-	w->kill_at = kill_now && rand() % 3 == 0 ? now() + rand() % 4000 : 0;
+	w->pid = vfork();
+	if (w->pid == 0) {
+		setpgid(0, 0);
+		execvp(words[0], words);
+		_exit(127);
+	}
+	if (w->pid == -1)
+		fail("vfork");
+	last = now();
+	started++;
+	running++;
+	w->kill_at = kill_now && rand() % 3 == 0 ? last + rand() % 4000 : 0;
 	w->group = rand() % 2;
-	return true;
 }
 
 static void
@@ -110,6 +150,8 @@ ended(struct worker *w, int status)
 	kills += w->killed;
 	gave_up += !w->killed && full;
 	others += !w->killed && !full && status != 0;
+	running--;
+	*w = (struct worker){0};
 }
 
 /* How many of the bytes are locked; this process has none. */
@@ -132,6 +174,35 @@ look(void)
 		low = now() - low_since;
 }
 
+/* Returns how many are stuck, the commands of killed keylocks included. */
+static int
+run(void)
+{
+	for (last = now();; sleep_us(100)) {
+		int status;
+		pid_t pid;
+
+		while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+			for (struct worker *w = workers; w < workers + width; w++)
+				if (w->pid == pid)
+					ended(w, status);
+		for (struct worker *w = workers; w < workers + width; w++) {
+			if (w->pid == 0) {
+				start(w);
+			} else if (w->kill_at != 0 && now() >= w->kill_at) {
+				kill(w->group ? -w->pid : w->pid, SIGKILL);
+				w->kill_at = 0;
+				w->killed = true;
+			}
+		}
+		if (pid == -1 && running == 0)
+			return 0;
+		if (now() > last + PATIENCE_US)
+			return running ? running : 1;
+		look();
+	}
+}
+
 int
 main(int argc, char **argv)
 {
@@ -140,16 +211,19 @@ main(int argc, char **argv)
 	if (argc > 5 && strcmp(argv[1], "-p") == 0)
 		return hold(argv + 2);
 	killing = argc > 1 && strcmp(argv[1], "-k") == 0;
-	if (argc != 4 + killing)
+	argv += killing;
+	if (argc != 4 + killing || (width = atoi(argv[3])) < 1 || width > MOST_WORKERS)
 		return 2;
-	args = argv + killing;
-	if (args[2][strlen(args[2]) - 1] == 's')
-		end = now() + atol(args[2]) * 1000000;
+	if (argv[2][strlen(argv[2]) - 1] == 's')
+		end = now() + atol(argv[2]) * 1000000;
 	else
-		limit = atol(args[2]);
+		limit = atol(argv[2]);
 	read_kinds();
-	counts = open_counts(args[1], &file);
-	stuck = run_workers(atoi(args[3]), start, ended, look);
+	open_file(argv[1]);
+	/* The commands of killed keylocks become children of this process, to be waited for. */
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	srand((unsigned)getpid());
+	stuck = run();
 	printf("runs=%d kills=%d overlaps=%d gave_up=%d others=%d together=%d most=%d low_ms=%d "
 	       "stuck=%d\n",
 	       counts->runs, kills, counts->overlaps, gave_up, others, counts->together, most,
