@@ -291,7 +291,7 @@ for row in rows:
 	[ "$(column 2 key) $(column 3 key)" = 'held shared' ]
 	let_go
 	it_prints "$early" "${try[@]}" --who key
-	echo 1<>"$public/end"
+	echo >"$public/end"
 	wait "$early"
 	it_quiet 0 "${try[@]}" --list
 }
