@@ -34,7 +34,7 @@ go() {
 	local name
 	for name; do
 		tell "${outer[$name]}" "$name" "${wants[$name]}"
-		tell "${outer[$name]}" end exit
+		tell "${outer[$name]}" let_go exit
 	done
 }
 

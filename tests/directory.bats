@@ -298,7 +298,7 @@ share() {
 	kill -KILL "$(parent "$held")"
 	ended_with "$holder" 137
 	it_quiet 75 "${other[@]}" -n job7 true
-	tell "$held" end exit
+	tell "$held" let_go exit
 	wait_for 20 "${other[@]}" -q -n job7 true
 	for mode in -x -s; do
 		it_prints fine "${other[@]}" "$mode" job7 echo fine

@@ -282,7 +282,7 @@ answered() {
 # keylock and sets status to keylock's.
 let_go() {
 	local who=${1:-$holder}
-	tell "$who" end "${2:-exit 0}"
+	tell "$who" let_go "${2:-exit 0}"
 	status=0
 	wait "$who" 2>/dev/null || status=$?
 }

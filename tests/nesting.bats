@@ -247,7 +247,7 @@ alone_in() {
 	while IFS='|' read -r host before inner last after; do
 		echo "== $host, $before, $inner, $last, $after"
 		leave_guest "$host" "$before" "$inner"
-		tell "$outer" end "${last:-:}; exit 5"
+		tell "$outer" let_go "${last:-:}; exit 5"
 		if [ -n "$after" ]; then
 			wait_for 20 eval '[ -z "$(children "$outer")" ] || is_dead "$outer"'
 			kill -s "$after" "$outer" 2>/dev/null || :
@@ -612,7 +612,7 @@ at_each_stop() {
 @test "P1 alone: a file whose removal stopped half way stays a guest's who came meanwhile" {
 	guest_comes() {
 		leave_guest '-n -o'
-		tell "$outer" end 'kill -KILL $PPID; exit'
+		tell "$outer" let_go 'kill -KILL $PPID; exit'
 		wait_for 20 is_dead "$outer"
 	}
 	guest_stays() {

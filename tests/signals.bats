@@ -150,7 +150,7 @@ at_every_moment() {
 	wait_for 20 in_state "$held" T
 	taken key
 	kill -CONT "$held"
-	tell "$held" end 'exit 9'
+	tell "$held" let_go 'exit 9'
 	# keylock as well.
 	ended_as 'exit 9'
 	start_job "$inherit" -g "$KEYLOCK" key
@@ -162,7 +162,7 @@ at_every_moment() {
 			done
 		done
 	done
-	tell "$held" end 'exit 9'
+	tell "$held" let_go 'exit 9'
 	ended_as 'exit 9'
 	[ "$(files)" = 0 ]
 }
@@ -331,7 +331,7 @@ at_every_moment() {
 	let_go "$b"
 	has_ticket "$nested"
 	not_run
-	tell "$held" end exit
+	tell "$held" let_go exit
 	wait_for 20 test -e "$ran"
 	wait_for 20 is_dead "$nested"
 	[ "$(files)" = 0 ]

@@ -32,7 +32,7 @@ job_runs() {
 
 # Ends the job.
 go() {
-	tell "$command" end 'exit 9'
+	tell "$command" let_go 'exit 9'
 }
 
 both_in_state() {
@@ -302,7 +302,7 @@ start_recorder() {
 	type_line fg
 	wait_for 20 has_ticket "$stopped"
 	queue fourth
-	tell "$held" end 'exit 9'
+	tell "$held" let_go 'exit 9'
 	says 9
 	ended_with "$second" 9
 	ended_with "$third" 0

@@ -230,7 +230,7 @@ rest() {
 	# Each flock(2) from now on is a step later: to unlock, and then, in the gate, to tidy.
 	strace -qq -o /dev/null -e trace=flock -e inject=flock:delay_enter=1500000 -p "$first" 3>&- 4>&- &
 	wait_for 20 grep -q 'TracerPid:.[1-9]' "/proc/$first/status"
-	tell "$first" end exit
+	tell "$first" let_go exit
 	wait_for 20 eval 'grep -q "OFDLCK .* WRITE .* 0 0$" /proc/$first/fdinfo/*'
 	hold -n key
 	inode=$(stat -c %i "$KEYLOCK_DIR/key")
