@@ -158,7 +158,6 @@ rest() {
 }
 
 @test "P9 -w 0.2 ends after 0.2 s, and -n at once, at each place where acquiring can wait" {
-	inherit=$tools/inherit.py
 	# Tickets and presence may also be another program's, and on bytes that mean nothing.
 	for what in flock writer=1000 'writer=1000 flock presence' gate 'gate flock' reader=2 writer=1 writer=2 \
 		'gate writer=5000 flock presence' reader=1000 replace=1 replace=30; do
@@ -167,7 +166,7 @@ rest() {
 		gives_up_after 200 "$KEYLOCK" -w 0.2 key
 		gives_up_after 200 "$KEYLOCK" -s -w 200ms key
 		# Where the caller has blocked and ignored every signal, SIGALRM, too.
-		gives_up_after 200 "$inherit" -b all -i all "$KEYLOCK" -w 0.2 key
+		gives_up_after 200 env --block-signal --ignore-signal "$KEYLOCK" -w 0.2 key
 		# Where the first slot is taken and nobody waits, another one is had.
 		[[ $what != *er=1000 ]] || gives_up_after 100 "$KEYLOCK" -w 0.1 -j 2 key
 		for option in -n -w0 -sn; do
