@@ -750,28 +750,47 @@ look_note(int error)
 		look_failed = error;
 }
 
-/* What a file of /proc says, up to a NUL; "" where it cannot be read. Valid until the next. */
+/* What a file of /proc says, "" where it cannot be read; a NUL that ends a word is a blank.
+ * Valid until the next. */
 __attribute__((format(printf, 1, 2))) static const char *
 proc_text(const char *format, ...)
 {
+	enum { ROOM = 4096 };
 	static char *text;
 	static size_t size;
-	ssize_t length = 0;
+	ssize_t got = 1;
+	size_t used = 0;
 	char path[64];
 	va_list arguments;
-	FILE *file;
+	int fd;
 
 	va_start(arguments, format);
 	vsnprintf(path, sizeof(path), format, arguments);
 	va_end(arguments);
-	file = fopen(path, "re");
-	if (file) {
-		length = getdelim(&text, &size, '\0', file);
-		fclose(file);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	while (fd >= 0 && got > 0) {
+		if (size - used <= ROOM) {
+			char *grown = realloc(text, 2 * size + 2 * ROOM);
+
+			if (!grown)
+				break;
+			text = grown;
+			size = 2 * size + 2 * ROOM;
+		}
+		got = read(fd, text + used, ROOM);
+		used += got > 0 ? (size_t)got : 0;
 	}
-	if (length <= 0)
+	if (fd < 0 || got)
 		look_note(errno);
-	return length > 0 ? text : "";
+	if (fd >= 0)
+		close(fd);
+	while (used && !text[used - 1])
+		used--;
+	for (size_t i = 0; i < used; i++)
+		text[i] = text[i] ? text[i] : ' ';
+	if (text)
+		text[used] = '\0';
+	return text ? text : "";
 }
 
 /* What is behind the first line of `text`. */
@@ -3029,26 +3048,6 @@ struct row {
 	char since[32], cause[32], command[4096];
 };
 
-/* Take the command line of process `pid` for that of the row, its arguments with blanks
- * between. Not where it cannot be told, as of a zombie. */
-static void
-row_command_line(struct row *row, pid_t pid)
-{
-	char path[64];
-	size_t length = 0;
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/%ld/cmdline", (long)pid);
-	file = fopen(path, "re");
-	if (!file)
-		return;
-	length = fread(row->command, 1, sizeof(row->command) - 1, file);
-	fclose(file);
-	for (size_t i = 0; i + 1 < length; i++)
-		if (!row->command[i])
-			row->command[i] = ' ';
-}
-
 /* Take what is told of a key that nobody holds from the record in its lockfile. */
 static void
 row_read_record(struct row *row, const struct directory *directory)
@@ -3085,7 +3084,8 @@ row_look(struct row *row, const struct listing *listing)
 		date_text(row->glance.file.st_mtim.tv_sec, row->since);
 	if (row->holders.count) {
 		row->mode = row->holders.list->shared ? "shared" : "exclusive";
-		row_command_line(row, row->holders.list->command);
+		snprintf(row->command, sizeof(row->command), "%s",
+		         proc_text("/proc/%ld/cmdline", (long)row->holders.list->command));
 	}
 }
 

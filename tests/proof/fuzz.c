@@ -25,6 +25,7 @@
 #define _FILE_OFFSET_BITS 64
 #define _TIME_BITS 64
 
+#include <fcntl.h>
 #include <limits.h>
 #include <locale.h>
 #include <stdint.h>
@@ -55,13 +56,6 @@ give(const char *bytes, size_t size, size_t piece)
 	given.piece = piece;
 }
 
-static FILE *
-fuzz_fopen(void)
-{
-	/* fmemopen(3) takes no empty one for writing only; it only reads. */
-	return fmemopen((void *)(uintptr_t)given.bytes, given.size, "r");
-}
-
 static ssize_t
 fuzz_read(char *bytes, size_t room)
 {
@@ -84,7 +78,7 @@ fuzz_write(const char *bytes, size_t size)
 	return (ssize_t)size;
 }
 
-#define fopen(path, mode) ((void)(path), fuzz_fopen())
+#define open(path, flags) ((void)(path), given.at = 0, dup(STDERR_FILENO))
 #define read(fd, bytes, room) fuzz_read((char *)(bytes), room)
 #define write(fd, bytes, size) fuzz_write((const char *)(bytes), size)
 #define getenv(name) (strcmp(name, "KEYLOCK_DIR") == 0 ? environment_directory : NULL)
@@ -435,27 +429,25 @@ check_stat(const char *bytes, size_t size)
 		process_parent(&pid, &parent);
 	memcpy(name, bytes, size < 63 ? size : 63);
 	snprintf(stat, sizeof(stat), "812 (%s) S %d 812 812 0 -1 4194560 98\n", name, expected);
-	give(stat, strlen(stat), size);
+	give(stat, strlen(stat), 1 + size % 64);
 	pid = 0;
 	if (strchr(name, '\n')) /* the kernel escapes it there */
 		return;
 	MUST(process_parent(&pid, &parent) && pid == 812 && parent == expected);
 }
 
-/* What --hold reads from its caller: whether the last whole line is "done". */
+/* What --hold reads from its caller: whether the last line is "done". */
 static void
 check_hold(const char *bytes, size_t size, size_t piece)
 {
-	const char *end = memrchr(bytes, '\n', size);
-	const char *before = end ? memrchr(bytes, '\n', (size_t)(end - bytes)) : NULL;
-	const char *start = before ? before + 1 : bytes;
-	bool expected = end && end - start == 4 && memcmp(start, "done", 4) == 0;
-	struct input input = {.used = 0};
+	bool expected = size >= 5 && memcmp(bytes + size - 5, "done\n", 5) == 0 &&
+	                (size == 5 || bytes[size - 6] == '\n');
+	char tail[] = "\n\n\n\n\n\n";
 
 	give(bytes, size, piece);
-	while (hold_read(&input) > 0)
-		MUST(input.used <= sizeof(input.line));
-	MUST(input.done == expected);
+	while (hold_read(tail) > 0)
+		;
+	MUST((memcmp(tail, "\ndone\n", 6) == 0) == expected);
 }
 
 static void
