@@ -12,7 +12,7 @@ others=(1 2 3 4 5 6 7 8 9 10)
 setup() {
 	keylock_setup
 	need_long
-	need python3 sqlite3 curl
+	need sqlite3 curl
 	here=$tools/charge
 	mkdir "$work/bin"
 	ln -s "$KEYLOCK" "$work/bin/keylock"

@@ -25,7 +25,6 @@ setup() {
 
 # compare WHAT: has tools/documents.py compare the documents and the code.
 compare() {
-	need python3
 	"$KEYLOCK" --help | python3 "$tools/documents.py" "$1" "$top"
 }
 

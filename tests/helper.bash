@@ -34,6 +34,8 @@ keylock_setup() {
 		echo "no binary $KEYLOCK: run make first"
 		return 1
 	}
+	# In which many of the tools are written.
+	need python3
 	start_watchdog "${KEYLOCK_TEST_LIMIT:-60}"
 }
 
@@ -352,7 +354,6 @@ order_is() {
 
 # crowd COUNT ENDS ARG…: keylock ARG… so many times at once; ENDS is how they end (see crowd.py).
 crowd() {
-	need python3
 	it_prints "$2" python3 "$tools/crowd.py" "$1" "$KEYLOCK" "${@:3}"
 }
 
@@ -379,7 +380,6 @@ keep() {
 }
 
 keep_at() {
-	need python3
 	: >"$work/kept"
 	python3 "$tools/keep.py" "$@" >"$work/kept" 3>&- 4>&- &
 	keeper=$!

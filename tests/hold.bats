@@ -296,7 +296,6 @@ is_over() {
 }
 
 @test "--auto: different argument vectors are different keys" {
-	need python3
 	# Each line of keys is that of one argument vector, run under the key that --auto gave it.
 	it_gives 0 python3 -c 'import itertools, os, subprocess
 show = ["sh", "-c", "printf %s \"$KEYLOCK_KEY\""]

@@ -63,7 +63,6 @@ beside() {
 }
 
 @test "odd keys: the file's name is the key, with %XX and %h where it must; no two have one" {
-	need python3
 	odd_keys
 	declare -A known=() names=()
 	for key in "${keys[@]}"; do

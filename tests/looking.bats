@@ -6,7 +6,6 @@ load helper
 
 setup() {
 	keylock_setup
-	need python3
 	said=$work/said
 }
 

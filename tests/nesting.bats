@@ -463,7 +463,6 @@ alone_in() {
 }
 
 @test "P1 alone: an ancestor holds by presence beside the lock or the guests' byte, by nothing else" {
-	need python3
 	path=$("$KEYLOCK" --pin key)
 	for case in 'flock reader=1|0' 'reader=1 reader=2|0' 'flock reader=1 reader=2|0' 'flock|75' \
 		'flock reader=2|75' 'reader=2|75' 'flock posix=shared|75' 'posix=shared reader=2|75' \

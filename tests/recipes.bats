@@ -392,7 +392,6 @@ all_dead() {
 }
 
 @test "recipe: Python, a section of code; an exception lets go, and a forked process does not keep the key" {
-	need python3
 	{
 		recipe 'Python, for a section of code'
 		cat <<-'END'
@@ -552,7 +551,7 @@ contend() {
 }
 
 @test "recipe: several machines: etcd gets one contender at a time from each host" {
-	need etcd etcdctl python3
+	need etcd etcdctl
 	# Free ports, as the kernel gives them.
 	read -r client peer < <(python3 -c 'import socket
 ends = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]

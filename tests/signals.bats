@@ -5,7 +5,6 @@ load helper
 
 setup() {
 	keylock_setup
-	need python3
 	inherit=$tools/inherit.py log=$work/log
 }
 

@@ -5,7 +5,6 @@ load helper
 
 setup() {
 	keylock_setup
-	need python3
 	recorder=$tools/recorder.py
 	cd "$work" || return
 }
