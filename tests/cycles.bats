@@ -67,10 +67,8 @@ close_cycle() {
 
 # The message names KEY as held by that party's outer keylock.
 names_held() {
-	[[ $said == *"$1 held by pid ${outer[$2]}"* ]] || {
-		echo "$1 held by pid ${outer[$2]} is not named"
-		return 1
-	}
+	echo "expected: $1 held by pid ${outer[$2]}"
+	[[ $said == *"$1 held by pid ${outer[$2]}"* ]]
 }
 
 @test "P9 never stuck: of scripts that lock each other's keys one is told, and the cycle named in its order" {

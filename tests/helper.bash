@@ -75,48 +75,31 @@ run_it() {
 }
 
 expect() {
-	[ "$status" = "$1" ] || {
-		echo "status $status, not $1"
-		return 1
-	}
+	echo "expected: status $1"
+	[ "$status" = "$1" ]
 }
 
 not_run() {
-	[ ! -e "$ran" ] || {
-		echo 'the command was run'
-		return 1
-	}
+	[ ! -e "$ran" ]
 }
 
 # expect_message STATUS [TEXT…]: the last run had STATUS and wrote exactly one line, "keylock: …", that
 # contains each TEXT, on standard error.
 expect_message() {
-	expect "$1"
-	shift
-	[ ! -s "$out" ] || {
-		echo 'standard output is not empty'
-		return 1
-	}
-	[[ $(wc -l <"$err") -eq 1 && $stderr != *$'\n'* && $stderr == 'keylock: '?* ]] || {
-		echo 'not exactly one line "keylock: …"'
-		return 1
-	}
 	local text
-	for text; do
-		[[ ${stderr#keylock: } == *"$text"* ]] || {
-			printf 'the message does not name %s\n' "$text"
-			return 1
-		}
+	expect "$1"
+	[ ! -s "$out" ]
+	[[ $(wc -l <"$err") -eq 1 && $stderr != *$'\n'* && $stderr == 'keylock: '?* ]]
+	for text in "${@:2}"; do
+		echo "expected: a message with $text"
+		[[ ${stderr#keylock: } == *"$text"* ]]
 	done
 }
 
 # expect_taken STATUS: it wrote nothing at all, as it does for a taken key.
 expect_taken() {
 	expect "$1"
-	[[ ! -s $out && ! -s $err ]] || {
-		echo 'something was written'
-		return 1
-	}
+	[[ ! -s $out && ! -s $err ]]
 }
 
 # gives STATUS ARG…, prints OUTPUT ARG…, quiet STATUS ARG…, fails STATUS TEXT ARG…: a run of keylock has this
