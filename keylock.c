@@ -1350,13 +1350,17 @@ lock_acquire(struct lock *lock, struct wait *wait)
 }
 
 /* Let the lock go: for everybody at once, also while a daemon that the command left behind
- * has the description; with `linger` when the last process that inherited it has ended. */
+ * has the description; with `linger` when the last process that inherited it has ended. So,
+ * too, where a guest goes on, who alone can be present beside an exclusive holder: flock(1)
+ * knows nothing of guests, and is to find the key taken. */
 static void
 lock_release(struct lock *lock, bool linger)
 {
-	if (!linger) {
-		bytes_give_up(lock->file.fd, GATE);
-		lock_try(lock->file.fd, F_UNLCK, LOCK);
+	int fd = lock->file.fd;
+
+	if (!linger && (lock->shared || lock->guest || !is_held(fd, PRESENCE, PRESENCE + 1))) {
+		bytes_give_up(fd, GATE);
+		lock_try(fd, F_UNLCK, LOCK);
 	}
 	lockfile_close(&lock->file);
 	lockfile_tidy(lock->directory, lock->name);
@@ -2396,6 +2400,21 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	lock->cover_slot = number;
 	lock->guest = !shared;
 	return COVERED;
+}
+
+/* Close the descriptors of a guest's file that we came with: where the host has ended its lock
+ * lasts as long as they do, and keeps the file from being removed. */
+static void
+host_close(const struct lock *lock)
+{
+	struct seats seats = {.count = 0};
+	pid_t pid = 0, parent;
+
+	if (lock->guest && process_parent(&pid, &parent))
+		seats_of(&seats, lock->directory, pid, true, lock->name);
+	for (size_t i = 0; i < seats.count; i++)
+		close(seats.list[i].fd);
+	free(seats.list);
 }
 
 /* Say that an ancestor holds the key. Returns ENDLESS. */
@@ -3747,6 +3766,8 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 		say(0, "%s: had, took %.3f s", show(*options->keys),
 		    (double)(now() - start) / (double)SECOND);
 	ending = run_under(options, &keys, came_umask);
+	for (size_t i = 0; i < keys.count; i++)
+		host_close(&keys.locks[i]);
 	keys_release(&keys, keys.count, options->linger || has_died(&ending));
 	hurried = false;
 	if (ending.error) { /* as any program does, with signals let in */

@@ -1,4 +1,3 @@
-#!/usr/bin/env bats
 # The Makefile, as packagers use it. All of it works on a copy of the sources, so that nothing that
 # lies about here takes part.
 # shellcheck disable=SC2016,SC2030,SC2031,SC2154 # inner shells' and the helper's variables
@@ -11,7 +10,7 @@ setup() {
 	need make
 	# What this run of make and bats was given is not for the one under test.
 	unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR MANDIR
-	tree=$BATS_TEST_TMPDIR/tree dest=$BATS_TEST_TMPDIR/dest
+	tree=$work/tree dest=$work/dest
 	mkdir "$tree"
 	cp -R "$top/keylock.c" "$top/keylock.1" "$top/Makefile" "$top/README" "$top/tests" "$tree"
 	cd "$tree" || return
@@ -25,8 +24,7 @@ built() {
 
 # made ARG…: make succeeds.
 made() {
-	run_it make "$@"
-	expect 0
+	it_gives 0 make "$@"
 }
 
 # installed: the names of all files under $dest, in order.
@@ -35,8 +33,7 @@ installed() {
 }
 
 works() {
-	run_it "${1:-./keylock}" job7 sh -c 'echo "$KEYLOCK_KEY"; exit 3'
-	expect 3
+	it_gives 3 "${1:-./keylock}" job7 sh -c 'echo "$KEYLOCK_KEY"; exit 3'
 	[ "$output" = job7 ]
 }
 
@@ -57,8 +54,7 @@ builds() {
 	# A second make has nothing to do.
 	made -q
 	command -v musl-gcc || return 0
-	run_it grep -c INTERP <(readelf -lW keylock)
-	[ "$output" = 0 ]
+	[ "$(readelf -lW keylock | grep -c INTERP)" = 0 ]
 }
 
 @test "a packager's CC, CFLAGS, CPPFLAGS and LDFLAGS are taken; what keylock needs is not in them" {
@@ -79,14 +75,12 @@ builds() {
 }
 
 @test "make install and uninstall: two files under DESTDIR, PREFIX and MANDIR, and no other is touched" {
-	local options bin man
 	mkdir -p "$dest/usr/bin"
 	: >"$dest/usr/bin/keylock2"
 	built
 	while read -r bin man options; do
 		# shellcheck disable=SC2086
-		run_it sh -c 'umask 077; exec make install DESTDIR="$@"' - "$dest" $options
-		expect 0
+		it_gives 0 sh -c 'umask 077; exec make install DESTDIR="$@"' - "$dest" $options
 		[ "$(installed)" = "$(printf '%s\n' "$bin" "$man" ./usr/bin/keylock2 | sort)" ]
 		[ "$(stat -c %a "$dest/$bin" "$dest/$man")" = $'755\n644' ]
 		works "$dest/$bin"
@@ -105,7 +99,6 @@ builds() {
 }
 
 @test "make clean leaves the sources and nothing else" {
-	local before
 	before=$(find . ! -path ./keylock | sort)
 	built
 	made clean
@@ -113,7 +106,6 @@ builds() {
 }
 
 @test "make dist packs what is needed to build, install and test" {
-	local folder name
 	made dist
 	mkdir "$dest"
 	tar -xf keylock-*.tar* -C "$dest"
@@ -121,22 +113,20 @@ builds() {
 	folder=$(ls "$dest")
 	[[ $folder =~ ^keylock-[0-9.]+$ ]]
 	cd "$dest/$folder"
-	for name in keylock.c keylock.1 Makefile README tests/helper.bash tests/status.bats tests/tools/ended.c; do
+	for name in keylock.c keylock.1 Makefile README tests/helper.bash tests/status.bats tests/tools/ended.py; do
 		cmp "$tree/$name" "$name"
 	done
 	[ ! -e keylock ]
 	# install builds what is missing.
-	made install DESTDIR="$BATS_TEST_TMPDIR"
-	run_it "$BATS_TEST_TMPDIR/usr/local/bin/keylock" --version
-	[ "$output" = "${folder/-/ }" ]
+	made install DESTDIR="$work"
+	it_prints "${folder/-/ }" "$work/usr/local/bin/keylock" --version
 }
 
 @test "a failed test fails make check" {
 	built
 	rm -f tests/*.bats
 	printf '@test "fine" { true; }\n' >tests/status.bats
-	run_it env -u BATS_TEST_TMPDIR -u BATS_RUN_TMPDIR make check
-	expect 0
+	it_gives 0 env -u BATS_TEST_TMPDIR -u BATS_RUN_TMPDIR make check
 	printf '@test "fails" { false; }\n' >tests/keys.bats
 	run_it env -u BATS_TEST_TMPDIR -u BATS_RUN_TMPDIR make check
 	[ "$status" -ne 0 ]

@@ -1,4 +1,3 @@
-#!/usr/bin/env bats
 # The double charge, what keylock was asked for: a web route looks whether the user has subscribed,
 # charges the card through a third party, and writes a row. Twenty requests of one user come at once,
 # and one each of ten other users. And one of them is killed between charge and row: the next one must
@@ -13,8 +12,8 @@ others=(1 2 3 4 5 6 7 8 9 10)
 setup() {
 	keylock_setup
 	need_long
-	need python3 sqlite3 curl
-	here=$BATS_TEST_DIRNAME/tools/charge work=$BATS_TEST_TMPDIR
+	need sqlite3 curl
+	here=$tools/charge
 	mkdir "$work/bin"
 	ln -s "$KEYLOCK" "$work/bin/keylock"
 	PATH=$work/bin:$PATH
@@ -80,11 +79,22 @@ by_shell() {
 # by_elixir HOW: all requests as processes of one BEAM, by the README's module, with time enough for the
 # busiest machine.
 by_elixir() {
-	sed -n '/^    defmodule Keylock do$/,/^    end$/s/^    //p' "$BATS_TEST_DIRNAME/../README" |
-		sed 's/"-w", "5"/"-w", "120"/' >"$work/keylock.exs"
-	grep -q '"-w", "120"' "$work/keylock.exs"
+	{
+		sed -n '/^    defmodule Keylock do$/,/^    end$/s/^    //p' "$BATS_TEST_DIRNAME/../README" |
+			sed 's/"-w", "5"/"-w", "120"/'
+		cat <<-'END'
+			[how, subscribe | users] = System.argv()
+			request = fn user ->
+			  work = fn -> {said, 0} = System.cmd(subscribe, [user]); IO.write(said) end
+			  if how == "locked", do: {:ok, _} = Keylock.held("user:" <> user, work), else: work.()
+			end
+			tasks = Enum.map(users, fn user -> Task.async(fn -> request.(user) end) end)
+			Enum.each(tasks, fn task -> Task.await(task, :infinity) end)
+		END
+	} >"$work/requests.exs"
+	grep -q '"-w", "120"' "$work/requests.exs"
 	# shellcheck disable=SC2046
-	elixir -r "$work/keylock.exs" "$here/subscribe.exs" "$1" $(printf '42 %.0s' {1..20}) "${others[@]}" \
+	elixir "$work/requests.exs" "$1" "$here/subscribe" $(printf '42 %.0s' {1..20}) "${others[@]}" \
 		>"$work/said" 2>&1 3>&- 4>&- &
 	requests+=($!)
 }
@@ -124,7 +134,7 @@ side_by_side() {
 	for user in "${others[@]}"; do
 		[[ $(service charged "$user") == 1 && $(rows "= $user") == 1 ]]
 	done
-	wait_for 20 eval '[ "$(files)" = 0 ]'
+	all_gone
 }
 
 @test "P1 alone, the double charge in shell: each user is charged once with keylock, and none waits for another" {
@@ -136,8 +146,6 @@ side_by_side() {
 	need elixir
 	side_by_side by_elixir
 }
-
-# --- killed between charge and row ---
 
 # request OPTION: a request of user 42.
 request() {
@@ -188,7 +196,6 @@ settled() {
 }
 
 @test "P8 crash-honest, the double charge, killed before the row: with -A the next one is refused until somebody has looked" {
-	local who cause line
 	in_readme 'keylock -A "user:$1" ./subscribe "$1"'
 	while read -r who cause; do
 		start_anew
@@ -204,15 +211,13 @@ settled() {
 			expect_message 76 user:42 "pid=$keylock since=" " cause=$cause command=subscribe" --forget
 		done
 		# Another user is not concerned.
-		run_keylock -A user:7 "$here/subscribe" 7
-		expect 0
+		gives 0 -A user:7 "$here/subscribe" 7
 		charged 1 0
 		sqlite3 "$DATABASE" "INSERT INTO subscriptions VALUES (42, '$(service receipt 42)')"
 		# The row alone does not settle it: somebody has to say so.
 		request -A
 		expect 76
-		run_keylock --forget user:42
-		expect 0
+		gives 0 --forget user:42
 		settled
 	done <<-'END'
 		subscriber signal-9
@@ -224,8 +229,7 @@ settled() {
 	stopped_request -A
 	kill -KILL "$keylock"
 	ended_with "$keylock" 137
-	run_keylock -n -A user:42 "$here/subscribe" 42
-	expect_taken 75
+	quiet 75 -n -A user:42 "$here/subscribe" 42
 	echo >"$work/pause"
 	wait_for 60 is_dead "$subscriber"
 	request -A
@@ -237,7 +241,6 @@ settled() {
 }
 
 @test "P8 crash-honest, the double charge, killed before the row: with -R the next one asks the service, and writes the row" {
-	local code
 	in_readme 'keylock -R "user:$1" ./subscribe "$1"'
 	code=$(sed -n '/^    if .*KEYLOCK_ABANDONED/,/^    fi$/s/^ *//p' "$BATS_TEST_DIRNAME/../README")
 	[ -n "$code" ]
@@ -253,32 +256,29 @@ settled() {
 	settled
 	# Who has died before the charge has a successor that charges.
 	start_anew
-	run_keylock -R user:42 sh -c 'kill -ABRT $$'
-	expect 134
+	gives 134 -R user:42 sh -c 'kill -ABRT $$'
 	request -R
 	expect 0
 	settled
 }
 
 @test "P8 crash-honest, the double charge, the service does not know yet: the next one with -R leaves it in doubt, and is right" {
-	local first curl
 	: >"$work/slow-42"
 	"$KEYLOCK" -R user:42 "$here/subscribe" 42 >"$work/first" 2>&1 3>&- 4>&- &
 	first=$!
 	wait_for 60 has_arrived 1
-	{ read -r _ && read -r subscriber && read -r curl; } < <(descendants "$first")
+	subscriber=$(children "$first")
+	curl=$(children "$subscriber")
 	kill -KILL "$subscriber"
 	ended_with "$first" 137
 	# What it had started still asks the service, and so keeps the key.
-	run_keylock -n -R user:42 "$here/subscribe" 42
-	expect_taken 75
+	quiet 75 -n -R user:42 "$here/subscribe" 42
 	kill -KILL "$curl"
 	# The service is at it still, and will charge.
 	request -R
 	expect 134
 	[ "$(service arrived 42)" = 1 ]
-	run_keylock -A user:42 true
-	expect_message 76 cause=signal-6
+	fails 76 cause=signal-6 -A user:42 true
 	rm "$work/slow-42"
 	wait_for 60 charged 1 0
 	request -R

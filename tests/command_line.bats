@@ -1,27 +1,15 @@
 # The command line: what is refused, what is taken, and what each option changes.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2094,SC2154 # words are split on purpose
 
-# Scripts in single quotes are meant for the shell that they are given to (SC2016), status and
-# output come from the helper (SC2154), one run reads what another program writes (SC2094), and
-# the words of a case are split on purpose (SC2086).
-# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2094,SC2154
 load helper
-
-setup() {
-	keylock_setup
-	ran=$BATS_TEST_TMPDIR/ran
-}
 
 # refused TEXT ARG…: status 64, one line that has TEXT, nothing run, nothing made.
 refused() {
-	local text=$1
-	shift
-	run_keylock "$@"
-	expect_message 64 "$text"
-	[[ ! -e $ran && ! -e $KEYLOCK_DIR ]]
+	fails 64 "$@"
+	[ ! -e "$KEYLOCK_DIR" ]
 }
 
 @test "refused: no KEY, no COMMAND, an unknown option, a value too few or too many, what does not go together" {
-	local words dir
 	for words in '' -n -- '-w 1 -v' job7 'job7 --' '-n job7' 'job7 -c' --path --auto '-a --' \
 		-w --wait -E --conflict-exit-code -d --dir '--w 1 job7' '--s job7' --h \
 		'--pin --forget job7' '--hold --path job7' '--json --who job7' '--auto --path job7'; do
@@ -41,7 +29,7 @@ refused() {
 	refused '' -- '' touch "$ran"
 	refused '' '' -c "touch $ran"
 	refused '' --path ''
-	cd "$BATS_TEST_TMPDIR"
+	cd "$work"
 	for dir in lock ./lock ../lock . ''; do
 		refused '' -d "$dir" job7 touch "$ran"
 		refused '' --dir="$dir" --path job7
@@ -52,7 +40,6 @@ refused() {
 
 # What is refused is quoted, so that it can be found in a long line.
 @test "refused: a TIME and an exit status that are none, though the key is taken" {
-	local value
 	for value in '' x 1x -1 nan 1e400 inf infinity 0x10 ' 1' '1 ' +1 1.2.3 . s ms '1 s' 1msx -0.5 \
 		1,5 1e400s 999999999999999999999999d 9223372037 9223372036.9 --; do
 		refused '' -w "$value" job7 touch "$ran"
@@ -64,60 +51,42 @@ refused() {
 	done
 	hold job7
 	for value in '-n -w x' '-q -E 256'; do
-		run_keylock $value job7 true
-		expect_message 64
+		fails 64 '' $value job7 true
 	done
 }
 
-@test "P9 -w, -n and -E in all their spellings, a TIME in each unit; the last of -n and -w wins" {
-	local words
+@test "P9 -w, -n and -E in all their spellings, shortened ones too, a TIME in each unit; the last of -n and -w wins" {
 	for words in 0 0.5 .5 1 500ms 10s 5m 2h 1d 00; do
-		run_keylock -w "$words" job7 true
-		expect_taken 0
+		quiet 0 -w "$words" job7 true
 	done
 	hold job7
 	for words in -n --nb --nonblock --nonblocking '-w 1m -n' '-w 0' --wait=0ms '-n -w 0.1 -n' \
 		'-w 0.0000000000' '-w 0.0000000000d'; do
-		run_keylock -v $words job7 touch "$ran"
-		expect_message 75 'job7: taken'
+		fails 75 'job7: taken' -v $words job7 touch "$ran"
 	done
 	# What is finer than a nanosecond is not 0.
-	for words in '-w 0.01' -w.01 '--wait 0.01' --wait=0.01 '--timeout 0.01s' --timeout=10ms '-n -w 0.01' \
+	for words in '-w 0.01' -w.01 '--wait 0.01' --wait=0.01 '--timeout 0.01s' --timeout=10ms --wai=0.01 '-n -w 0.01' \
 		'-w 0.0000000001' '-w 0.0000000001ms' '-w 0.00000000000000001d'; do
-		run_keylock -v $words job7 touch "$ran"
-		expect 75
+		gives 75 -v $words job7 touch "$ran"
 		[[ $stderr == *'job7: not had in time'* ]]
 	done
-	for words in '-E 9' -E9 '--conflict-exit-code 9' --conflict-exit-code=9; do
-		run_keylock -n $words job7 touch "$ran"
-		expect_taken 9
+	for words in '-E 9' -E9 '--conflict-exit-code 9' --conflict-exit-code=9 '--confl 9' 		'-E 0' '-E 1' '-E 77' -E255; do
+		quiet "${words##*[ =E]}" -n $words job7 touch "$ran"
+		quiet "${words##*[ =E]}" -w 0.02 $words job7 touch "$ran"
 	done
-	[ ! -e "$ran" ]
-	let_go
-}
-
-# prints OUTPUT ARG…: that is what keylock prints, and nothing on standard error.
-prints() {
-	local wanted=$1
-	shift
-	run_keylock "$@"
-	expect 0
-	[[ $output == "$wanted" && ! -s $err ]]
+	quiet 75 -w 0.02 job7 touch "$ran"
 }
 
 @test "-s and -x in all their spellings; exclusive is the default, the last one wins" {
-	local words mode others
 	for words in '|' '-x|' '-e|' '--exclusive|' '-s -x|' '-s|shared' '--shared|shared' '-xs|shared'; do
 		hold ${words%|*} job7
 		others=75
 		[ -z "${words#*|}" ] || others=0
-		for mode in -s --shared '-x -s'; do
-			run_keylock -n $mode job7 true
-			expect_taken "$others"
+		for mode in -s --shared --shar '-x -s'; do
+			quiet "$others" -n $mode job7 true
 		done
 		for mode in '' '-s -x'; do
-			run_keylock -n $mode job7 touch "$ran"
-			expect_taken 75
+			quiet 75 -n $mode job7 touch "$ran"
 		done
 		let_go
 	done
@@ -125,16 +94,14 @@ prints() {
 }
 
 @test "-F: the command is in keylock's place" {
-	local option
 	for option in -F --no-fork; do
-		run_it sh -c 'echo $$; exec "$KEYLOCK" "$0" job7 sh -c "echo \$\$"' "$option"
-		expect 0
+		it_gives 0 sh -c 'echo $$; exec "$KEYLOCK" "$0" job7 sh -c "echo \$\$"' "$option"
 		[ "${output%%$'\n'*}" = "${output##*$'\n'}" ]
 	done
 }
 
 @test "-d: overrides KEYLOCK_DIR, an empty one of which is none" {
-	local option other=$BATS_TEST_TMPDIR/other default
+	other=$work/other
 	for option in "-d $other" "-d$other" "--dir $other" "--dir=$other" "-d /none -d $other"; do
 		prints "$other/job7" $option --path job7
 		[ ! -e "$other" ]
@@ -142,30 +109,23 @@ prints() {
 	prints job7 -d "$other" job7 ls -A "$other"
 	[ ! -e "$KEYLOCK_DIR" ]
 	hold job7
-	run_keylock -n -d "$other" job7 true
-	expect 0
-	run_it env -u KEYLOCK_DIR "$KEYLOCK" --path job7
-	expect 0
+	gives 0 -n -d "$other" job7 true
+	it_gives 0 env -u KEYLOCK_DIR "$KEYLOCK" --path job7
 	default=$output
 	KEYLOCK_DIR='' prints "$default" --path job7
 }
 
 @test "-c: the script is run by /bin/sh, whatever SHELL is" {
-	local option
 	for option in -c --command; do
-		run_it env SHELL=/bin/false "$KEYLOCK" job7 "$option" 'echo "$KEYLOCK_KEY" "$((1 + 1))"; exit 3'
-		expect 3
+		it_gives 3 env SHELL=/bin/false "$KEYLOCK" job7 "$option" 'echo "$KEYLOCK_KEY" "$((1 + 1))"; exit 3'
 		[ "$output" = 'job7 2' ]
 	done
-	run_keylock job7 -c 'readlink /proc/$$/exe; :'
-	[ "$output" = "$(readlink -f /bin/sh)" ]
+	prints "$(readlink -f /bin/sh)" job7 -c 'readlink /proc/$$/exe; :'
 	# After -- it belongs to the command.
-	mkdir "$BATS_TEST_TMPDIR/bin"
-	printf '#!/bin/sh\necho "command -c: $1"\n' >"$BATS_TEST_TMPDIR/bin/-c"
-	chmod +x "$BATS_TEST_TMPDIR/bin/-c"
-	run_it env PATH="$BATS_TEST_TMPDIR/bin:$PATH" "$KEYLOCK" job7 -- -c x
-	expect 0
-	[ "$output" = 'command -c: x' ]
+	mkdir "$work/bin"
+	printf '#!/bin/sh\necho "command -c: $1"\n' >"$work/bin/-c"
+	chmod +x "$work/bin/-c"
+	it_prints 'command -c: x' env PATH="$work/bin:$PATH" "$KEYLOCK" job7 -- -c x
 }
 
 @test "P6 options end at KEY: the rest is the command's, word for word; so is standard output, without trouble" {
@@ -182,87 +142,62 @@ prints() {
 }
 
 @test "a taken key is told by the status alone, with -q too; errors are told with -q as well" {
-	local option
 	hold job7
 	for option in -x -q --quiet '-v -q'; do
-		run_keylock $option -n job7 touch "$ran"
-		expect_taken 75
-		run_keylock $option -w 0.05 job7 touch "$ran"
-		expect_taken 75
+		quiet 75 $option -n job7 touch "$ran"
+		quiet 75 $option -w 0.05 job7 touch "$ran"
 	done
 	[ ! -e "$ran" ]
 	let_go
-	run_keylock -q -d "$BATS_TEST_TMPDIR/none/none" job7 true
-	expect_message 73 "$BATS_TEST_TMPDIR/none/none"
-	run_keylock -q job7 no-such-command-here
-	expect_message 127 no-such-command-here
+	fails 73 "$work/none/none" -q -d "$work/none/none" job7 true
+	fails 127 no-such-command-here -q job7 no-such-command-here
 }
 
 @test "-v: says why not, and how long it took, in lines on standard error that name the key" {
-	local option waiter
 	hold job7
 	for option in -v --verbose '-q -v'; do
-		run_keylock $option -n job7 touch "$ran"
-		expect_message 75 job7
+		fails 75 job7 $option -n job7 touch "$ran"
 	done
 	[ ! -e "$ran" ]
 	# Whatever it says is said before the command starts, so that a log can be read.
 	: >"$err"
-	"$KEYLOCK" -v -w 60 job7 cp "$err" "$ran" >"$out" 2>"$err" 3>&- 4>&- &
-	waiter=$!
-	wait_for 20 blocked "$KEYLOCK_DIR/job7"
+	line_up -v -w 60 job7 cp "$err" "$work/said" >"$out" 2>"$err"
 	let_go
-	wait "$waiter"
+	ended_with "$waiter" 0
 	[ ! -s "$out" ]
-	cmp "$err" "$ran"
+	cmp "$err" "$work/said"
 	[ "$(grep -c '^keylock: job7: ' "$err")" = 2 ]
 	# As flock -v does, where there was nothing to wait for, too.
 	for option in -v -vn -vF '-v -j 2' '-v -k other'; do
-		run_keylock $option job7 true
-		expect_message 0 job7
+		fails 0 job7 $option job7 true
 		[[ $stderr =~ took\ 0\.[0-9]{3}\ s ]]
 	done
 }
 
-@test "a long option may be shortened as long as only one is meant" {
-	hold job7
-	run_keylock --shar --wai=0.01 job7 touch "$ran"
-	expect_taken 75
-	run_keylock --wai=0.01 --confl 9 job7 touch "$ran"
-	expect_taken 9
-	let_go
-}
-
 @test "-h and -V: on standard output, 0, nothing made, whatever else is asked for; the first one wins" {
-	local words
 	for words in -h --help '--list --help --who' '-h -V'; do
-		run_keylock $words
-		expect 0
+		gives 0 $words
 		[[ $output == Usage:* && -z $stderr && ! -e $KEYLOCK_DIR ]]
 	done
 	for words in -V --version '--version --list --help'; do
-		run_keylock $words
-		expect 0
+		gives 0 $words
 		[[ $output =~ ^keylock\ [0-9]+(\.[0-9]+)*$ && -z $stderr && ! -e $KEYLOCK_DIR ]]
 	done
 }
 
 @test "P6 the command alone decides when its input's writer and its output's reader see it closed" {
-	local runner writer
-	mkfifo "$BATS_TEST_TMPDIR/in" "$BATS_TEST_TMPDIR/out.fifo" "$BATS_TEST_TMPDIR/go"
-	"$KEYLOCK" job7 sh -c 'exec 8<>"$0"; echo hello; exec <&- >&-; read -r _ <&8' "$BATS_TEST_TMPDIR/go" \
-		<"$BATS_TEST_TMPDIR/in" >"$BATS_TEST_TMPDIR/out.fifo" 3>&- 4>&- &
+	mkfifo "$work/in" "$work/out.fifo" "$work/go"
+	"$KEYLOCK" job7 sh -c 'exec 8<>"$0"; echo hello; exec <&- >&-; read -r _ <&8' "$work/go" \
+		<"$work/in" >"$work/out.fifo" 3>&- 4>&- &
 	runner=$!
-	env --default-signal=PIPE yes >"$BATS_TEST_TMPDIR/in" 2>/dev/null 3>&- 4>&- &
+	env --default-signal=PIPE yes >"$work/in" 2>/dev/null 3>&- 4>&- &
 	writer=$!
 	# Where keylock kept its own, these would last until the command ends.
-	run_it cat "$BATS_TEST_TMPDIR/out.fifo"
-	expect 0
-	[ "$output" = hello ]
+	it_prints hello cat "$work/out.fifo"
 	wait_for 20 is_dead "$writer"
 	kill -0 "$runner"
 	[ "$(files)" = 1 ]
-	echo 1<>"$BATS_TEST_TMPDIR/go"
+	echo 1<>"$work/go"
 	wait "$runner"
 }
 
@@ -273,25 +208,22 @@ lister=(sh -c 'find "/proc/$$/fd" -mindepth 1 -fprintf "$0" "%f %l\n"; sort -no 
 
 # one_more: the command had exactly one more than without keylock: the lock, at 10 or above.
 one_more() {
-	run_it diff "$BATS_TEST_TMPDIR/without" "$BATS_TEST_TMPDIR/with"
+	run_it diff "$work/without" "$work/with"
 	[[ $output =~ ^[0-9]+a[0-9]+$'\n'\>\ ([0-9]+)\ $KEYLOCK_DIR/job7$ ]]
 	[ "${BASH_REMATCH[1]}" -ge 10 ]
 }
 
 @test "P6 no descriptor of keylock's is in the way, whichever of 0, 1, 2 are closed" {
-	local closed mode
 	for closed in '' '<&-' '>&-' '2>&-' '<&- >&-' '<&- 2>&-' '>&- 2>&-' '<&- >&- 2>&-'; do
 		# What the command has without keylock is what it must have with it.
-		run_it bash -c "exec \"\$@\" $closed" - "${lister[@]}" "$BATS_TEST_TMPDIR/without"
-		expect 0
+		it_gives 0 bash -c "exec \"\$@\" $closed" - "${lister[@]}" "$work/without"
 		for mode in -x -v -s -l -n -w9 -o -os --close -F; do
 			[[ -z $closed || $mode == -[xvoF]* ]] || continue
-			run_it bash -c "exec \"\$@\" $closed" - "$KEYLOCK" "$mode" job7 "${lister[@]}" "$BATS_TEST_TMPDIR/with"
-			expect 0
+			it_gives 0 bash -c "exec \"\$@\" $closed" - "$KEYLOCK" "$mode" job7 "${lister[@]}" "$work/with"
 			# Nor is its own lock one of these.
 			[ -z "$output" ]
 			case $mode in
-			-o* | --close) diff "$BATS_TEST_TMPDIR/with" "$BATS_TEST_TMPDIR/without" ;;
+			-o* | --close) diff "$work/with" "$work/without" ;;
 			*) one_more ;;
 			esac
 			# It had its lock to the end, and let it go.
@@ -301,11 +233,10 @@ one_more() {
 }
 
 @test "P6 descriptors that the caller has at 10 and above stay the caller's" {
-	local expected=$'10 /dev/zero\n11 /dev/full\n12 /dev/null\n13 /dev/zero'
+	expected=$'10 /dev/zero\n11 /dev/full\n12 /dev/null\n13 /dev/zero'
 	# One redirection an exec: with several, bash drops those above the first.
-	run_it bash -c 'exec 10</dev/zero; exec 11</dev/full; exec 12</dev/null; exec 13</dev/zero
-		exec "$KEYLOCK" job7 "$@"' - "${lister[@]}" "$BATS_TEST_TMPDIR/with"
-	expect 0
-	diff <(grep '^1[0-3] ' "$BATS_TEST_TMPDIR/with") - <<<"$expected"
-	[ "$(grep -c " $KEYLOCK_DIR/" "$BATS_TEST_TMPDIR/with")" = 1 ]
+	it_gives 0 bash -c 'exec 10</dev/zero; exec 11</dev/full; exec 12</dev/null; exec 13</dev/zero
+		exec "$KEYLOCK" job7 "$@"' - "${lister[@]}" "$work/with"
+	diff <(grep '^1[0-3] ' "$work/with") - <<<"$expected"
+	[ "$(grep -c " $KEYLOCK_DIR/" "$work/with")" = 1 ]
 }

@@ -1,4 +1,3 @@
-#!/usr/bin/env bats
 # Cycles: commands that hold keys and wait for each other's. One of them is told, the others go on.
 # shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2153,SC2154 # words are split on purpose
 
@@ -6,79 +5,74 @@ load helper
 
 setup() {
 	keylock_setup
-	work=$BATS_TEST_TMPDIR
 	prepare
 }
 
 prepare() {
-	parties=() between=() said=''
-	declare -gA outer=()
-	rm -f "$work"/*.{status,said,begun,go} "$work/go"
+	parties=() between=()
+	declare -gA outer=() wants=()
+	rm -f "$work"/{one,two,three,four,k,p?}
 }
 
-# party NAME HOLD... -- WANT...: in the background, "keylock HOLD..." whose command, when there is
-# a file "go" or NAME.go, runs "keylock WANT... true". Notes the inner one's status in NAME.status
-# and what it says in NAME.said. Sets parties and, when it has its keys, returns.
+# party NAME HOLD... -- WANT...: "keylock HOLD..." whose command, when it goes, runs "keylock WANT... true",
+# and ends. When it has its keys, returns.
 party() {
-	local name=$1 hold=()
+	local name=$1 words=()
 	shift
 	while [ "$1" != -- ]; do
-		hold+=("$1")
+		words+=("$1")
 		shift
 	done
 	shift
-	"$KEYLOCK" "${hold[@]}" bash -c 'dir=$0 name=$1; shift
-		echo >"$dir/$name.begun"
-		until [ -e "$dir/go" ] || [ -e "$dir/$name.go" ]; do sleep 0.01; done
-		"$@" 2>"$dir/$name.said"; echo "$?" >"$dir/$name.status"' \
-		"$work" "$name" ${between[@]+"${between[@]}"} "$KEYLOCK" "$@" true 3>&- 4>&- &
+	hold "${words[@]}"
 	parties+=("$name")
-	outer[$name]=$!
-	wait_for 20 test -e "$work/$name.begun"
+	outer[$name]=$holder
+	printf -v "wants[$name]" '%q ' ${between[@]+"${between[@]}"} "$KEYLOCK" "$@" true
+}
+
+go() {
+	local name
+	for name; do
+		tell "${outer[$name]}" "$name" "${wants[$name]}"
+		tell "${outer[$name]}" let_go exit
+	done
 }
 
 # one_told NAME...: exactly one of these parties ends with 78, in one line, the others with 0. Sets
 # said.
 one_told() {
-	local name told='' others=0
+	local name told=''
 	for name; do
-		wait_for 30 test -s "$work/$name.status"
-		status=$(cat "$work/$name.status")
-		echo "$name: $status $(cat "$work/$name.said")"
-		case $status in
-		78) told+=${told:+ }$name ;;
-		0) others=$((others + 1)) ;;
+		wait_for 30 test -s "$work/$name"
+		echo "$name: $(cat "$work/$name" "$work/$name.said")"
+		case $(cat "$work/$name") in
+		78) told+=$name ;;
+		*) answered "$name" 0 ;;
 		esac
-	done
-	[[ -n $told && $told != *' '* && $others == $(($# - 1)) ]]
-	for name; do
 		wait "${outer[$name]}" || :
 	done
 	said=$(cat "$work/$told.said")
-	[ "$(wc -l <"$work/$told.said")" = 1 ]
-	[[ $said == keylock:\ * ]]
+	[[ $said == 'keylock: '* && $said != *$'\n'* ]]
 }
 
 # close_cycle [LENGTH]: lets the parties go for each other's keys: one is told, of a cycle of LENGTH
 # links, and nothing is left.
 close_cycle() {
-	touch "$work/go"
+	go "${parties[@]}"
 	one_told "${parties[@]}"
 	[ -z "${1-}" ] || [ "$(grep -o 'by pid [0-9]*' <<<"$said" | wc -l)" = "$1" ]
 	[ -z "${1-}" ] || [ "$(grep -o ', which waits for ' <<<"$said" | wc -l)" = $(($1 - 1)) ]
-	wait_for 20 eval '[ "$(files)" = 0 ]'
+	all_gone
 }
 
 # The message names KEY as held by that party's outer keylock.
 names_held() {
-	[[ $said == *"$1 held by pid ${outer[$2]}"* ]] || {
-		echo "$1 held by pid ${outer[$2]} is not named"
-		return 1
-	}
+	echo "expected: $1 held by pid ${outer[$2]}"
+	[[ $said == *"$1 held by pid ${outer[$2]}"* ]]
 }
 
 @test "P9 never stuck: of scripts that lock each other's keys one is told, and the cycle named in its order" {
-	local i count names=(a b c d e)
+	names=(a b c d e)
 	for count in 2 3 5; do
 		prepare
 		for ((i = 0; i < count; i++)); do
@@ -93,7 +87,6 @@ names_held() {
 }
 
 @test "P9 never stuck: also with -k, -s, -j, and through the line, where others came first who hold nothing" {
-	local length one two line key waiters
 	while IFS='|' read -r length one two line; do
 		echo "== $one, $two, $line"
 		prepare
@@ -101,13 +94,12 @@ names_held() {
 		party one $one
 		party two $two
 		for key in $line; do
-			"$KEYLOCK" "$key" true 3>&- 4>&- &
-			waiters+=($!)
-			wait_for 20 has_ticket $!
+			line_up "$key" true
+			waiters+=("$waiter")
 		done
 		close_cycle $length
-		for key in ${waiters[@]+"${waiters[@]}"}; do
-			ended_with "$key" 0
+		for waiter in ${waiters[@]+"${waiters[@]}"}; do
+			ended_with "$waiter" 0
 		done
 	done <<-'CASES'
 		2|-k x a -- b|-k y b -- -k z a|
@@ -125,7 +117,7 @@ names_held() {
 	party one a -- b
 	between=("$KEYLOCK" other sh -c '"$@"; exit $?' sh)
 	party two b -- c
-	between=("$(probe bare)")
+	between=("$tools/bare.py")
 	party three c -- a
 	close_cycle 3
 	prepare
@@ -133,61 +125,79 @@ names_held() {
 	party two b -- a
 	party three c -- d
 	party four d -- c
-	touch "$work/go"
+	go one two three four
 	one_told one two
 	one_told three four
+}
+
+# k_ends: the party k is a keylock without a party's command, the last waiter: notes its end.
+k_ends() {
+	status=0
+	wait "${outer[k]}" || status=$?
+	echo "$status" >"$work/k"
 }
 
 @test "P9 never stuck: through one -k alone, which has the first of its keys and waits for the second" {
 	party two c -- a
 	# It gets a, and then waits for c, being a descendant of nobody.
-	"$KEYLOCK" -k c a true 2>"$work/k.said" 3>&- 4>&- &
-	outer[k]=$!
-	wait_for 20 has_ticket $!
-	touch "$work/go"
-	wait_for 30 test -s "$work/two.status"
-	status=0
-	wait "${outer[k]}" || status=$?
-	echo "$status" >"$work/k.status"
+	line_up -k c a true 2>"$work/k.said"
+	outer[k]=$waiter
+	go two
+	k_ends
 	one_told k two
 	names_held c two
 	names_held a k
 	[ "$(files)" = 0 ]
 }
 
+@test "P9 never stuck: a cycle that one -k alone closes, when all others have looked, is told" {
+	party two c -- a
+	hold b
+	line_up -k b -k c a true 2>"$work/k.said"
+	outer[k]=$waiter
+	go two
+	sleep 1.5
+	[ ! -e "$work/two" ]
+	let_go
+	k_ends
+	expect 78
+	one_told k two
+}
+
 @test "where a time-out comes first there is nothing to tell" {
 	party one a -- -w 0.3 b
 	party two b -- a
-	touch "$work/go"
-	wait_for 20 test -s "$work/two.status"
-	[ "$(cat "$work/one.status" "$work/two.status")" = $'75\n0' ]
+	go one two
+	answered two 0
+	answered one 75
 	[[ ! -s $work/one.said && ! -s $work/two.said ]]
 }
 
 @test "P9 never stuck: a cycle that closes after a long wait is told as well" {
 	party one a -- b
 	party two b -- a
-	touch "$work/one.go"
+	go one
 	# One has looked, seen no cycle, and does not look again.
 	sleep 1.5
-	[ ! -e "$work/one.status" ]
-	close_cycle 2
-	[ "$(cat "$work/two.status")" = 78 ]
+	[ ! -e "$work/one" ]
+	go two
+	one_told one two
+	answered two 78
+	all_gone
 }
 
 @test "P9 never stuck: a cycle through a guest, whose host has ended, is told" {
 	party two b -- a
-	# Its outer run has ended; it holds a as its guest.
-	"$KEYLOCK" -l -o a sh -c '"$KEYLOCK" -r a sh -c "echo >\"\$0/begun\"; until [ -e \"\$0/go\" ]; do sleep 0.01; done
-			\"\$KEYLOCK\" b true 2>\"\$0/one.said\"; echo \$? >\"\$0/one.status\"" "$0" &
-		until [ -e "$0/begun" ]; do sleep 0.01; done' "$work" 3>&- 4>&-
-	parties+=(one)
-	outer[one]=''
+	# The outer run of one has ended; it holds a as its guest.
+	hold -l -o a
+	hold_under "$holder" "$KEYLOCK" -r a
+	let_go
+	outer[one]=$held wants[one]='keylock b true' parties+=(one)
 	close_cycle
 }
 
 @test "P9 never stuck, and no false alarm: long lines at several keys, taken in one order" {
-	local i waiters=() name seconds count=24
+	waiters=() count=24
 	[ -z "${KEYLOCK_LONG-}" ] || count=200
 	# Each holds some keys and waits, longer than a second, for later ones.
 	for ((i = 1; i <= count; i++)); do
@@ -204,78 +214,54 @@ names_held() {
 		"$@" sleep "$seconds" 2>>"$work/said" 3>&- 4>&- &
 		waiters+=($!)
 	done
-	for name in "${waiters[@]}"; do
-		ended_with "$name" 0
+	for waiter in "${waiters[@]}"; do
+		ended_with "$waiter" 0
 	done
 	cat "$work/said"
 	[ ! -s "$work/said" ]
 	[ "$(files)" = 0 ]
 }
 
+@test "no false alarm: who waits for one of several slots does not wait for each of their holders" {
+	party two -j 2 b -- a
+	hold -j 2 b
+	slot=$holder
+	party one a -- -j 2 b
+	go one two
+	# Both have looked by then.
+	sleep 2.5
+	[ ! -e "$work/one" ]
+	let_go "$slot"
+	answered two 0
+	answered one 0
+}
+
 @test "P5 asleep: who holds no key and descends from no holder does not look: nothing in /proc is read" {
 	need strace
 	hold key
-	# Two seconds of waiting, after one of which others look.
-	run_it strace -f -o "$work/trace" "$KEYLOCK" -w 1.5 key true
-	expect 75
-	[ -s "$work/trace" ]
-	[ "$(grep -c '"/proc"' "$work/trace")" = 0 ]
-	# And who does so looks then, and not before.
-	run_keylock other strace -f -o "$work/trace" "$KEYLOCK" -w 0.7 key true
-	expect 75
-	[ "$(grep -c '"/proc"' "$work/trace")" = 0 ]
-	run_keylock other strace -f -o "$work/trace" "$KEYLOCK" -w 2 key true
-	expect 75
-	[ "$(grep -c '"/proc"' "$work/trace")" -ge 1 ]
+	# Two seconds of waiting, after one of which others look; and who does so looks then, and not before.
+	for case in '0|strace|1.5' "0|$KEYLOCK other strace|0.7" "1|$KEYLOCK other strace|2"; do
+		IFS='|' read -r looks command seconds <<<"$case"
+		it_gives 75 $command -f -o "$work/trace" "$KEYLOCK" -w "$seconds" key true
+		[ -s "$work/trace" ]
+		count=$(grep -c '"/proc"' "$work/trace") || :
+		[[ $count -ge $looks && ($looks != 0 || $count == 0) ]]
+	done
 }
 
 @test "P9 never stuck: among 2,000 waiters a look for cycles costs less than a second and heeds the deadline" {
-	local crowd i user system
 	need_long
-	crowd=$(probe crowd)
 	hold key
-	"$crowd" 2000 "$KEYLOCK" key true >/dev/null 3>&- 4>&- &
+	python3 "$tools/crowd.py" 2000 "$KEYLOCK" key true >/dev/null 3>&- 4>&- &
 	crowd=$!
 	wait_for 50 eval '[ "$("$KEYLOCK" --list --json key | sed "s/.*waiting.:\([0-9]*\).*/\1/")" = 2000 ]'
 	# What it uses of a processor, which another load does not make more.
 	TIMEFORMAT='%U %S'
-	{ time run_keylock other "$KEYLOCK" -w 1.5 key true; } 2>"$work/used"
+	{ time gives 75 other "$KEYLOCK" -w 1.5 key true; } 2>"$work/used"
 	cat "$work/used"
-	expect 75
 	read -r user system < <(tail -n 1 "$work/used")
-	i=$((10#${user/./} + 10#${system/./}))
-	[ "$i" -lt 1000 ]
+	[ $((10#${user/./} + 10#${system/./})) -lt 1000 ]
 	let_go
 	wait "$crowd"
 	[ "$(files)" = 0 ]
-}
-
-@test "no false alarm: who waits for one of several slots does not wait for each of their holders" {
-	party two -j 2 b -- a
-	hold -j 2 b
-	party one a -- -j 2 b
-	touch "$work/go"
-	# Both have looked by then.
-	sleep 2.5
-	[ ! -e "$work/one.status" ]
-	let_go
-	wait_for 20 test -s "$work/two.status"
-	[ "$(cat "$work/one.status" "$work/two.status")" = $'0\n0' ]
-}
-
-@test "P9 never stuck: a cycle that one -k alone closes, when all others have looked, is told" {
-	party two c -- a
-	hold b
-	"$KEYLOCK" -k b -k c a true 2>"$work/k.said" 3>&- 4>&- &
-	outer[k]=$!
-	wait_for 20 has_ticket $!
-	touch "$work/go"
-	sleep 1.5
-	[ ! -e "$work/two.status" ]
-	let_go
-	status=0
-	wait "${outer[k]}" || status=$?
-	expect 78
-	echo "$status" >"$work/k.status"
-	one_told k two
 }

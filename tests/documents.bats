@@ -13,10 +13,8 @@
 # A line that ends in a blank and a backslash goes on in the next. "$ cat FILE" shows a file that is
 # made before. After a command that ends in "&" the next one comes when its keylock runs its command
 # or waits. What the shell itself says about jobs is left out.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2154 # inner shells' variables and the helper's
 
-# Scripts in single quotes are meant for the shell that they are given to (SC2016), status and
-# output come from the helper (SC2154).
-# shellcheck disable=SC2016,SC2030,SC2031,SC2154
 load helper
 
 setup() {
@@ -27,8 +25,7 @@ setup() {
 
 # compare WHAT: has tools/documents.py compare the documents and the code.
 compare() {
-	need python3
-	"$KEYLOCK" --help | python3 "$BATS_TEST_DIRNAME/tools/documents.py" "$1" "$top"
+	"$KEYLOCK" --help | python3 "$tools/documents.py" "$1" "$top"
 }
 
 # plain: roff's escapes, as far as the page uses them, as what they show.
@@ -36,14 +33,11 @@ plain() {
 	sed -e "s/\\\\(aq/'/g" -e 's/\\(dq/"/g' -e 's/\\-/-/g' -e 's/\\&//g' -e 's/\\e/\\/g'
 }
 
-# --- options, statuses, messages ---
-
 @test "the options of the code, of the manual page and of --help are the same" {
 	compare options
 }
 
 @test "each option of the manual page is taken by keylock" {
-	local name
 	while read -r name; do
 		run_keylock "$name" 1
 		# This one comes after KEY.
@@ -58,8 +52,6 @@ plain() {
 @test "each message of the code is in the manual page, and each of the manual page in the code, word for word" {
 	compare messages
 }
-
-# --- transcripts ---
 
 # blocks FILE FOLDER: writes each transcript of FILE to a file of its own in FOLDER.
 blocks() {
@@ -103,14 +95,14 @@ mark() {
 
 # play BLOCK: runs a transcript; fails, showing the difference, unless it prints what it shows.
 play() {
-	local work=$BATS_TEST_TMPDIR/play line more command='' number=0 to_print=0 wrong=0 i
-	rm -rf "$work"
-	mkdir -p "$work/bin" "$work/here"
-	ln -s "$KEYLOCK" "$work/bin/keylock"
-	: >"$work/expected"
+	local place=$work/play line more command='' number=0 to_print=0 wrong=0 i
+	rm -rf "$place"
+	mkdir -p "$place/bin" "$place/here"
+	ln -s "$KEYLOCK" "$place/bin/keylock"
+	: >"$place/expected"
 	{
 		declare -f begun mark
-		printf 'printed=%q last=\n' "$work/printed"
+		printf 'printed=%q last=\n' "$place/printed"
 		# shellcheck disable=SC2094
 		while IFS= read -r line; do
 			while [[ $line == *$' \\' ]] && read -r more; do
@@ -118,32 +110,32 @@ play() {
 			done
 			if [[ $line == '$ '* ]]; then
 				[ -z "$command" ] || printf 'mark %d %d\n' "$number" "$to_print"
-				[ "$number" = 0 ] || echo "-- after command $number" >>"$work/expected"
+				[ "$number" = 0 ] || echo "-- after command $number" >>"$place/expected"
 				[ "$number" = 0 ] || to_print=$((to_print + 1))
 				number=$((number + 1)) command=${line#'$ '}
 				printf '%s\n' "$command"
-				[[ $command != 'cat '* ]] || : >"$work/here/${command#cat }"
+				[[ $command != 'cat '* ]] || : >"$place/here/${command#cat }"
 			else
-				printf '%s\n' "$line" >>"$work/expected"
+				printf '%s\n' "$line" >>"$place/expected"
 				to_print=$((to_print + 1))
-				[[ $command != 'cat '* ]] || printf '%s\n' "$line" >>"$work/here/${command#cat }"
+				[[ $command != 'cat '* ]] || printf '%s\n' "$line" >>"$place/here/${command#cat }"
 			fi
 		done <"$1"
 		printf 'mark %d %d\n' "$number" "$to_print"
-		echo "-- after command $number" >>"$work/expected"
-	} >"$work/script"
+		echo "-- after command $number" >>"$place/expected"
+	} >"$place/script"
 	(
-		cd "$work/here" || exit
-		export KEYLOCK_DIR=$work/dir PATH=$work/bin:$PATH
-		exec script -qefc "bash ../script" /dev/null >"$work/printed" 2>&1 3>&- 4>&-
+		cd "$place/here" || exit
+		export KEYLOCK_DIR=$place/dir PATH=$place/bin:$PATH
+		exec script -qefc "bash ../script" /dev/null >"$place/printed" 2>&1 3>&- 4>&-
 	) || :
 	end_left_over
 	sed -E -e 's/\r$//' -e '/^(Terminated|Killed)$/d' -e 's/   */  /g' \
-		-e '/^\.\.\/script: line [0-9]+: +[0-9]+ [A-Z][a-z]+ /d' "$work/printed" >"$work/actual"
+		-e '/^\.\.\/script: line [0-9]+: +[0-9]+ [A-Z][a-z]+ /d' "$place/printed" >"$place/actual"
 	mapfile -t expected < <(sed -e 's/[][\.*^$+?(){}|]/\\&/g' -e 's/   */  /g' \
 		-e 's/\<812\>/[0-9]+/g' -e 's/held for 9s/held for ([0-9]+[dhms])+/g' \
-		-e 's/2026-11-24T23:26:16Z/[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z/g' "$work/expected")
-	mapfile -t actual <"$work/actual"
+		-e 's/2026-11-24T23:26:16Z/[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z/g' "$place/expected")
+	mapfile -t actual <"$place/actual"
 	[ ${#expected[@]} = ${#actual[@]} ] || wrong=1
 	for i in "${!expected[@]}"; do
 		[[ ${actual[i]-} =~ ^${expected[i]}$ ]] || wrong=1
@@ -151,15 +143,15 @@ play() {
 	[ "$wrong" = 0 ] || {
 		echo 'this transcript does not print what it shows:'
 		cat "$1"
-		diff -u --label shown --label printed "$work/expected" "$work/actual"
+		diff -u --label shown --label printed "$place/expected" "$place/actual"
 		return 1
 	}
 }
 
 play_all() {
 	local block wrong=0
-	blocks "$1" "$BATS_TEST_TMPDIR/blocks"
-	for block in "$BATS_TEST_TMPDIR"/blocks/*; do
+	blocks "$1" "$work/blocks"
+	for block in "$work"/blocks/*; do
 		play "$block" || wrong=$((wrong + 1))
 	done
 	[ "$wrong" = 0 ]
@@ -168,23 +160,22 @@ play_all() {
 @test "the transcripts of the README print what they show" {
 	need script flock
 	play_all "$readme"
-	[ "$(cat "$BATS_TEST_TMPDIR"/blocks/* | grep -c '^\$ ')" -ge 15 ]
+	[ "$(cat "$work"/blocks/* | grep -c '^\$ ')" -ge 15 ]
 }
 
 @test "the examples of the manual page print what they show" {
 	need script
 	play_all "$page"
-	[ "$(cat "$BATS_TEST_TMPDIR"/blocks/* | grep -c '^\$ ')" -ge 8 ]
+	[ "$(cat "$work"/blocks/* | grep -c '^\$ ')" -ge 8 ]
 }
 
 @test "a transcript that is wrong is noticed" {
 	need script
-	local block wanted
 	# Lines that it prints, and their order; the status of the command before; what runs in the
 	# background; numbers, durations, and a line that goes on in the next.
 	while IFS='|' read -r wanted block; do
-		echo -e "$block" >"$BATS_TEST_TMPDIR/block"
-		run play "$BATS_TEST_TMPDIR/block" </dev/null
+		echo -e "$block" >"$work/block"
+		run play "$work/block" </dev/null
 		[ "$status" = "$wanted" ]
 	done <<-'BLOCKS'
 		0|$ keylock key echo one\none
@@ -199,15 +190,13 @@ play_all() {
 }
 
 @test "what the manual page shows of crontab and of a script that wraps itself is the README's, whose run is tested" {
-	local line seen=0
+	seen=0
 	while IFS= read -r line; do
 		grep -qxF "    $line" "$readme"
 		seen=$((seen + 1))
 	done < <(plain <"$page" | sed -n '/^\*\/5 /p; /^#!\/bin\/sh$/,/^\.Ed/{/^\.Ed/!p;}')
 	[ "$seen" = 4 ]
 }
-
-# --- set-up and CI ---
 
 @test "the README has two set-up lines that can be pasted" {
 	mapfile -t lines < <(grep -n 'apt-get' "$readme")
@@ -224,7 +213,7 @@ play_all() {
 scene() {
 	local tool
 	[ -f "$top/.ci/run" ] || skip 'no .ci in this tree'
-	tree=$BATS_TEST_TMPDIR/tree bin=$BATS_TEST_TMPDIR/fakes calls=$BATS_TEST_TMPDIR/calls
+	tree=$work/tree bin=$work/fakes calls=$work/calls
 	mkdir -p "$tree" "$bin"
 	cp -R "$top/.ci" "$readme" "$tree"
 	for tool in apt-get setpriv chown make sudo; do
@@ -240,7 +229,6 @@ scene() {
 }
 
 @test ".ci/run runs the set-up lines of the README, with sudo and without, and sums up; it fails when a step fails" {
-	local packages step without_sudo
 	packages=$(sed -n 's/.*apt-get install -y \(.*\) && make check$/\1/p' "$readme")
 	[ -n "$packages" ]
 	for without_sudo in yes ''; do
@@ -261,7 +249,21 @@ make check
 	done
 }
 
-# --- form ---
+@test "P10 readable: keylock.c, its functions and its comments keep their measures" {
+	# Lines at most, those of code, of a function, of the median one; comments at least, in per cent.
+	read -r lines code longest median comments <<<'4300 3400 60 16 13'
+	ctags --version 2>/dev/null | grep -q 'Universal Ctags' || skip 'needs universal-ctags'
+	ctags -x --_xformat='%n %e %N' --kinds-C=f "$top/keylock.c" | awk '{ print $2 - $1 + 1, $3 }' | sort -n >"$work/sizes"
+	run_it awk '{ text = $0; sub(/^[ \t]+/, "", text) }
+		inside || text ~ /^\/\*/ { comments++; inside = text !~ /\*\//; next }
+		text != "" && text !~ /^\/\// { code++ }
+		END { print NR, code, int(comments * 100 / NR) }' "$top/keylock.c"
+	read -r is_lines is_code is_comments <<<"$output"
+	is_median=$(sed -n "$((($(wc -l <"$work/sizes") + 1) / 2))s/ .*//p" "$work/sizes")
+	echo "median $is_median, longest $(tail -n 1 "$work/sizes")"
+	[[ $is_lines -le $lines && $is_code -le $code && $is_comments -ge $comments ]]
+	[[ $(wc -l <"$work/sizes") -ge 100 && $is_median -le $median && $(sed -n '$s/ .*//p' "$work/sizes") -le $longest ]]
+}
 
 @test "the README is plain text of 80 columns" {
 	run_it awk '!/^sudo apt-get/ && length($0) > 80' "$readme"

@@ -1,85 +1,13 @@
 # shellcheck shell=bash
-# What all tests of keylock share. A test file begins with "load helper" and has from then on:
+# What all tests of keylock share. A test file begins with "load helper" and has from then on the binary
+# under test, $KEYLOCK (default: the keylock beside tests/), an empty $KEYLOCK_DIR of the test's own (not
+# made yet), umask 022, standard input /dev/null, $work, a folder, and $ran in it, the name of a file that
+# commands make which must not run. Each test is a process of its own: its variables need no "local".
 #
-# The binary under test, $KEYLOCK (default: the keylock beside tests/), an empty $KEYLOCK_DIR of the
-# test's own (not made yet), umask 022, standard input /dev/null, and $ran, the name of a file that
-# commands make which must not run.
-#
-#	run_keylock ARG…	runs "$KEYLOCK" ARG…; run_it COMMAND… runs anything. Sets status,
-#				output and stderr (without trailing newlines), leaves the bytes in
-#				$out and $err, prints all of it, so that a failed test can be read.
-#				Returns 0. Does not wait for daemons.
-#	expect STATUS		fails unless the last run had STATUS.
-#	expect_message STATUS [TEXT…]
-#				and unless it wrote exactly one line, "keylock: …", that contains
-#				each TEXT, on standard error.
-#	expect_taken STATUS	and unless it wrote nothing at all, as it does for a taken key.
-#	gives STATUS ARG…	runs keylock ARG…, and fails unless it has STATUS;
-#	prints OUTPUT ARG…	unless it has status 0 and that output;
-#	fails STATUS TEXT ARG…	as expect_message, and when there is $ran.
-#	taken ARG…, free ARG…	whether keylock -n ARG… is refused in silence, or runs.
-#	wait_for SECONDS COMMAND…
-#				runs COMMAND each 10 ms until it succeeds; fails after SECONDS.
-#	started PID…		teardown ends these and their descendants. Needed only for what has
-#				another environment (env -i): whatever else the test started,
-#				daemons included, teardown finds by $BATS_TEST_TMPDIR in it.
-#	left_over		prints the pids of what the test started and what still runs; not in
-#				a pipe, whose other end it would see.
-#	hold [OPTION…] KEY	starts a keylock in the background, returns when its command runs.
-#				Sets holder (keylock's pid) and held (the command's pid).
-#	hold_with_daemon [OPTION…] KEY
-#				the same; the command has started a daemon. Sets daemon, its pid.
-#	let_go [PID]		ends the command of that holder (default: the last one) by itself,
-#				waits for keylock, sets status to keylock's.
-#	line_up ARG…		starts keylock ARG… in the background, returns when it has its place
-#				in the line. Sets waiter.
-#	leave_daemon END ARG…	runs keylock ARG… with a shell that leaves a daemon behind and then
-#				does END. Sets daemon.
-#	kill_hard PID…		kills these and waits until they are dead.
-#	ended_with PID STATUS	waits for PID, and fails unless that was its exit status.
-#	has_ticket PID		keylock PID has its place in the line.
-#	in_state PID LETTERS	the process is in one of these states (see proc(5)).
-#	blocked FILE [NUMBER]	NUMBER (default: 1) requests or more sleep in the kernel for a lock
-#				of FILE.
-#	has_lines N FILE	FILE has N lines at least.
-#	order, order_is NAMES	prints, or compares, what is first in each line of "order" in
-#				$BATS_TEST_TMPDIR, where commands note that they run.
-#	parent PID		prints the pid of its parent.
-#	switches PID		prints how often the process has been put on a processor.
-#	milliseconds		prints the time, for differences.
-#	files [DIR]		prints the number of entries of DIR (default: $KEYLOCK_DIR), hidden
-#				ones included; 0 when there is no DIR.
-#	keep WHAT…		somebody keeps these locks on the lockfile of the key "key"; see
-#				keep.c. Sets keeper, to be ended with "stop_keeping".
-#	probe NAME		prints the path of the compiled tests/tools/NAME.c.
-#	ended FILE COMMAND…	runs COMMAND, writes "exit N" or "signal N" to FILE ("signal N core"
-#				with a core): what a shell's $? cannot tell apart.
-#	need TOOL…, need_root, need_long, need_plain
-#				skip the test, saying why; need_long unless KEYLOCK_LONG is set,
-#				need_plain where KEYLOCK_INSTRUMENTED is, since sanitizers want
-#				descriptors and memory of their own.
-#	public_folder		sets public to a new empty folder that every user may enter.
-#	public_keylock		there is also a copy of keylock in it, and $KEYLOCK_DIR, for all to
-#				use; skips unless as_user can be used.
-#	private_root COMMAND…	runs COMMAND as root of an own mount namespace, an ordinary user as
-#				root of an own user namespace; skips where neither may be.
-#	as_user UID[:GID[,GID…]] COMMAND…
-#				runs COMMAND as that user (needs root), without an entry in passwd.
-#
-# and a real terminal, which is a tmux of the test's own:
-#
-#	terminal COMMAND ARG…	COMMAND, with an argument at least, in a window. Sets pane, its pid.
-#	terminal_shell		the same with an interactive bash in $BATS_TEST_TMPDIR.
-#	type_line TEXT		types TEXT and Enter.
-#	press KEY…		types keys by tmux's names, such as C-z.
-#	at_prompt		the shell has its terminal back from the job in the foreground.
-#	in_front PID		the process is in the terminal's foreground.
-#	close_window		what a click on the window's cross does.
-#	show_screen		prints what the terminal shows. For teardown.
-#
-# A test file with a setup or teardown of its own calls keylock_setup and keylock_teardown there.
-# A test that takes longer than $KEYLOCK_TEST_LIMIT seconds (default 60) has all that it started
-# killed, and so fails instead of hanging. KEYLOCK_LONG=1 asks for the long forms of tests.
+# A test file with a setup or teardown of its own calls keylock_setup and keylock_teardown there. Teardown
+# finds what a test has started, daemons included, by $BATS_TEST_TMPDIR in its environment. A test that
+# takes longer than $KEYLOCK_TEST_LIMIT seconds (default 60) has all that killed, and so fails instead of
+# hanging. KEYLOCK_LONG=1 asks for the long forms of tests.
 
 bats_require_minimum_version 1.5.0
 
@@ -89,30 +17,32 @@ case $KEYLOCK in
 *) KEYLOCK=$PWD/$KEYLOCK ;;
 esac
 export KEYLOCK
+tools=$BATS_TEST_DIRNAME/tools
 
 keylock_setup() {
 	umask 022
 	unset KEYLOCK_KEY KEYLOCK_ABANDONED
 	export LC_ALL=C
-	export KEYLOCK_DIR=$BATS_TEST_TMPDIR/dir
-	out=$BATS_TEST_TMPDIR/out err=$BATS_TEST_TMPDIR/err ran=$BATS_TEST_TMPDIR/ran
+	work=$BATS_TEST_TMPDIR
+	export KEYLOCK_DIR=$work/dir
+	out=$work/out err=$work/err ran=$work/ran
+	export work ran
 	status='' output='' stderr='' holder='' held='' public=''
-	test_started=() test_folders=()
+	test_folders=()
 	exec </dev/null
 	[ -x "$KEYLOCK" ] || {
 		echo "no binary $KEYLOCK: run make first"
 		return 1
 	}
+	# In which many of the tools are written.
+	need python3
 	start_watchdog "${KEYLOCK_TEST_LIMIT:-60}"
 }
 
 keylock_teardown() {
 	kill -KILL "$watchdog" 2>/dev/null || :
 	end_left_over
-	local folder
-	for folder in ${test_folders[@]+"${test_folders[@]}"}; do
-		rm -rf -- "$folder"
-	done
+	[ ${#test_folders[@]} = 0 ] || rm -rf -- "${test_folders[@]}"
 }
 
 setup() {
@@ -123,12 +53,14 @@ teardown() {
 	keylock_teardown
 }
 
-# --- running ---
+# --- one run, and what it must do ---
 
 run_keylock() {
 	run_it "$KEYLOCK" "$@"
 }
 
+# run_it COMMAND…: sets status, output and stderr (without trailing newlines), leaves the bytes in $out and
+# $err, and prints all of it, so that a failed test can be read. Returns 0. Does not wait for daemons.
 run_it() {
 	# skip says nothing where bats's own descriptors are closed, as they are below.
 	[ "$1" != private_root ] || need_private_root
@@ -139,76 +71,89 @@ run_it() {
 	stderr=$(tr -d '\0' <"$err")
 	local words
 	printf -v words ' %q' "$@"
-	printf '$%s\nstatus: %s\n' "$(shorten "$words")" "$status"
-	[ -z "$output" ] || printf 'output: %s\n' "$(shorten "$output")"
-	[ -z "$stderr" ] || printf 'stderr: %s\n' "$(shorten "$stderr")"
-}
-
-shorten() {
-	if [ ${#1} -gt 2000 ]; then
-		printf '%s…(%d bytes)…%s' "${1:0:900}" "${#1}" "${1: -900}"
-	else
-		printf '%s' "$1"
-	fi
+	printf '$%.2000s\nstatus: %s\noutput: %.2000s\nstderr: %.2000s\n' "$words" "$status" "$output" "$stderr"
 }
 
 expect() {
-	[ "$status" = "$1" ] || {
-		echo "status $status, not $1"
-		return 1
-	}
+	echo "expected: status $1"
+	[ "$status" = "$1" ]
 }
 
-expect_message() {
-	expect "$1"
-	shift
-	[ ! -s "$out" ] || {
-		echo 'standard output is not empty'
-		return 1
-	}
-	[[ $(wc -l <"$err") -eq 1 && $stderr != *$'\n'* && $stderr == 'keylock: '?* ]] || {
-		echo 'not exactly one line "keylock: …"'
-		return 1
-	}
-	local text
-	for text; do
-		[[ ${stderr#keylock: } == *"$text"* ]] || {
-			printf 'the message does not name %s\n' "$text"
-			return 1
-		}
-	done
-}
-
-expect_taken() {
-	expect "$1"
-	[[ ! -s $out && ! -s $err ]] || {
-		echo 'something was written'
-		return 1
-	}
-}
-
-gives() {
-	local wanted=$1
-	shift
-	run_keylock "$@"
-	expect "$wanted"
-}
-
-prints() {
-	local wanted=$1
-	shift
-	gives 0 "$@"
-	[ "$output" = "$wanted" ]
-}
-
-fails() {
-	local wanted=$1 text=$2
-	shift 2
-	run_keylock "$@"
-	expect_message "$wanted" "$text"
+not_run() {
 	[ ! -e "$ran" ]
 }
 
+# expect_message STATUS [TEXT…]: the last run had STATUS and wrote exactly one line, "keylock: …", that
+# contains each TEXT, on standard error.
+expect_message() {
+	local text
+	expect "$1"
+	[ ! -s "$out" ]
+	[[ $(wc -l <"$err") -eq 1 && $stderr != *$'\n'* && $stderr == 'keylock: '?* ]]
+	for text in "${@:2}"; do
+		echo "expected: a message with $text"
+		[[ ${stderr#keylock: } == *"$text"* ]]
+	done
+}
+
+# expect_taken STATUS: it wrote nothing at all, as it does for a taken key.
+expect_taken() {
+	expect "$1"
+	[[ ! -s $out && ! -s $err ]]
+}
+
+# gives STATUS ARG…, prints OUTPUT ARG…, quiet STATUS ARG…, fails STATUS TEXT ARG…: a run of keylock has this
+# status; or 0 and this output and no message; or writes nothing; or one line with TEXT; of the last two
+# none made $ran. With it_ before the name, of any command.
+gives() {
+	it_gives "$1" "$KEYLOCK" "${@:2}"
+}
+
+prints() {
+	it_prints "$1" "$KEYLOCK" "${@:2}"
+}
+
+quiet() {
+	it_quiet "$1" "$KEYLOCK" "${@:2}"
+}
+
+fails() {
+	it_fails "$1" "$2" "$KEYLOCK" "${@:3}"
+}
+
+it_gives() {
+	run_it "${@:2}"
+	expect "$1"
+}
+
+it_prints() {
+	it_gives 0 "${@:2}"
+	[[ $output == "$1" && ! -s $err ]]
+}
+
+it_quiet() {
+	run_it "${@:2}"
+	expect_taken "$1"
+	not_run
+}
+
+it_fails() {
+	run_it "${@:3}"
+	expect_message "$1" "$2"
+	not_run
+}
+
+# taken ARG…, free ARG…: whether keylock -n ARG… is refused in silence, or runs.
+taken() {
+	run_keylock -n "$@" touch "$ran"
+	[[ $status == 75 && ! -s $out && ! -s $err && ! -e $ran ]]
+}
+
+free() {
+	gives 0 -n "$@" true
+}
+
+# wait_for SECONDS COMMAND…: runs COMMAND each 10 ms until it succeeds; fails after SECONDS.
 wait_for() {
 	local end=$(($(milliseconds) + $1 * 1000)) seconds=$1
 	shift
@@ -225,60 +170,137 @@ milliseconds() {
 	echo $((${EPOCHREALTIME/[.,]/} / 1000))
 }
 
+# within LEAST MOST COMMAND…: COMMAND takes so many milliseconds.
+within() {
+	local begin took
+	begin=$(milliseconds)
+	"${@:3}"
+	took=$(($(milliseconds) - begin))
+	echo "took $took ms"
+	[[ $took -ge $1 && $took -lt $2 ]]
+}
+
+# gives_up_after MILLISECONDS COMMAND…: a keylock that gives up: not before, and not much later, although
+# the machine may be busy.
+gives_up_after() {
+	within "$1" $(($1 + 2000)) it_gives 75 "${@:2}" touch "$ran"
+	not_run
+}
+
+# files [DIR]: prints the number of entries of DIR (default: $KEYLOCK_DIR), hidden ones included.
+files() {
+	find "${1:-$KEYLOCK_DIR}/" -mindepth 1 -maxdepth 1 -printf . 2>/dev/null | wc -c
+}
+
+all_gone() {
+	# shellcheck disable=SC2016
+	wait_for 20 eval '[ "$(files)" = 0 ]'
+}
+
+# --- holders and waiters ---
+
+# hold [OPTION…] KEY: starts a keylock in the background, returns when its command runs, a shell that does
+# what it is told. Sets holder (keylock's pid) and held (the command's pid).
 hold() {
-	local base
-	base=$(mktemp -u "$BATS_TEST_TMPDIR/hold.XXXXXX")
-	mkfifo "$base.fifo"
-	# The fifo is opened for both, so that neither side ever waits in open().
-	# shellcheck disable=SC2016
-	"$KEYLOCK" "$@" sh -c "${hold_first-}"'
-		exec 8<>"$0.fifo"; echo $$ >"$0.new"; mv "$0.new" "$0.pid"; read -r _ <&8' \
-		"$base" 3>&- 4>&- &
+	hold_by "$KEYLOCK" "$@"
+}
+
+# hold_by COMMAND…: the same by this command line of keylock's.
+hold_by() {
+	new_hold
+	"$@" "${obeys[@]}" 3>&- 4>&- &
 	holder=$!
-	started "$holder"
+	has_begun
+	ln -sf "$base" "$work/holder.$holder"
+}
+
+# hold_under PID COMMAND…: the same in the background of that holder's command, where COMMAND may be none;
+# sets held alone.
+hold_under() {
+	local words
+	new_hold
+	printf -v words '%q ' "${@:2}" "${obeys[@]}"
+	tell "$1" start "$words&"
+	has_begun
+}
+
+new_hold() {
+	base=$(mktemp -u "$work/hold.XXXXXX")
+	mkfifo -m 666 "$base"
+	# The fifo is opened for both, so that neither side ever waits in open().
+	cat >"$work/obey" <<-'END'
+		keylock() { "$KEYLOCK" "$@"; }
+		exec 8<>"$1"
+		echo $$ >"$1.new"; mv "$1.new" "$1.pid"
+		while read -r name <&8; do
+			. "$work/$name.do" >"$work/$name.said" 2>&1
+			echo $? >"$1.new"; mv "$1.new" "$work/$name"
+		done
+	END
+	chmod 644 "$work/obey"
+	obeys=(sh "$work/obey" "$base")
+}
+
+has_begun() {
 	wait_for 20 test -e "$base.pid"
-	# shellcheck disable=SC2034
 	held=$(cat "$base.pid")
-	ln -s "$base.fifo" "$BATS_TEST_TMPDIR/holder.$holder"
+	ln -sf "$base" "$work/holder.$held"
 }
 
-hold_with_daemon() {
-	# shellcheck disable=SC2016
-	local hold_first='sleep 1000 & echo $! >"$BATS_TEST_TMPDIR/daemon"'
-	hold "$@"
-	daemon=$(cat "$BATS_TEST_TMPDIR/daemon")
+# tell PID NAME COMMAND: the command of that holder (its pid or its keylock's) runs COMMAND. What it says
+# goes to the file NAME.said and then its status to NAME.
+tell() {
+	rm -f "$work/$2" "$work/$2.said"
+	echo "$3" >"$work/$2.do"
+	chmod 644 "$work/$2.do"
+	echo "$2" 1<>"$work/holder.$1"
 }
 
+# answered NAME STATUS: what was told NAME has ended so.
+answered() {
+	wait_for 20 test -e "$work/$1"
+	cat "$work/$1.said"
+	[ "$(cat "$work/$1")" = "$2" ]
+}
+
+# let_go [PID [END]]: the command of that holder (default: the last one) ends by END, "exit"; waits for
+# keylock and sets status to keylock's.
 let_go() {
 	local who=${1:-$holder}
-	echo 1<>"$BATS_TEST_TMPDIR/holder.$who"
+	tell "$who" let_go "${2:-exit 0}"
 	status=0
-	wait "$who" || status=$?
+	wait "$who" 2>/dev/null || status=$?
 }
 
-line_up() {
-	"$KEYLOCK" "$@" 3>&- 4>&- &
-	waiter=$!
-	wait_for 20 has_ticket "$waiter"
+# hold_with_daemon [OPTION…] KEY: hold, and the command has started a daemon. Sets daemon, its pid.
+hold_with_daemon() {
+	hold "$@"
+	tell "$holder" daemon 'sleep 1000 & echo $!'
+	answered daemon 0
+	daemon=$(cat "$work/daemon.said")
 }
 
+# leave_daemon END ARG…: runs keylock ARG… with a shell that leaves a daemon behind and then does END. Sets
+# daemon.
 leave_daemon() {
 	local end=$1
 	shift
 	# The daemon has the output, too, as a careless script's.
 	# shellcheck disable=SC2016
-	run_keylock "$@" sh -c 'sleep 1000 & echo $! >"$0"; '"$end" "$BATS_TEST_TMPDIR/daemon"
-	daemon=$(cat "$BATS_TEST_TMPDIR/daemon")
+	run_keylock "$@" sh -c 'sleep 1000 & echo $! >"$0"; '"$end" "$work/daemon"
+	daemon=$(cat "$work/daemon")
 	in_state "$daemon" RSD
 }
 
-taken() {
-	run_keylock -n "$@" touch "$ran"
-	[[ $status == 75 && ! -s $out && ! -s $err && ! -e $ran ]]
+# line_up ARG…: starts keylock ARG… in the background, returns when it has its place in the line. Sets waiter.
+line_up() {
+	line_up_by "$KEYLOCK" "$@"
 }
 
-free() {
-	gives 0 -n "$@" true
+line_up_by() {
+	"$@" 3>&- 4>&- &
+	waiter=$!
+	wait_for 20 has_ticket "$waiter"
 }
 
 kill_hard() {
@@ -290,66 +312,70 @@ kill_hard() {
 	done
 }
 
+# ended_with PID STATUS: waits for PID, and fails unless that was its exit status.
 ended_with() {
 	status=0
 	wait "$1" 2>/dev/null || status=$?
 	expect "$2"
 }
 
+# queue NAME OPTION…: line_up for the key "key" with a command that adds NAME and the time in microseconds to
+# the file "order".
+queue() {
+	# shellcheck disable=SC2016
+	line_up "${@:2}" key sh -c 'echo "$0 $(date +%s%6N)" >>"$work/order"' "$1"
+}
+
+# order, order_is NAMES: prints, or compares, what is first in each line of "order".
 order() {
-	cut -d ' ' -f 1 "$BATS_TEST_TMPDIR/order" 2>/dev/null | paste -sd ' '
+	cut -d ' ' -f 1 "$work/order" 2>/dev/null | paste -sd ' '
 }
 
 order_is() {
 	[ "$(order)" = "$1" ]
 }
 
-switches() {
-	local name value sum=0
-	while read -r name value; do
-		case $name in
-		*voluntary_ctxt_switches:) sum=$((sum + value)) ;;
-		esac
-	done <"/proc/$1/status"
-	echo "$sum"
+# crowd COUNT ENDS ARG…: keylock ARG… so many times at once; ENDS is how they end (see crowd.py).
+crowd() {
+	it_prints "$2" python3 "$tools/crowd.py" "$1" "$KEYLOCK" "${@:3}"
 }
 
-blocked() {
-	local inode
-	inode=$(stat -c %i "$1" 2>/dev/null) || return
-	# By inode alone: on btrfs the device there is not stat's.
-	[ "$(grep -c -- "-> .*:$inode " /proc/locks)" -ge "${2:-1}" ]
+# stress [-k] LIMIT WORKERS <<KINDS: the probe stress, which starts what it is told by lines "ARG… : HOLD MODE
+# BYTE…"; fails where it finds an overlap or an odd end. Sets found, its figures by name.
+stress() {
+	local stress word
+	stress=$(probe stress)
+	rm -f "$work/witness" # it counts on
+	it_gives 0 "$stress" "${@:1:$#-2}" "$work/witness" "${@: -2}" \
+		< <(tr -s ' ' | sed "s|^|$KEYLOCK |; s| : | $stress -p $work/witness |")
+	declare -gA found=()
+	for word in $output; do
+		found[${word%%=*}]=${word#*=}
+	done
+	[[ ${found[overlaps]} == 0 && ${found[others]} == 0 && ${found[stuck]} == 0 ]]
 }
 
-files() {
-	local dir=${1:-$KEYLOCK_DIR}
-	if [ -d "$dir/" ]; then
-		find "$dir/" -mindepth 1 -maxdepth 1 -printf . | wc -c
-	else
-		echo 0
-	fi
+# keep WHAT…: somebody keeps these locks on the lockfile of the key "key"; see keep.py. Sets keeper, to be
+# ended with "stop_keeping".
+keep() {
+	mkdir -m 700 "$KEYLOCK_DIR" 2>/dev/null || :
+	keep_at "$("$KEYLOCK" --path key)" "$@"
 }
 
-probe() {
-	local binary=$BATS_RUN_TMPDIR/probes/$1
-	if [ ! -x "$binary" ]; then
-		mkdir -p "$BATS_RUN_TMPDIR/probes"
-		# bats -j runs tests side by side: whoever comes second must not see half a file.
-		"${CC:-cc}" -std=c11 -D_GNU_SOURCE= -O1 -Wall -Wextra -pthread \
-			-o "$binary.$BASHPID" "$BATS_TEST_DIRNAME/tools/$1.c" >&2 || return
-		mv "$binary.$BASHPID" "$binary"
-	fi
-	printf '%s\n' "$binary"
+keep_at() {
+	: >"$work/kept"
+	python3 "$tools/keep.py" "$@" >"$work/kept" 3>&- 4>&- &
+	keeper=$!
+	wait_for 20 grep -q kept "$work/kept"
 }
 
-ended() {
-	local program
-	program=$(probe ended)
-	"$program" "$@"
+stop_keeping() {
+	kill_hard "$keeper"
 }
 
 # --- processes ---
 
+# has_ticket PID: keylock PID has its place in the line.
 has_ticket() {
 	[ -n "$(ticket "$1")" ]
 }
@@ -367,6 +393,7 @@ stat_of() {
 	printf '%s\n' "${stat##*) }"
 }
 
+# in_state PID LETTERS: the process is in one of these states (see proc(5)).
 in_state() {
 	local stat
 	stat=$(stat_of "$1") && [[ $stat == [$2]* ]]
@@ -381,47 +408,51 @@ parent() {
 	stat_of "$1" | cut -d ' ' -f 2
 }
 
+# Prints the children of a process of one thread.
+children() {
+	tr -s ' ' '\n' <"/proc/$1/task/$1/children"
+}
+
+# switches PID: prints how often the process has been put on a processor.
+switches() {
+	awk '/voluntary_ctxt_switches/ { sum += $2 } END { print sum }' "/proc/$1/status"
+}
+
+# blocked FILE [NUMBER]: NUMBER (default: 1) requests or more sleep in the kernel for a lock of FILE.
+blocked() {
+	local inode
+	inode=$(stat -c %i "$1" 2>/dev/null) || return
+	# By inode alone: on btrfs the device there is not stat's.
+	[ "$(grep -c -- "-> .*:$inode " /proc/locks)" -ge "${2:-1}" ]
+}
+
 has_lines() {
 	[ -e "$2" ] && [ "$(wc -l <"$2")" -ge "$1" ]
 }
 
-keep() {
-	local path said=$BATS_TEST_TMPDIR/kept keep
-	keep=$(probe keep)
-	path=$("$KEYLOCK" --path key)
-	mkdir -m 700 "$KEYLOCK_DIR" 2>/dev/null || :
-	: >"$said"
-	"$keep" "$path" "$@" >"$said" 3>&- 4>&- &
-	keeper=$!
-	started "$keeper"
-	wait_for 20 grep -q kept "$said"
-}
-
-stop_keeping() {
-	kill_hard "$keeper"
-}
-
-# --- a terminal ---
+# --- a real terminal, which is a tmux of the test's own ---
 
 tm() {
 	# A daemon with bats's descriptors would keep bats from ending.
-	tmux -S "$BATS_TEST_TMPDIR/tmux" "$@" 3>&- 4>&-
+	tmux -S "$work/tmux" "$@" 3>&- 4>&-
 }
 
+# terminal COMMAND ARG…: COMMAND, with an argument at least, in a window. Sets pane, its pid.
 terminal() {
 	need tmux
 	tm -f /dev/null new-session -d -x 120 -y 30 -- "$@"
 	pane=$(tm display-message -p '#{pane_pid}')
 }
 
+# The same with an interactive bash in $work.
 terminal_shell() {
-	terminal env -C "$BATS_TEST_TMPDIR" HISTFILE=/dev/null 'PS1=ready> ' \
-		bash --norc --noprofile -i
+	terminal env -C "$work" HISTFILE=/dev/null 'PS1=ready> ' bash --norc --noprofile -i
 	type_line 'true >shell'
-	wait_for 20 test -e "$BATS_TEST_TMPDIR/shell"
+	wait_for 20 test -e "$work/shell"
 	wait_for 20 at_prompt
 }
 
+# press KEY…: types keys by tmux's names, such as C-z.
 press() {
 	tm send-keys "$@"
 }
@@ -431,6 +462,7 @@ type_line() {
 	tm send-keys Enter
 }
 
+# The shell has its terminal back from the job in the foreground.
 at_prompt() {
 	in_front "$pane"
 }
@@ -439,14 +471,6 @@ in_front() {
 	local group foreground
 	read -r _ _ group _ _ foreground _ <<<"$(stat_of "$1")"
 	[[ -n $group && $group == "$foreground" ]]
-}
-
-close_window() {
-	tm kill-window
-}
-
-show_screen() {
-	[ ! -S "$BATS_TEST_TMPDIR/tmux" ] || tm capture-pane -p | sed -n '/./s/^/screen: /p'
 }
 
 # --- what a test needs ---
@@ -466,10 +490,26 @@ need_long() {
 	[ -n "${KEYLOCK_LONG-}" ] || skip 'takes long: set KEYLOCK_LONG=1'
 }
 
+# Sanitizers want descriptors and memory of their own.
 need_plain() {
 	[ -z "${KEYLOCK_INSTRUMENTED-}" ] || skip 'needs a keylock without instruments'
 }
 
+# probe NAME: prints the path of the compiled tests/tools/NAME.c.
+probe() {
+	local binary=$BATS_RUN_TMPDIR/probes/$1
+	if [ ! -x "$binary" ]; then
+		mkdir -p "$BATS_RUN_TMPDIR/probes"
+		# bats -j runs tests side by side: whoever comes second must not see half a file.
+		"${CC:-cc}" -std=c11 -D_GNU_SOURCE= -O1 -Wall -Wextra -pthread \
+			-o "$binary.$BASHPID" "$tools/$1.c" >&2 || return
+		mv "$binary.$BASHPID" "$binary"
+	fi
+	printf '%s\n' "$binary"
+}
+
+# private_root COMMAND…: runs COMMAND as root of an own mount namespace, an ordinary user as root of an own
+# user namespace; skips where neither may be.
 private_root() {
 	need_private_root
 	unshare_root "$@"
@@ -487,66 +527,40 @@ unshare_root() {
 	"${how[@]}" -- "$@"
 }
 
+# public_keylock [MODE]: sets public to a folder in which every user may write, with a copy of keylock and
+# $KEYLOCK_DIR in it, which has that mode (default: 1777); it is $work from then on. Skips unless as_user can
+# be used.
+public_keylock() {
+	need_root
+	need setpriv
+	public_folder
+	chmod 1777 "$public"
+	cp "$KEYLOCK" "$public/keylock"
+	work=$public ran=$public/ran KEYLOCK_DIR=$public/dir
+	mkdir "$KEYLOCK_DIR"
+	chmod "${1-1777}" "$KEYLOCK_DIR"
+}
+
 public_folder() {
 	public=$(mktemp -d /tmp/keylock-test.XXXXXX)
 	test_folders+=("$public")
 	chmod 755 "$public"
 }
 
-public_keylock() {
-	need_root
-	need setpriv
-	public_folder
-	cp "$KEYLOCK" "$public/keylock"
-	mkdir -m 1777 "$public/dir"
-	export KEYLOCK_DIR=$public/dir
-}
-
+# as_user UID[:GID[,GID…]] COMMAND…: runs COMMAND as that user, without an entry in passwd.
 as_user() {
-	local uid=${1%%:*} gids=${1#*:} groups
-	shift
-	groups=--clear-groups
+	local uid=${1%%:*} gids=${1#*:} groups=--clear-groups
 	[[ $gids != *,* ]] || groups=--groups=${gids#*,}
-	setpriv --reuid="$uid" --regid="${gids%%,*}" "$groups" -- "$@"
+	setpriv --reuid="$uid" --regid="${gids%%,*}" "$groups" -- "${@:2}"
 }
 
 # --- ending what the test started, and nothing else ---
 
-# The start time makes sure that a pid still is the process that it was.
-start_time() {
-	stat_of "$1" | cut -d ' ' -f 20
-}
-
-started() {
-	local pid
-	for pid; do
-		test_started+=("$pid $(start_time "$pid")")
-	done
-}
-
-marked() (
+# Prints the pids of what the test started and what still runs; not in a pipe, whose other end it would see.
+left_over() (
 	# What looks must not have in its own environment what it looks for.
 	export -n BATS_TEST_TMPDIR
 	grep -lzxsF -- "BATS_TEST_TMPDIR=$BATS_TEST_TMPDIR" /proc/[0-9]*/environ | cut -d / -f 3
-)
-
-descendants() {
-	local pid
-	for pid; do
-		echo "$pid"
-		# shellcheck disable=SC2046
-		descendants $(cat "/proc/$pid/task"/*/children 2>/dev/null)
-	done
-}
-
-left_over() (
-	export -n BATS_TEST_TMPDIR
-	for entry in ${test_started[@]+"${test_started[@]}"}; do
-		[[ $(start_time "${entry% *}") != "${entry#* }" ]] || descendants "${entry% *}"
-	done >"$BATS_TEST_TMPDIR/descendants"
-	marked | sort -un - "$BATS_TEST_TMPDIR/descendants" | while read -r pid; do
-		is_dead "$pid" || echo "$pid"
-	done
 )
 
 # A killed keylock may let a waiter begin, which makes new processes: look again until none is left.
@@ -564,15 +578,13 @@ end_left_over() {
 }
 
 start_watchdog() {
-	local fifo=$BATS_TEST_TMPDIR/watchdog
-	mkfifo "$fifo"
+	mkfifo "$work/watchdog"
 	(
 		# read with a time-out needs no process of its own that would have to be ended, too.
-		read -rt "$1" _ <>"$fifo" || :
+		read -rt "$1" _ <>"$work/watchdog" || :
 		echo "the test took longer than $1 s: ending what it started"
-		for pid in $(marked); do
-			kill -KILL "$pid" 2>/dev/null || :
-		done
+		# shellcheck disable=SC2046
+		kill -KILL $(left_over) 2>/dev/null || :
 	) 3>&- 4>&- &
 	watchdog=$!
 	# Not a job: neither a bare wait nor the jobs table of a test is to see it.

@@ -1,14 +1,12 @@
-#!/usr/bin/env bats
 # Keys for other programs: --hold for a section of code in another language, --pin for programs with
 # an flock(2) of their own, and --auto, where the command is the key.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2153,SC2154 # words are split on purpose
 
-# Inner shells' own variables; words that are split on purpose; the helper's variables.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2153,SC2154
 load helper
 
 setup() {
 	keylock_setup
-	in=$BATS_TEST_TMPDIR/hold.in said=$BATS_TEST_TMPDIR/hold.out
+	in=$work/hold.in said=$work/hold.out
 }
 
 # start_hold [OPTION]...: a keylock --hold as a child. Its input is our descriptor 5, its output is
@@ -59,23 +57,19 @@ is_over() {
 }
 
 @test "--hold: 64 where its input cannot stay open, or with what does not go with it" {
-	local input output options
 	echo >"$in"
 	mkfifo "$said"
 	# The last one is a pipe whose writer has closed it, as cron's jobs have it.
 	for input in '</dev/null' '<&-' "<'$in'" "<>'$in'" "5<>'$said' <'$said' 5>&-"; do
 		for options in '' '-A -k other'; do
-			run_it sh -c "exec \"\$KEYLOCK\" $options --hold key $input"
-			expect_message 64 input
+			it_fails 64 input sh -c "exec \"\$KEYLOCK\" $options --hold key $input"
 		done
 	done
 	for options in '-F --hold key' '-o --hold key' '-a --hold key' --hold '--hold key true'; do
-		run_it sh -c 'exec "$KEYLOCK" "$@" </dev/zero' - $options
-		expect_message 64
+		it_fails 64 '' sh -c 'exec "$KEYLOCK" "$@" </dev/zero' - $options
 	done
 	# As every script's background job has it.
-	run_it sh -c '"$KEYLOCK" --hold key & wait $!'
-	expect_message 64 input
+	it_fails 64 input sh -c '"$KEYLOCK" --hold key & wait $!'
 	for output in '>&-' '>/dev/full'; do
 		run_it sh -c "exec \"\$KEYLOCK\" --hold key </dev/zero $output"
 		[ "$status" != 0 ]
@@ -85,29 +79,24 @@ is_over() {
 }
 
 @test "P9 --hold: a signal ends it, and it dies of that signal" {
-	local signal
 	mkfifo "$in"
 	for signal in INT TERM HUP; do
 		: >"$out"
-		# A shell's background jobs ignore INT.
-		env --default-signal=INT "$(probe ended)" "$said" "$KEYLOCK" --hold key \
-			<>"$in" >"$out" 3>&- 4>&- &
-		holder=$!
+		"$tools/ended.py" "$said" "$KEYLOCK" --hold key <>"$in" >"$out" 3>&- 4>&- &
 		wait_for 20 grep -q locked "$out"
 		kill -"$signal" "$("$KEYLOCK" --who key)"
-		wait "$holder" || :
+		wait $!
 		[ "$(cat "$said")" = "signal $(kill -l "$signal")" ]
 		[ "$(files)" = 0 ]
 	done
 }
 
 @test "P9 --hold: a full output keeps it from nothing" {
-	local end full=$BATS_TEST_TMPDIR/full
-	mkfifo "$full" "$in"
-	exec 7<>"$full"
-	dd if=/dev/zero of="$full" oflag=nonblock bs=4096 2>/dev/null || :
+	mkfifo "$work/full" "$in"
+	exec 7<>"$work/full"
+	dd if=/dev/zero of="$work/full" oflag=nonblock bs=4096 2>/dev/null || :
 	for end in signal input; do
-		"$KEYLOCK" --hold key <"$in" >"$full" 3>&- 4>&- &
+		"$KEYLOCK" --hold key <"$in" >"$work/full" 3>&- 4>&- &
 		holder=$!
 		exec 5>"$in"
 		wait_for 20 taken key
@@ -120,24 +109,20 @@ is_over() {
 }
 
 @test "P2 --hold: a program that is killed lets go, and with -A leaves the key in doubt" {
-	local option caller lock program=$BATS_TEST_TMPDIR/program
-	mkfifo "$in"
-	cat >"$program" <<-'SCRIPT'
-		coproc lock { exec "$KEYLOCK" "$3" --hold key; }
+	cat >"$work/program" <<-'SCRIPT'
+		coproc lock { exec "$KEYLOCK" "$1" --hold key; }
 		read -r word <&"${lock[0]}"
-		echo "$word $lock_PID" >"$1.new"
-		mv "$1.new" "$1"
-		read -r _ <>"$2"
+		echo "$lock_PID" >"$work/lock"
+		sleep 1000; :
 	SCRIPT
 	for option in -x -A; do
-		rm -f "$said"
-		bash "$program" "$said" "$in" "$option" 3>&- 4>&- &
-		caller=$!
-		wait_for 20 test -e "$said"
-		read -r _ lock <"$said"
-		[ "$("$KEYLOCK" --who key)" = "$lock" ]
+		rm -f "$work/lock"
+		bash "$work/program" "$option" 3>&- 4>&- &
+		wait_for 20 test -s "$work/lock"
+		lock=$(cat "$work/lock")
+		prints "$lock" --who key
 		taken key
-		kill_hard "$caller"
+		kill_hard $!
 		wait_for 20 is_dead "$lock"
 		[ "$option" = -A ] || [ "$(files)" = 0 ]
 	done
@@ -146,12 +131,10 @@ is_over() {
 }
 
 @test "P4 --hold: waits in line, and says locked only then; -n, -w and -E go with it" {
-	local first words
 	hold key
 	first=$holder
 	for words in '75 -n' '75 -w0.05' '9 -nE9'; do
-		run_it sh -c 'exec "$KEYLOCK" "$0" --hold key </dev/zero' "${words#* }"
-		expect_taken "${words% *}"
+		it_quiet "${words% *}" sh -c 'exec "$KEYLOCK" "$0" --hold key </dev/zero' "${words#* }"
 	done
 	start_hold
 	wait_for 20 has_ticket "$holder"
@@ -164,35 +147,29 @@ is_over() {
 }
 
 @test "--hold: shared, several keys, slots" {
-	hold_it -s
-	free -s key
-	taken key
-	is_over 0
-
-	hold_it -k one -k two
-	taken one
-	taken two
-	taken key
-	is_over 0
-
-	hold_it -j 2
-	free -j 2 key
-	taken key
-	is_over 0
+	while read -r free taken options; do
+		hold_it $options
+		for key in ${taken//,/ }; do
+			taken "$key"
+		done
+		[ "$free" = - ] || free ${free//,/ } key
+		is_over 0
+	done <<-'FORMS'
+		-s key -s
+		- one,two,key -k one -k two
+		-j,2 key -j 2
+	FORMS
 }
 
 @test "P8 --hold with -A or -R: without the line done the key is left in doubt" {
-	local input option i
 	for option in -A -R; do
 		for input in 'done\n' 'what\never\ndone\n'; do
-			run_it sh -c 'printf "$1" | "$KEYLOCK" "$0" --hold key' "$option" "$input"
-			expect 0
+			it_gives 0 sh -c 'printf "$1" | "$KEYLOCK" "$0" --hold key' "$option" "$input"
 			[[ $output == locked && $(files) == 0 ]]
 		done
 		for input in don 'done?\n' ' done\n' 'DONE\n' 'done\nnot done\ndone' \
 			'donedone\n' 'undone\n'; do
-			run_it sh -c 'printf "$1" | "$KEYLOCK" "$0" --hold key' "$option" "$input"
-			[ "$output" = locked ]
+			it_prints locked sh -c 'printf "$1" | "$KEYLOCK" "$0" --hold key' "$option" "$input"
 			run_it sh -c 'exec "$KEYLOCK" -A --hold key </dev/zero'
 			expect_message 76 'key: the last holder died in the middle: ' input-ended
 			run_keylock --forget key
@@ -218,10 +195,7 @@ is_over() {
 	done 2>/dev/null
 }
 
-# --- pin; --forget is in record.bats ---
-
 @test "--pin: makes the file, prints its path, and the file stays" {
-	local inode words
 	gives 0 --pin key
 	[[ $output == "$("$KEYLOCK" --path key)" && ! -s $output ]]
 	inode=$(stat -c %i "$output")
@@ -238,52 +212,42 @@ is_over() {
 }
 
 @test "P9 --pin waits while another is in the gate, as long as -w says; a signal ends that, or stops it" {
-	local pinning
 	keep gate
-	run_keylock -w 0.1 --pin key
-	expect_taken 75
-	"$(probe inherit)" -d "$KEYLOCK" --pin key >"$said" 3>&- 4>&- &
-	pinning=$!
-	wait_for 20 blocked "$KEYLOCK_DIR/key"
-	kill -TERM "$pinning"
-	ended_with "$pinning" 143
-	[[ ! -s $said && ! -x $KEYLOCK_DIR/key ]]
-	"$KEYLOCK" --pin key >"$said" 3>&- 4>&- &
-	pinning=$!
-	wait_for 20 blocked "$KEYLOCK_DIR/key"
-	[ ! -s "$said" ]
-	kill -TSTP "$pinning"
+	quiet 75 -w 0.1 --pin key
+	for end in TERM TSTP; do
+		"$tools/inherit.py" -d "$KEYLOCK" --pin key >"$said" 3>&- 4>&- &
+		pinning=$!
+		wait_for 20 blocked "$KEYLOCK_DIR/key"
+		[[ ! -s $said && ! -x $KEYLOCK_DIR/key ]]
+		kill -"$end" "$pinning"
+		[ "$end" = TSTP ] || ended_with "$pinning" 143
+	done
 	wait_for 20 in_state "$pinning" T
 	kill -CONT "$pinning"
 	wait_for 20 blocked "$KEYLOCK_DIR/key"
 	stop_keeping
 	ended_with "$pinning" 0
 	[ "$(cat "$said")" = "$KEYLOCK_DIR/key" ]
-	run_keylock --list key
+	gives 0 --list key
 	[[ $output == *pinned* ]]
 }
 
 @test "a stranger's file is neither pinned nor forgotten" {
 	public_keylock
 	hold key
-	run_it as_user 65534 "$public/keylock" --pin key
-	expect_message 73 "$KEYLOCK_DIR/key"
+	it_fails 73 "$KEYLOCK_DIR/key" as_user 65534 "$public/keylock" --pin key
 	let_go
 	[ "$(files)" = 0 ]
 	"$KEYLOCK" --pin key
-	run_it as_user 65534 "$public/keylock" --forget key
-	expect_message 73 "$KEYLOCK_DIR/key"
+	it_fails 73 "$KEYLOCK_DIR/key" as_user 65534 "$public/keylock" --forget key
 	[ -x "$KEYLOCK_DIR/key" ]
 	# One's own is.
-	run_it as_user 65534 "$public/keylock" --pin own
-	expect 0
-	run_it as_user 65534 "$public/keylock" --forget own
-	expect_taken 0
+	it_gives 0 as_user 65534 "$public/keylock" --pin own
+	it_quiet 0 as_user 65534 "$public/keylock" --forget own
 	[ "$(files)" = 1 ]
 }
 
 @test "P1 other programs' flock(2) and keylock exclude each other, the file pinned or not" {
-	local mode other path words script=$BATS_TEST_TMPDIR/script
 	need flock
 	path=$("$KEYLOCK" --path key)
 	for mode in -x -s; do
@@ -296,29 +260,22 @@ is_over() {
 		let_go
 	done
 	[ "$(files)" = 0 ]
-	cat >"$script" <<-'SCRIPT'
-		[ "$1" = any ] || "$KEYLOCK" --pin key || exit
-		exec 9<>"$3" || exit
-		flock "$2" 9 && echo has
-		exec sleep 1000
-	SCRIPT
 	for words in 'any -x' 'any -s' 'pinned -x' 'pinned -s'; do
 		# What a script holds in its own way, keylock finds taken, and leaves there.
 		: >>"$path"
-		: >"$said"
-		bash "$script" $words "$path" >"$said" 3>&- 4>&- &
-		holder=$!
-		wait_for 20 grep -q has "$said"
+		[ "${words% *}" = any ] || "$KEYLOCK" --pin key
+		exec 9<>"$path"
+		flock "${words#* }" 9
 		taken key
-		taken -w 0.1 key
+		quiet 75 -w 0.1 key touch "$ran"
 		case $words in
 		*-x) taken -s key ;;
 		*-s) free -s key ;;
 		esac
-		line_up key touch "$ran.served"
+		line_up key touch "$ran.served" 9>&-
 		[ ! -e "$ran.served" ]
-		[ "$path" -ef "/proc/$holder/fd/9" ]
-		kill_hard "$holder"
+		[ "$path" -ef /proc/$$/fd/9 ]
+		exec 9>&-
 		ended_with "$waiter" 0
 		rm "$ran.served"
 		case $words in
@@ -328,48 +285,27 @@ is_over() {
 	done
 }
 
-# --- auto ---
-
 @test "--auto: the same command is taken, another one is not" {
-	local script='echo >"$0.runs"; read -r _ <>"$0"' option
-	mkfifo "$in"
-	"$KEYLOCK" --auto sh -c "$script" "$in" 3>&- 4>&- &
-	wait_for 20 test -e "$in.runs"
+	hold_by "$KEYLOCK" --auto
 	for option in -a '-a --'; do
-		gives 75 -n $option sh -c "$script" "$in"
+		gives 75 -n $option "${obeys[@]}"
 	done
 	prints ran -n -a sh -c 'echo ran'
-	echo >"$in"
-	ended_with $! 0
+	let_go
 	[ "$(files)" = 0 ]
 }
 
 @test "--auto: different argument vectors are different keys" {
-	need python3
 	# Each line of keys is that of one argument vector, run under the key that --auto gave it.
-	run_it python3 -c 'import itertools, os, subprocess
+	it_gives 0 python3 -c 'import itertools, os, subprocess
 show = ["sh", "-c", "printf %s \"$KEYLOCK_KEY\""]
 words = ["", "a", " ", "\\", "a b", "\\ ", " \\", "\n"]
 vectors = [list(vector) for length in range(4)
     for vector in itertools.product(words[:8 if length < 3 else 4], repeat=length)]
 keylock = [os.environ["KEYLOCK"], "-a", *show]
 print(len(vectors), len({subprocess.check_output([*keylock, *vector]) for vector in vectors}))'
-	expect 0
 	[ "${output% *}" = "${output#* }" ]
 	[ "${output% *}" -gt 100 ]
-}
-
-@test "--pin leaves a file alone that is not keylock's own, or has another name: 77" {
-	mkdir -m 700 "$KEYLOCK_DIR"
-	echo precious >"$KEYLOCK_DIR/foreign"
-	: >"$KEYLOCK_DIR/linked"
-	ln "$KEYLOCK_DIR/linked" "$BATS_TEST_TMPDIR/other"
-	chmod 640 "$KEYLOCK_DIR"/*
-	for key in foreign linked; do
-		run_keylock --pin "$key"
-		expect_message 77 "$KEYLOCK_DIR/$key: "
-		[ "$(stat -c %a "$KEYLOCK_DIR/$key")" = 640 ]
-	done
 }
 
 @test "P6 --hold: a stop signal that came ignored is ignored" {

@@ -1,4 +1,3 @@
-#!/usr/bin/env bats
 # Looking: --list, --json, --who, and what keylock says of a holder: while waiting at a terminal,
 # with -v, and with -W. Looking takes no lock, so it must not be in anybody's way.
 # shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2153,SC2154 # words are split on purpose
@@ -7,15 +6,7 @@ load helper
 
 setup() {
 	keylock_setup
-	need python3
-	ran=$BATS_TEST_TMPDIR/ran said=$BATS_TEST_TMPDIR/said
-}
-
-# Waits with these options for a key; returns when it is in line. Sets waiter.
-queue() {
-	"$KEYLOCK" "$@" true >"$said.out" 2>"$said" 3>&- 4>&- &
-	waiter=$!
-	wait_for 20 has_ticket "$waiter"
+	said=$work/said
 }
 
 # column NUMBER OF_KEY: prints a column, counted from 1, of the list's row of that key.
@@ -51,12 +42,10 @@ sorted() {
 held_by() {
 	local name=$1
 	shift
-	run_keylock --who key
-	expect 0
+	gives 0 --who key
 	[ ! -s "$err" ]
 	[ "$(sort -n "$out")" = "$(sorted "$@")" ]
-	run_keylock --list
-	expect 0
+	gives 0 --list
 	[ "$(column 2 key)" = held ]
 	[ "$(column 4 key | tr , '\n' | sort -n)" = "$(sorted "$@")" ]
 	[[ $(column 7 key) == "$name "* ]]
@@ -66,58 +55,42 @@ held_by() {
 }
 
 nobody_holds() {
-	run_keylock --who "$@"
-	expect_taken 1
-	run_keylock --list "$@"
-	expect_taken 0
+	quiet 1 --who "$@"
+	quiet 0 --list "$@"
 }
 
 no_control_bytes() {
 	! LC_ALL=C tr -d '\n' <"$out" | grep -q '[[:cntrl:]]'
 }
 
-another_user() {
-	need_root
-	need setpriv
-	public_folder
-	cp "$KEYLOCK" "$public/keylock"
-	mkdir -m "$1" "$public/dir"
-	export KEYLOCK_DIR=$public/dir
-}
-
 # --- the list ---
 
 @test "where nobody holds anything --list prints nothing, --who is 1, and nothing is made" {
-	local what
 	nobody_holds key
 	for what in '' --json 'a b'; do
-		run_keylock --list $what
-		expect_taken 0
+		quiet 0 --list $what
 	done
 	[ ! -e "$KEYLOCK_DIR" ]
 	run_keylock key true
 	nobody_holds key
 	[ "$(files)" = 0 ]
 	# A file alone is no holder, nor is one who has another key.
-	"$KEYLOCK" --pin key >"$ran"
+	gives 0 --pin key
 	hold another
-	run_keylock --who key
-	expect_taken 1
-	let_go
+	quiet 1 --who key
 }
 
 @test "--list: a row for each key, or for those named, in columns" {
-	local long='a clé that is much longer than the title of its column' long_holder
+	long='a clé that is much longer than the title of its column'
 	hold -s "$long"
 	long_holder=$holder
 	hold key
-	run_keylock --list
-	expect 0
+	gives 0 --list
 	[ ! -s "$err" ]
 	[[ $(head -n 1 "$out") =~ ^KEY\ +STATE\ +MODE\ +PID\ +SINCE\ +WAITING\ +COMMAND$ ]]
 	[ "$(column 2 key) $(column 3 key) $(column 4 key) $(column 6 key)" = "held exclusive $holder 0" ]
 	[ "$(column 2 "$long") $(column 3 "$long") $(column 4 "$long")" = "held shared $long_holder" ]
-	[[ $(column 7 key) == 'sh -c '*'exec 8<>'* ]]
+	[[ $(column 7 key) == 'sh '*/obey' '* ]]
 	# Cells begin below their titles; what is longer pushes the rest of its row to the right.
 	output=$(python3 -c 'import re, sys
 with open(sys.argv[1], encoding="utf-8") as file:
@@ -137,7 +110,6 @@ for row in rows:
 }
 
 @test "--list: what is no lockfile and names that no key has are passed over; garbage in a file is in doubt" {
-	local name
 	hold here
 	: >"$ran"
 	for name in no-utf8 lines; do
@@ -154,15 +126,13 @@ for row in rows:
 	mkfifo "$KEYLOCK_DIR/fifo"
 	ln -s /etc/passwd "$KEYLOCK_DIR/link"
 	ln -s nowhere "$KEYLOCK_DIR/dangling"
-	run_keylock --list
-	expect 0
+	gives 0 --list
 	[ ! -s "$err" ]
 	[ "$(wc -l <"$out")" = 4 ]
 	no_control_bytes
 	[ "$(column 4 here)" = "$holder" ]
 	[[ $(column 2 no-utf8) == abandoned* ]]
-	run_keylock --list --json
-	expect 0
+	gives 0 --list --json
 	[ "$(ask 'sorted((row["key"], row["state"], row.get("cause"), row["since"]) for row in rows)[1:]')" = \
 		"[('lines', 'abandoned', 'unreadable', None), ('no-utf8', 'abandoned', 'unreadable', None)]" ]
 	# These are names of keys and slots.
@@ -172,32 +142,25 @@ for row in rows:
 	run_keylock --list --json
 	[ "$(wc -l <"$out")" = 8 ]
 	[ "$(files)" = 29 ]
-	let_go
 }
 
 @test "a directory that may not be read: --list says so, keys that are named are found" {
-	another_user 1733
-	local try=(as_user 61111 "$public/keylock")
+	public_keylock 1733
+	try=(as_user 61111 "$public/keylock")
 	hold key
 	hold -j 3 slots
 	run_it "${try[@]}" --list
 	expect_message 73 "$KEYLOCK_DIR" 'cannot be read'
-	run_it "${try[@]}" --who slots
-	expect 0
-	[ "$output" = "$holder" ]
-	run_it "${try[@]}" --who other
-	expect 1
-	run_it "${try[@]}" --list key other
-	expect 0
+	it_prints "$holder" "${try[@]}" --who slots
+	it_gives 1 "${try[@]}" --who other
+	it_gives 0 "${try[@]}" --list key other
 	[[ $(wc -l <"$out") == 2 && $(column 2 key) == held ]]
 }
 
 @test "--list: keys in doubt and pinned keys" {
-	local path
 	run_keylock -A doubt sh -c 'kill -KILL $$'
 	path=$("$KEYLOCK" --pin pinned)
-	run_keylock --list
-	expect 0
+	gives 0 --list
 	[ "$(sed -nE 's/^(pinned) +/\1 /p' "$out" | tr -s ' ')" = 'pinned pinned - - - 0 -' ]
 	[ "$(column 2 doubt) $(column 7 doubt)" = 'abandoned (signal-9) sh' ]
 	[[ $(column 5 doubt) =~ ^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$ ]]
@@ -209,11 +172,9 @@ for row in rows:
 	hold -R doubt
 	run_keylock --list doubt
 	[ "$(column 2 doubt)" = held ]
-	let_go
 }
 
 @test "--list: SINCE is when the key was had, also where its file is older" {
-	local path before since
 	path=$("$KEYLOCK" --pin key)
 	touch -d '2001-02-03 04:05:06' "$path"
 	before=$(date +%s)
@@ -225,27 +186,18 @@ for row in rows:
 	[[ $since -ge $((before - 1)) && $since -le $(date +%s) ]]
 	# Who waits, is refused or looks does not change it.
 	touch -d '2001-02-03 04:05:06 UTC' "$path"
-	queue key
-	run_keylock -n key true
-	expect 75
+	line_up key true
+	gives 75 -n key true
 	run_keylock --list key
 	[ "$(column 5 key)" = 2001-02-03T04:05:06Z ]
-	let_go
-	wait "$waiter"
 }
 
 @test "--list --json: a key of any bytes comes back as it was; --list makes control bytes visible, a row is a line" {
-	local key=$'\x80a\xff "\\\n\x01\x7f\xc3\xa9\t\e[31m \xed\xa0\x80 \xc0\xaf \xf0\x9f\x94\x92 \xf4\x90\x80\x80'
-	local what
+	key=$'\x80a\xff "\\\n\x01\x7f\xc3\xa9\t\e[31m \xed\xa0\x80 \xc0\xaf \xf0\x9f\x94\x92 \xf4\x90\x80\x80'
 	key+=$' \xe0\x80\x80 \xf0\x8f\xbf\xbf \xe2\x82'
-	mkfifo "$ran.fifo"
-	"$KEYLOCK" "$key" sh -c $'exec 8<>"$0"; echo >"$0.begun"; read -r _ <&8\n: \e]0;title\a' \
-		"$ran.fifo" 3>&- 4>&- &
-	holder=$!
-	wait_for 20 test -e "$ran.fifo.begun"
-	queue "$key"
-	run_keylock --list --json
-	expect 0
+	hold_by "$KEYLOCK" "$key" sh -c $'"$@"; : \e]0;title\a' -
+	line_up "$key" true
+	gives 0 --list --json
 	no_control_bytes
 	rows_are 'state mode slot pids waiting waiters path' \
 		"[('held', 'exclusive', 1, [$holder], 1, [$waiter], '$("$KEYLOCK" --path "$key")')]"
@@ -259,12 +211,9 @@ for row in rows:
 		no_control_bytes
 		[[ $output == *"  $holder  "* ]]
 	done
-	echo 1<>"$ran.fifo"
-	wait "$holder" "$waiter"
 }
 
 @test "--list: a key whose file name is a hash is unknown until it is asked for" {
-	local key
 	printf -v key '%0300d' 7
 	hold "$key"
 	run_keylock --list --json
@@ -274,54 +223,37 @@ for row in rows:
 	run_keylock --list "$key"
 	# As much of it as a terminal is to be asked for.
 	[[ $output == *"${key:0:200}"*...\ \ held* ]]
-	run_keylock --who "$key"
-	[ "$output" = "$holder" ]
-	let_go
+	prints "$holder" --who "$key"
 }
 
 # --- who holds, who waits ---
 
 @test "P1 alone: whatever is killed, --who, --list and -v name who has the key: keylock, its command, its daemon" {
-	local mode start daemon
 	for mode in -x -s; do
-		hold "$mode" key
-		held_by sh "$holder"
-		kill -KILL "$holder"
-		ended_with "$holder" 137
-		held_by sh "$held"
-		kill -KILL "$held"
-		wait_for 20 is_dead "$held"
-		nobody_holds key
 		# A child of the command's, and one that has lost its parent.
-		for start in '"$@" &' '("$@" &);'; do
-			rm -f "$ran" "$ran.fifo"
-			mkfifo "$ran.fifo"
-			"$KEYLOCK" "$mode" key sh -c "$start"' exec 8<>"$0.fifo"; read -r _ <&8; :' "$ran" \
-				sh -c 'echo $$ >"$0.new"; mv "$0.new" "$0"; exec sleep 1000' "$ran" 3>&- 4>&- &
-			holder=$!
-			wait_for 20 test -e "$ran"
-			daemon=$(cat "$ran")
-			held=$(tr -d ' ' <"/proc/$holder/task/$holder/children")
+		for start in : 'sleep 1000 & echo $!' '(sleep 1000 & echo $!)'; do
+			hold "$mode" key
+			tell "$holder" start "$start"
+			answered start 0
+			daemon=$(cat "$work/start.said")
 			held_by sh "$holder"
-			kill -KILL "$holder" "$held"
-			wait_for 20 is_dead "$held"
-			held_by sleep "$daemon"
-			kill -KILL "$daemon"
-			wait_for 20 is_dead "$daemon"
+			kill_hard "$holder"
+			# By its own name, not by its child's.
+			[[ $start == '('* ]] || held_by sh "$held"
+			kill_hard "$held"
+			[ -z "$daemon" ] || held_by sleep "$daemon"
+			[ -z "$daemon" ] || kill_hard "$daemon"
 			nobody_holds key
 		done
 	done
 }
 
 @test "P2 free at once: a daemon that the command left behind is no holder, but with -l it is; with -F the command is" {
-	local daemon='sleep 1000 & echo $! >"$0"'
-	run_keylock key sh -c "$daemon" "$ran"
-	in_state "$(cat "$ran")" RSD
+	leave_daemon : key
 	nobody_holds key
-	run_keylock -l key sh -c "$daemon" "$ran"
-	held_by sleep "$(cat "$ran")"
-	kill -KILL "$(cat "$ran")"
-	wait_for 20 is_dead "$(cat "$ran")"
+	leave_daemon : -l key
+	held_by sleep "$daemon"
+	kill_hard "$daemon"
 	"$KEYLOCK" -F key sleep 1000 3>&- 4>&- &
 	wait_for 20 grep -q sleep "/proc/$!/comm"
 	held_by sleep "$!"
@@ -329,7 +261,6 @@ for row in rows:
 
 @test "flock(1) that holds a pinned key is a holder, for an unknown time" {
 	need flock
-	local path flock
 	path=$("$KEYLOCK" --pin key)
 	touch -d '-3 hours' "$path"
 	flock "$path" sleep 1000 3>&- 4>&- &
@@ -340,46 +271,40 @@ for row in rows:
 	[[ $stderr != *'held for'* ]]
 	run_keylock --list --json
 	rows_are 'mode since' "[('exclusive', None)]"
-	run_keylock -n -W 2h key true
-	expect_taken 75
+	quiet 75 -n -W 2h key true
 }
 
 @test "another user's key in a shared directory, and two readers, the one with the lower pid having come second" {
-	local early
-	another_user 1777
-	local try=(as_user 65534:65534 "$public/keylock")
+	public_keylock
+	try=(as_user 65534:65534 "$public/keylock")
 	mkfifo "$public/go" "$public/end"
-	sh -c 'read -r _ <"$0/go"; exec "$KEYLOCK" -s key sh -c "exec 8<>\"\$0/end\"; read -r _ <&8" "$0"' \
-		"$public" 3>&- 4>&- &
+	sh -c 'read -r _ <"$0/go"; exec "$KEYLOCK" -s key sh -c "read -r _ <\"\$0/end\"" "$0"' "$public" 3>&- 4>&- &
 	early=$!
 	hold -s key
 	echo >"$public/go"
 	wait_for 20 eval '[ "$("$KEYLOCK" --who key | wc -l)" = 2 ]'
 	# Who may not look into processes is told who took the lock.
-	run_it "${try[@]}" --who key
-	expect 0
+	it_gives 0 "${try[@]}" --who key
 	[ "$(sort -n "$out")" = "$(sorted "$early" "$holder")" ]
 	run_it "${try[@]}" --list
 	[ "$(column 2 key) $(column 3 key)" = 'held shared' ]
 	let_go
-	run_it "${try[@]}" --who key
-	[ "$output" = "$early" ]
-	echo 1<>"$public/end"
+	it_prints "$early" "${try[@]}" --who key
+	echo >"$public/end"
 	wait "$early"
-	run_it "${try[@]}" --list
-	expect_taken 0
+	it_quiet 0 "${try[@]}" --list
 }
 
 @test "seventy readers are all seen, and who waits, in the order of the line, so that one can be cancelled" {
-	local i holders=() waiters=()
-	mkfifo "$BATS_TEST_TMPDIR/end"
+	holders=() waiters=()
+	mkfifo "$work/end"
 	for i in {1..70}; do
-		"$KEYLOCK" -s key sh -c 'exec 8<>"$0"; read -r _ <&8' "$BATS_TEST_TMPDIR/end" 3>&- 4>&- &
+		"$KEYLOCK" -s key sh -c 'exec 8<>"$work/end"; read -r _ <&8' 3>&- 4>&- &
 		holders+=($!)
 	done
 	wait_for 20 eval '[ "$("$KEYLOCK" --who key | wc -l)" = 70 ]'
 	for i in -x -s -s -x -x; do
-		queue "$i" key
+		line_up "$i" key true
 		waiters+=("$waiter")
 	done
 	held_by sh "${holders[@]}"
@@ -396,7 +321,7 @@ for row in rows:
 		run_it private_root sh -c 'mount -t tmpfs none /proc && exec "$KEYLOCK" --list --json'
 		rows_are 'waiting waiters' '[(4, None)]'
 	fi
-	exec 8<>"$BATS_TEST_TMPDIR/end"
+	exec 8<>"$work/end"
 	printf '\n%.0s' {1..70} >&8
 	for i in "${holders[@]}" "${waiters[@]}"; do
 		ended_with "$i" 0
@@ -408,7 +333,6 @@ for row in rows:
 # --- in nobody's way ---
 
 @test "P9 never stuck: a dead file system that some program has open holds up no look and no waiter" {
-	local server private what
 	[ -w /dev/fuse ] || skip 'needs /dev/fuse'
 	server=$(probe deadfuse)
 	hold key
@@ -425,80 +349,63 @@ for row in rows:
 		[[ $status = 0 || $status = 75 ]]
 	done
 	kill -KILL "$(pgrep -P "$private" || echo "$private")" 2>/dev/null || :
-	let_go
 }
 
 @test "P9 never stuck: another program's locks on all bytes end no look late, and keep waiters as a holder does" {
-	local path kind what keeper
 	path=$("$KEYLOCK" --pin key)
-	for kind in posix ofd; do
-		: >"$said"
-		python3 -c 'import fcntl, os, struct, sys, time
-fd = os.open(sys.argv[1], os.O_RDWR)
-if sys.argv[2] == "posix": fcntl.lockf(fd, fcntl.LOCK_EX)
-else: fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
-print("locked", flush=True)
-time.sleep(600)' "$path" "$kind" >"$said" 3>&- 4>&- &
-		keeper=$!
-		wait_for 20 test -s "$said"
+	for kind in posix writer=all; do
+		keep $kind
 		for what in --list '--list --json' '--who key'; do
 			run_it timeout -s KILL 15 "$KEYLOCK" $what
 			[[ $status = 0 || $status = 1 ]]
 		done
 		for what in '-v -n' '-n -s' '-w 0.2' '-v -w 0.2' '-n -j 2' '-w 0.2 -j 2'; do
-			run_it timeout -s KILL 15 "$KEYLOCK" $what key touch "$ran"
-			expect 75
+			it_gives 75 timeout -s KILL 15 "$KEYLOCK" $what key touch "$ran"
 			[ ! -e "$ran" ]
 		done
 		"$KEYLOCK" key touch "$ran" 3>&- 4>&- &
+		waiter=$!
 		wait_for 20 blocked "$path"
-		kill -KILL "$keeper"
-		wait $!
+		stop_keeping
+		ended_with "$waiter" 0
 		rm "$ran"
 	done
 }
 
 @test "a reader that has gone is no reason for a message; that nothing can be written is one" {
-	local what
 	hold key
-	mkfifo "$BATS_TEST_TMPDIR/pipe"
+	mkfifo "$work/pipe"
 	for what in --list '--list --json' '--who key' '--path key' --help --version; do
 		# A pipe whose reader is gone for sure.
-		run_it sh -c 'exec 7<>"$0" 8>"$0" 7<&-; exec "$@" >&8 8>&-' "$BATS_TEST_TMPDIR/pipe" \
-			"$(probe inherit)" -d "$KEYLOCK" $what
+		run_it sh -c 'exec 7<>"$0" 8>"$0" 7<&-; exec "$@" >&8 8>&-' "$work/pipe" \
+			"$tools/inherit.py" -d "$KEYLOCK" $what
 		expect 141
 		[ ! -s "$err" ]
-		run_it sh -c 'exec "$KEYLOCK" "$@" >/dev/full' - $what
-		expect_message 71 'standard output: '
+		it_fails 71 'standard output: ' sh -c 'exec "$KEYLOCK" "$@" >/dev/full' - $what
 	done
-	let_go
 }
 
 @test "P9 never stuck: beside looks in a loop no -n on a free key fails" {
-	local rounds=200 failed=0 lister i
+	rounds=200 failed=0
 	[ -z "${KEYLOCK_LONG-}" ] || rounds=2000
 	hold another
 	# A look that fails ends it.
 	while "$KEYLOCK" --list && "$KEYLOCK" --list key && { "$KEYLOCK" --who key || [ $? = 1 ]; }; do
 		echo >>"$said"
-	done >"$BATS_TEST_TMPDIR/list" 3>&- 4>&- &
+	done >"$work/list" 3>&- 4>&- &
 	lister=$!
-	started "$lister"
 	wait_for 20 test -s "$said"
 	for ((i = 0; i < rounds; i++)); do
 		"$KEYLOCK" -n key true || failed=$((failed + 1))
 	done
-	kill -KILL "$lister"
-	ended_with "$lister" 137
+	kill_hard "$lister"
 	echo "$failed of $rounds failed beside $(wc -l <"$said") looks"
 	[ "$failed" = 0 ]
-	let_go
 }
 
 # --- what is said of the holder ---
 
 @test "-v: for whom it waits and for how long that has the key; how long the wait was, also where there was none" {
-	local age
 	# On a tmpfs, which keeps times that no calendar has.
 	[ ! -w /dev/shm ] || KEYLOCK_DIR=$(mktemp -d /dev/shm/keylock-test.XXXXXX)
 	test_folders+=("$KEYLOCK_DIR")
@@ -509,18 +416,16 @@ time.sleep(600)' "$path" "$kind" >"$said" 3>&- 4>&- &
 		held_by sh "$holder"
 		[[ $stderr == *"${age#*=}"* ]]
 	done
-	run_keylock -w 0.05 -v key true
-	expect 75
+	gives 75 -w 0.05 -v key true
 	[ "$(sed "s/pid $holder (sh), held for 2d2h/whom/" "$err")" = \
 		$'keylock: key: waiting for whom\nkeylock: key: not had in time: whom' ]
-	queue -v key
+	line_up -v key true >"$said.out" 2>"$said"
 	wait_for 20 grep -q "^keylock: key: waiting for pid $holder (sh), held for " "$said"
 	let_go
 	wait "$waiter"
 	[ ! -s "$said.out" ]
 	[[ $(sed 1d "$said") =~ ^keylock:\ key:\ had,\ took\ [0-9]+\.[0-9]{3}\ s$ ]]
-	run_keylock -v key true
-	expect 0
+	gives 0 -v key true
 	[[ $stderr == 'keylock: key: had, took 0.'*' s' ]]
 }
 
@@ -537,7 +442,6 @@ on_terminal() {
 }
 
 @test "a wait at a terminal, for a key or a slot, is told once, after a second; with -q or into a file it is not" {
-	local slots stays quiet silent
 	for slots in '' '-j 2'; do
 		[ -z "$slots" ] || { hold $slots key && stays=$holder; }
 		hold $slots key
@@ -546,9 +450,8 @@ on_terminal() {
 		told=$waiter
 		on_terminal 2 -q $slots
 		quiet=$waiter
-		"$KEYLOCK" $slots key true >"$out" 2>"$err" 3>&- 4>&- &
-		silent=$!
-		wait_for 20 has_ticket "$silent"
+		line_up $slots key true >"$out" 2>"$err"
+		silent=$waiter
 		wait_for 20 grep -qE "^keylock: key: waiting for pid ($holder|${stays:-0}) \(sh\), held for 1h0m" "$said.1"
 		sleep 1.5 # what is to be seen is that nothing more comes
 		let_go
@@ -560,22 +463,17 @@ on_terminal() {
 	done
 	let_go "$stays"
 	hold key
-	run_it script -qefc "$KEYLOCK -q -n key true" /dev/null
-	expect_taken 75
-	run_it script -qefc "$KEYLOCK -n key true" /dev/null
-	expect 75
+	it_quiet 75 script -qefc "$KEYLOCK -q -n key true" /dev/null
+	it_gives 75 script -qefc "$KEYLOCK -n key true" /dev/null
 	[[ $output == "keylock: key: taken: pid $holder (sh), held for "* ]]
-	let_go
 }
 
 @test "-W: a key that is held for longer is told, into a file too" {
-	local option told
-	"$KEYLOCK" --pin key >"$ran"
+	gives 0 --pin key
 	touch -d '-3 hours' "$KEYLOCK_DIR/key"
 	hold key
 	# Just had is not long held, though the file was old.
-	run_keylock -n -W 2h key true
-	expect_taken 75
+	quiet 75 -n -W 2h key true
 	touch -d '-3 hours' "$KEYLOCK_DIR/key"
 	while IFS='|' read -r status_wanted option told; do
 		run_keylock $option key true
@@ -595,12 +493,9 @@ on_terminal() {
 	let_go
 	# A key that is free is not told of, however old its file.
 	touch -d '-3 hours' "$KEYLOCK_DIR/key"
-	run_keylock -n -W 2h key echo ran
-	expect 0
-	[[ $output == ran && ! -s $err ]]
+	prints ran -n -W 2h key echo ran
 	for option in '' x -1 1x; do
-		run_keylock -n -W "$option" key true
-		expect_message 64 '-W'
+		fails 64 '-W' -n -W "$option" key true
 	done
 }
 
@@ -609,16 +504,15 @@ on_terminal() {
 # looks MOUNT: has a script mount something on /mnt, in a mount namespace of its own, and looks
 # at keys there.
 looks() {
-	local work=$BATS_TEST_TMPDIR name lines i=0
+	local lines i
 	rm -f "$work"/{go,command}
 	cat >"$work/looks" <<-'SCRIPT'
-		work=$1
-		eval "$2" >"$work/mounting" 2>&1 || { cat "$work/mounting"; echo cannot mount; exit 0; }
+		eval "$1" >"$work/mounting" 2>&1 || { cat "$work/mounting"; echo cannot mount; exit 0; }
 		export KEYLOCK_DIR=/mnt/keys
 		[ ! -d /mnt/volume ] || KEYLOCK_DIR=/mnt/volume/keys
 		mkfifo "$work/go"
 		exec 8<>"$work/go"
-		"$KEYLOCK" key sh -c 'echo $$ >"$0/command"; read -r _' "$work" <&8 &
+		"$KEYLOCK" key sh -c 'echo $$ >"$work/command"; read -r _' <&8 &
 		holder=$!
 		until [ -s "$work/command" ]; do sleep 0.01; done
 		"$KEYLOCK" key true &
@@ -639,8 +533,7 @@ looks() {
 		ls -A "$KEYLOCK_DIR"
 		umount /mnt
 	SCRIPT
-	run_it private_root sh "$work/looks" "$work" "$1"
-	expect 0
+	it_gives 0 private_root sh "$work/looks" "$1"
 	[[ $output != *'cannot mount' ]] || skip "cannot mount: ${output%%$'\n'*}"
 	mapfile -t lines <"$out"
 	[ "${#lines[@]}" = 7 ]
@@ -682,8 +575,8 @@ looks_on() {
 }
 
 @test "a file of the same path and number in another mount namespace is another key's" {
-	local one=$BATS_TEST_TMPDIR/first two=$BATS_TEST_TMPDIR/second
-	cat >"$BATS_TEST_TMPDIR/one" <<-'SCRIPT'
+	one=$work/first two=$work/second
+	cat >"$work/one" <<-'SCRIPT'
 		mount -t tmpfs none /mnt && mkdir -m 700 /mnt/keys || exit 9
 		export KEYLOCK_DIR=/mnt/keys
 		"$KEYLOCK" key sh -c 'echo $PPID >"$0.new"; mv "$0.new" "$0"; until [ -e "$0.go" ]; do sleep 0.01; done' "$1" &
@@ -693,8 +586,8 @@ looks_on() {
 		: >"$1.go"
 		wait
 	SCRIPT
-	private_root sh "$BATS_TEST_TMPDIR/one" "$one" "$two" 3>&- 4>&- &
-	private_root sh "$BATS_TEST_TMPDIR/one" "$two" "$one" 3>&- 4>&- &
+	private_root sh "$work/one" "$one" "$two" 3>&- 4>&- &
+	private_root sh "$work/one" "$two" "$one" 3>&- 4>&- &
 	wait_for 20 eval '[ -e "$one.go" ] && [ -e "$two.go" ]'
 	wait
 	cmp "$one" "$one.who"
@@ -703,7 +596,7 @@ looks_on() {
 
 @test "in a container of its own processes: held is held, and no stranger is named" {
 	hold key
-	cat >"$BATS_TEST_TMPDIR/container" <<-'SCRIPT'
+	cat >"$work/container" <<-'SCRIPT'
 		mount -t proc proc /proc || exit 200
 		# Processes enough for the holder's number to be one here, too.
 		(echo $(($1 - 1)) >/proc/sys/kernel/ns_last_pid)
@@ -715,20 +608,10 @@ looks_on() {
 		echo "run: $?"
 		kill $! 2>/dev/null
 	SCRIPT
-	run_it private_root unshare --pid --fork sh "$BATS_TEST_TMPDIR/container" "$holder"
+	run_it private_root unshare --pid --fork sh "$work/container" "$holder"
 	[ "$status" != 200 ] || skip 'may not mount /proc here'
 	[[ $output == *'"state":"held","mode":'*',"slot":1,"pids":[]'* ]]
 	[[ $output == *$'\nwho: 0\nrun: 75' ]]
 	[[ $stderr == *'keylock: key: held, but by whom cannot be seen'* ]]
 	[[ $stderr == *'keylock: key: taken: another process, held for '* ]]
-	let_go
-}
-
-@test "where keylock was killed the command is named by its own name, not by its child's" {
-	"$KEYLOCK" key sh -c 'sleep 1000 & wait; :' 3>&- 4>&- &
-	wait_for 20 eval '[ -n "$("$KEYLOCK" --who key)" ]'
-	kill -KILL $!
-	wait_for 20 is_dead $!
-	run_keylock -n -v key true
-	expect_message 75 "pid $("$KEYLOCK" --who key) (sh)"
 }

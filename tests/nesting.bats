@@ -1,33 +1,11 @@
-#!/usr/bin/env bats
 # Runs within runs: who would wait for itself is told so, or runs under the ancestor's lock.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2153,SC2154,SC2178 # words are split on purpose
+# shellcheck disable=SC2016,SC2030,SC2031,SC2046,SC2086,SC2153,SC2154,SC2206 # words are split on purpose
 
 load helper
 
 setup() {
 	keylock_setup
-	work=$BATS_TEST_TMPDIR
-	ran=$work/ran
-	between=() start='"$@"; exit $?'
-}
-
-not_run() {
-	[ ! -e "$ran" ] || {
-		echo 'the command was run'
-		return 1
-	}
-}
-
-taken() {
-	run_keylock "$@" touch "$ran"
-	expect 75
-	not_run
-}
-
-free() {
-	run_keylock -n key true
-	expect 0
-	[ "$(files)" = 0 ]
+	between=() start='"$@"; exit $?' bare=$tools/bare.py
 }
 
 # nested INNER OUTER COMMAND...: runs "keylock INNER key COMMAND..." under "keylock OUTER key". In
@@ -62,7 +40,6 @@ ends() {
 }
 
 @test "P9 never stuck: a key that an ancestor holds is 78, naming the ancestor and -r, and with -r runs" {
-	local inner host
 	for inner in '' '-w 1h' '-E 9 -w 1h' -s '-k b -k c'; do
 		ends told "$inner" ''
 	done
@@ -85,35 +62,28 @@ ends() {
 	expect 5
 	[ "$output" = key ]
 	# Without an ancestor it is an option without an effect.
-	run_keylock -r key echo ran
-	expect 0
-	[ "$output" = ran ]
+	prints ran -r key echo ran
 	hold key
-	taken -n -r key
-	taken -r -w 0.1 key
-	let_go
+	taken -r key
+	quiet 75 -r -w 0.1 key touch "$ran"
 }
 
 @test "P1 alone: exclusive inside shared is 78 with -r, too" {
-	local option
 	for option in -x -r -rx; do
 		ends never "$option" -s
 	done
 	# Also where others share it.
 	hold -s key
-	run_keylock -s key "$KEYLOCK" -r key touch "$ran"
-	expect_message 78 key
-	not_run
-	let_go
+	fails 78 key -s key "$KEYLOCK" -r key touch "$ran"
 }
 
 @test "P9 never stuck: whatever is between the ancestor and the nested run" {
-	local host chain chains=(
+	chains=(
 		"sh -c '\"\$@\"; exit \$?' sh bash -c '\"\$@\"; exit \$?' bash setsid -w env nice"
 		"'$KEYLOCK' second sh -c '\"\$@\"; exit \$?' sh '$KEYLOCK' third"
 		# Descriptors and environment given up.
-		"$(probe bare)"
-		"$(probe bare) $(command -v sh) -c '\"\$@\"; exit \$?' sh"
+		"$bare"
+		"$bare $(command -v sh) -c '\"\$@\"; exit \$?' sh"
 		'env -u KEYLOCK_KEY'
 	)
 	# A pid namespace without a /proc of its own, where getppid(2) numbers differently.
@@ -138,25 +108,31 @@ ends() {
 	[ "$output" = locked ]
 }
 
-@test "P9 never stuck: a killed keylock's command is an ancestor by its descriptor" {
-	"$KEYLOCK" key sh -c 'kill -KILL "$PPID"
-		"$KEYLOCK" -w 20 key touch "$0" 2>"$0.said"; echo $? >"$0.inner"
-		"$KEYLOCK" -w 20 -r key true; echo $? >"$0.second"' "$ran" 3>&- 4>&- || :
-	wait_for 20 test -s "$ran.second"
-	cat "$ran.said"
-	[ "$(cat "$ran.inner" "$ran.second")" = $'78\n0' ]
-	grep -q '^keylock: key: .* -r ' "$ran.said"
+@test "P9 never stuck: a killed keylock's command is an ancestor by its descriptor; so is who had to wait" {
+	hold key
+	kill_hard "$holder"
+	tell "$held" without 'keylock -w 20 key touch "$ran"'
+	answered without 78
+	grep -q '^keylock: key: .* -r ' "$work/without.said"
 	not_run
-	wait_for 20 free
+	tell "$held" with 'keylock -w 20 -r key true'
+	answered with 0
+	kill_hard "$held"
+	free key
+	hold key
+	line_up key sh -c '"$KEYLOCK" -r -w 1 key touch "$ran"'
+	let_go
+	ended_with "$waiter" 0
+	[[ -e $ran && $(files) == 0 ]]
 }
 
 @test "P9 never stuck: also where the ancestor is another user's, as under sudo" {
 	public_keylock
 	between=(setpriv --reuid=65534 --regid=65534 --clear-groups --)
 	# The copy, which that user may execute.
-	local KEYLOCK=$public/keylock
+	KEYLOCK=$public/keylock
 	# Whose pid it is cannot be seen then, but that the descriptor was inherited.
-	nested '' '' touch "$public/dir/ran"
+	nested '' '' touch "$KEYLOCK_DIR/ran"
 	expect_message 78 key ' -r '
 	nested -r '' echo ran
 	expect 0
@@ -164,36 +140,28 @@ ends() {
 }
 
 @test "P9 never stuck: a script that took the lock by flock(1) on its own descriptor is told, not let in" {
-	local options path
 	need flock
 	path=$("$KEYLOCK" --pin key)
 	for options in '' -r -s; do
 		# As a shell's child, and in its place.
 		for start in '"$@"' 'exec "$@"'; do
-			run_it sh -c 'exec 9>>"$0"; flock 9; '"$start" "$path" "$KEYLOCK" -w 20 $options key touch "$ran"
-			expect_message 78 key
-			not_run
+			it_fails 78 key sh -c 'exec 9>>"$0"; flock 9; '"$start" "$path" "$KEYLOCK" -w 20 $options key touch "$ran"
 		done
 	done
 }
 
 @test "P4 in turn: a nested run passes those who wait only by -r, shared or not, and does not let them in" {
-	local mode first
 	for mode in -x -s; do
-		rm -f "$work"/{begun,go,waiter,nested}
-		"$KEYLOCK" "$mode" key sh -c 'echo >"$0/begun"; until [ -e "$0/go" ]; do sleep 0.01; done
-			"$KEYLOCK" "$1" key touch "$0/ran"; echo $? >"$0/without"
-			"$KEYLOCK" "$1" -r key sh -c "[ ! -e \"\$0/waiter\" ] && echo >\"\$0/nested\"" "$0"
-			[ ! -e "$0/waiter" ]' "$work" "$mode" 2>"$work/said" 3>&- 4>&- &
-		first=$!
-		wait_for 20 test -e "$work/begun"
-		"$KEYLOCK" key touch "$work/waiter" 3>&- 4>&- &
-		wait_for 20 has_ticket $!
-		touch "$work/go"
-		ended_with "$first" 0
-		ended_with $! 0
-		[ "$(cat "$work/without")" = 78 ]
-		[[ -e $work/nested && -e $work/waiter ]]
+		hold "$mode" key
+		line_up key touch "$work/served"
+		tell "$holder" without "keylock $mode key touch \"\$ran\""
+		answered without 78
+		tell "$holder" with "keylock $mode -r key true"
+		answered with 0
+		[ ! -e "$work/served" ]
+		let_go
+		ended_with "$waiter" 0
+		rm "$work/served"
 		not_run
 		[ "$(files)" = 0 ]
 	done
@@ -204,13 +172,12 @@ ends() {
 	expect 0
 	[ "$output" = $'75\n75\n75' ]
 	# After the nested run the outer one still has its key, and the others are free.
-	run_keylock b sh -c '"$KEYLOCK" -r -k b a true; "$KEYLOCK" -n b true; echo $?
+	prints $'75\n0' b sh -c '"$KEYLOCK" -r -k b a true; "$KEYLOCK" -n b true; echo $?
 		"$KEYLOCK" -n a true; echo $?'
-	[ "$output" = $'75\n0' ]
 	[ "$(files)" = 0 ]
 }
 
-@test "a slot that an ancestor holds: told when there is no other, covered by -r" {
+@test "slots that ancestors hold: told when there is no other, covered by -r; waited for where a stranger the other has" {
 	between=("$KEYLOCK" -j 2 key)
 	nested '-j 2' '-j 2' touch "$ran"
 	expect_message 78 key ' -r '
@@ -218,56 +185,44 @@ ends() {
 	ends runs '-j 2 -r' '-j 2'
 	ends runs '-n -j 2 -r' '-j 2'
 	ends 75 '-n -j 2' '-j 2'
+	hold -j 2 key
+	quiet 75 -j 2 key "$KEYLOCK" -w 0.3 -j 2 key touch "$ran"
 }
 
 @test "a key held by no ancestor but by a child or a sibling is waited for" {
-	local under
 	for under in '' "$KEYLOCK other"; do
 		rm -f "$work/begun"
-		run_it $under sh -c '"$KEYLOCK" key sh -c "echo >\"\$0/begun\"; sleep 0.3" "$0" &
-			until [ -e "$0/begun" ]; do sleep 0.01; done
-			"$KEYLOCK" -w 20 key echo ran' "$work"
-		expect 0
-		[ "$output" = ran ]
+		it_prints ran $under sh -c '"$KEYLOCK" key sh -c "echo >\"\$work/begun\"; sleep 0.3" &
+			until [ -e "$work/begun" ]; do sleep 0.01; done
+			"$KEYLOCK" -w 20 key echo ran'
 	done
-	wait_for 20 eval '[ "$(files)" = 0 ]'
+	all_gone
 }
 
 # --- guests ---
 
-# leave_guest OUTER [BEFORE [INNER [LAST]]]: a nested run, "keylock -r INNER key", is left in the
-# background by an outer run with these options, whose command, once it may go (host_ends), does
-# LAST. Sets outer and guest, the pid of the guest's command, which ends by guest_ends. BEFORE is
-# what comes before the nested one; "timers" stands for: the outer one has no timer.
+# leave_guest OUTER [BEFORE [INNER]]: under a run with these options a nested one, "keylock -r INNER key",
+# in the background. Sets outer, and guest, the pid of the nested one's command. BEFORE is what comes
+# before the nested one; "timers" stands for: the outer one has no timer.
 leave_guest() {
-	local before=()
+	local host=("$KEYLOCK" $1 key) before=()
 	case ${2-} in
-	bare) before=("$(probe bare)") ;;
+	bare) before=("$bare") ;;
 	guest) before=("$KEYLOCK" -r -l -o key) ;;
-	timers) before=(bash -c 'ulimit -S -i "$(ulimit -H -i)"; exec "$@"' -) ;;
+	timers)
+		host=(bash -c 'ulimit -S -i 0; exec "$@"' - "${host[@]}")
+		before=(bash -c 'ulimit -S -i "$(ulimit -H -i)"; exec "$@"' -)
+		;;
 	esac
-	rm -f "$work"/{guest,guest.go,host.go} "$ran"
-	mkfifo "$work/guest.go" "$work/host.go"
-	(
-		[ "${2-}" != timers ] || ulimit -S -i 0
-		exec "$KEYLOCK" $1 key bash -c 'exec 7<>"$0/host.go"; last=$1; shift; "$@" 7>&- &
-			until [ -e "$0/guest" ]; do sleep 0.01; done; read -r _ <&7; eval "$last"' \
-			"$work" "${4-exit 5}" ${before[@]+"${before[@]}"} "$KEYLOCK" -r ${3-} key sh -c \
-			'exec 8<>"$0/guest.go"; echo $$ >"$0/guest.new"; mv "$0/guest.new" "$0/guest"
-				read -r _ <&8' "$work"
-	) 3>&- 4>&- &
-	outer=$!
-	started "$outer"
-	wait_for 20 test -e "$work/guest"
-	guest=$(cat "$work/guest")
-}
-
-host_ends() {
-	echo 1<>"$work/host.go"
+	rm -f "$ran"
+	hold_by "${host[@]}"
+	outer=$holder
+	hold_under "$outer" ${before[@]+"${before[@]}"} "$KEYLOCK" -r ${3-} key
+	guest=$held
 }
 
 guest_ends() {
-	echo 1<>"$work/guest.go"
+	tell "$guest" guest_ends 'exit 0'
 	wait_for 20 is_dead "$guest"
 }
 
@@ -276,31 +231,41 @@ guest_ends() {
 nobody_comes() {
 	local intruder
 	for intruder; do
-		taken $intruder key
+		quiet 75 $intruder key touch "$ran"
 	done
-	"$KEYLOCK" key touch "$ran" 3>&- 4>&- &
-	wait_for 20 has_ticket $!
+	line_up key touch "$ran"
 	in_state "$guest" RSD
 	not_run
 	guest_ends
-	ended_with $! 0
-	wait_for 20 eval '[ "$(files)" = 0 ]'
+	ended_with "$waiter" 0
+	all_gone
 }
 
-@test "P1 alone: a nested run is alone whatever became of the run that it was started under" {
-	local host before inner last after
-	# The last column: a signal to the outer keylock after its command's end.
+# alone_in: in each form, a line, a nested run is alone though its outer run has ended. The last column is a
+# signal to the outer keylock after its command's end.
+alone_in() {
 	while IFS='|' read -r host before inner last after; do
 		echo "== $host, $before, $inner, $last, $after"
-		leave_guest "$host" "$before" "$inner" "${last:-exit 5}"
-		host_ends
+		leave_guest "$host" "$before" "$inner"
+		tell "$outer" let_go "${last:-:}; exit 5"
 		if [ -n "$after" ]; then
-			wait_for 20 eval '[ -z "$(cat "/proc/$outer/task/$outer/children")" ] || is_dead "$outer"'
+			wait_for 20 eval '[ -z "$(children "$outer")" ] || is_dead "$outer"'
 			kill -s "$after" "$outer" 2>/dev/null || :
 		fi
 		wait_for 20 is_dead "$outer"
-		nobody_comes -n '-n -s' '-n -r' '-n -j 1' '-n -k another' '-w 0.1' '-s -w 0.1'
-	done <<-'FORMS'
+		[ -n "$last$after" ] || ended_with "$outer" 5
+		case $inner in
+		*-s) nobody_comes -n '-n -r' ;;
+		*) nobody_comes -n '-n -s' '-n -r' '-n -j 1' '-n -k another' '-w 0.1' '-s -w 0.1' ;;
+		esac
+	done
+}
+
+@test "P1 alone: a nested run is alone whatever became of the run that it was started under" {
+	alone_in <<-'FORMS'
+		||||
+		-s||-s||
+		-x||-s||
 		-l -o||||
 		-o||||TERM
 		||||TERM
@@ -309,6 +274,11 @@ nobody_comes() {
 		-o|||kill -KILL $PPID|
 		|bare||kill -KILL $PPID|
 		-o|||kill -KILL $$|
+	FORMS
+}
+
+@test "P1 alone: so it is whatever became of one with slots, several keys, no timer, or that was a nested run itself" {
+	alone_in <<-'FORMS'
 		-j 1||||TERM
 		-j 1 -o|||kill -KILL $PPID|
 		-l -o||-j 1||
@@ -320,75 +290,127 @@ nobody_comes() {
 	FORMS
 }
 
-@test "P2 the outer run ends with its command, and flock(1) finds the key taken while the guest runs" {
-	local options
-	need flock
-	for options in '-x|' '-s|-s' '-x|-s'; do
-		leave_guest "${options%|*}" '' "${options#*|}"
-		host_ends
-		ended_with "$outer" 5
-		run_it flock -n "$KEYLOCK_DIR/key" touch "$ran"
-		expect 1
-		nobody_comes -n
-	done
+@test "P2 a nested run that is ended frees the key, and its host ends as it did" {
+	leave_guest '' bare
+	kill -TERM "$(parent "$guest")"
+	let_go "$outer" 'wait $!; exit $?'
+	expect 143
+	free key
+	[ "$(files)" = 0 ]
 }
 
-@test "P2 a nested run that is ended frees the key, and its host ends as it did" {
-	leave_guest '' bare '' 'wait $!; exit $?'
-	kill -TERM "$(parent "$guest")"
-	host_ends
-	ended_with "$outer" 143
-	free
+@test "P2 P3 a nested run that outlives its host keeps the key to its end, no longer; where the host died, its daemon does" {
+	while IFS='|' read -r options end; do
+		leave_guest "$options"
+		tell "$outer" daemon 'sleep 1000 & echo $!'
+		answered daemon 0
+		let_go "$outer" "exit $end"
+		expect "$end"
+		[ "$options" = '-j 2' ] || taken key
+		nested=$(parent "$guest")
+		guest_ends
+		in_state "$(cat "$work/daemon.said")" RSD
+		if [ "$end" = 137 ]; then
+			wait_for 20 is_dead "$nested"
+			taken key
+			kill "$(cat "$work/daemon.said")"
+		fi
+		wait_for 20 free key
+		all_gone
+	done <<-'FORMS'
+		|5
+		-j 1|0
+		-j 2|0
+		-k other|0
+		|137
+	FORMS
 }
 
 @test "P9 never stuck: what a guest runs finds the guest as its ancestor" {
-	local options
 	for options in '-l -o' '-j 1 -l -o'; do
-		rm -f "$work"/{go,*.status}
-		run_keylock $options key sh -c '"$KEYLOCK" -r key sh -c "echo >\"\$0/guest.status\"
-				until [ -e \"\$0/go\" ]; do sleep 0.01; done
-				for option in -x -r \"-n -r\" -n \"-s -r\"; do
-					\"\$KEYLOCK\" -w 20 \$option key true 2>/dev/null; echo \$?
-				done >\"\$0/new\"; mv \"\$0/new\" \"\$0/all.status\"" "$0" &
-			until [ -e "$0/guest.status" ]; do sleep 0.01; done' "$work"
-		expect 0
-		touch "$work/go"
-		wait_for 20 test -e "$work/all.status"
-		[ "$(paste -sd ' ' "$work/all.status")" = '78 0 0 75 0' ]
-		wait_for 20 eval '[ "$(files)" = 0 ]'
+		leave_guest "$options"
+		let_go "$outer"
+		for case in -x=78 -r=0 '-n -r=0' -n=75 '-s -r=0'; do
+			tell "$guest" nested "keylock -w 20 ${case%=*} key true"
+			answered nested "${case#*=}"
+		done
+		guest_ends
+		all_gone
 	done
 }
 
 @test "P1 alone: a daemon that outlived its ancestor's hold is not covered by another's" {
-	local mode
 	for mode in -x -s; do
-		rm -f "$work"/{go,status}
+		hold "$mode" key
+		first=$holder
+		hold_under "$first"
+		daemon=$held
 		# Shared, the file stays the same.
 		[ "$mode" = -x ] || hold -s key
-		run_keylock "$mode" key sh -c '(until [ -e "$0/go" ]; do sleep 0.01; done
-			"$KEYLOCK" -n -r key touch "$0/ran"; echo $? >"$0/status") &' "$work"
-		expect 0
+		let_go "$first"
 		[ "$mode" = -s ] || hold key
-		touch "$work/go"
-		wait_for 20 test -s "$work/status"
-		[ "$(cat "$work/status")" = 75 ]
+		tell "$daemon" nested 'keylock -n -r key touch "$ran"'
+		answered nested 75
 		not_run
 		let_go
 	done
 }
 
+@test "P1 alone: nor is it beside a nested run that goes on; P2 it gets the key when that has ended or was killed" {
+	for how in ended killed; do
+		leave_guest ''
+		hold_under "$outer"
+		let_go "$outer"
+		tell "$held" second 'keylock -r key touch "$ran"'
+		wait_for 20 eval '[[ $("$KEYLOCK" --list --json key) == *"\"waiting\":1"* ]]'
+		not_run
+		case $how in
+		ended) guest_ends ;;
+		killed) kill_hard "$(parent "$guest")" "$guest" ;;
+		esac
+		answered second 0
+		[ -e "$ran" ]
+		all_gone
+	done
+}
+
+@test "P1 alone: the slot of a guest whose host has ended is nobody else's" {
+	# With the other slot taken it does not have one of its own.
+	hold -j 2 key
+	first=$holder
+	leave_guest '-j 2 -l -o' '' '-j 2'
+	let_go "$outer"
+	for options in -n '-w 0.2'; do
+		quiet 75 $options -j 2 key touch "$ran"
+	done
+	guest_ends
+	gives 0 -w 5 -j 2 key true
+	let_go "$first"
+	[ "$(files)" = 0 ]
+}
+
+@test "P1 alone: a shared nested run that has passed one who waits has a lock of its own" {
+	hold -s key
+	line_up key touch "$ran"
+	hold_under "$holder" "$KEYLOCK" -r -s key
+	guest=$held
+	let_go
+	# Where nothing kept it, it would run by now.
+	sleep 0.3
+	has_ticket "$waiter"
+	not_run
+	guest_ends
+	ended_with "$waiter" 0
+	all_gone
+}
+
 # --- proofs ---
 
 @test "P1 alone: a number is no proof: a holder in another pid namespace, which has an ancestor's pid there" {
-	local options number=$$
-	need_root
-	need setpriv unshare
-	public_folder
-	cp "$KEYLOCK" "$public/keylock"
-	mkdir -m 700 "$public/dir"
-	chown 61111 "$public/dir"
-	chmod 777 "$public"
-	export KEYLOCK_DIR=$public/dir
+	number=$$
+	need unshare
+	public_keylock 700
+	chown 61111 "$KEYLOCK_DIR"
 	# That ancestor is one which the user 61111 may not look into.
 	mkfifo -m 666 "$public/end"
 	unshare --pid --fork bash -c 'echo $(($1 - 1)) >/proc/sys/kernel/ns_last_pid
@@ -398,8 +420,7 @@ nobody_comes() {
 	wait_for 20 test -e "$public/begun"
 	[ "$(cat "$public/begun")" = "$number" ]
 	for options in '-w 0.3 -r' '-w 0.3 -r -s' '-w 0.3' '-w 1.3'; do
-		run_it as_user 61111 env KEYLOCK_KEY=key "$public/keylock" $options key touch "$public/dir/ran"
-		expect_taken 75
+		it_quiet 75 as_user 61111 env KEYLOCK_KEY=key "$public/keylock" $options key touch "$ran"
 	done
 	run_it as_user 61111 "$public/keylock" --list --json key
 	[[ $output == *'"state":"held"'* && $output != *"[$number]"* ]]
@@ -412,59 +433,45 @@ nobody_comes() {
 	need unshare
 	hold key
 	# In there, the parent of keylock has the number that the holder has here.
-	run_it unshare --pid --fork bash -c 'echo $(($0 - 1)) >/proc/sys/kernel/ns_last_pid
+	it_prints $'75\n75' unshare --pid --fork bash -c 'echo $(($0 - 1)) >/proc/sys/kernel/ns_last_pid
 		bash -c "[ \$\$ = $0 ] || exit 9; \"\$KEYLOCK\" -n -r key true; echo \$?
 			KEYLOCK_KEY=key \"\$KEYLOCK\" -w 0.3 key true; echo \$?"; :' "$holder"
-	expect 0
-	[ "$output" = $'75\n75' ]
-	let_go
 }
 
-@test "P1 alone: the file of the same number on another file system is not the ancestor's" {
-	need unshare
-	run_it private_root bash -c 'mount -t tmpfs none /mnt && mkdir /mnt/one /mnt/two &&
-		mount -t tmpfs none /mnt/one && mount -t tmpfs none /mnt/two &&
-		mkdir -m 700 /mnt/one/d /mnt/two/d || exit 9
-		mkfifo /mnt/end
-		"$KEYLOCK" -d /mnt/two/d key sh -c "exec 8<>/mnt/end; echo >/mnt/begun; read -r _ <&8" &
-		until [ -e /mnt/begun ]; do sleep 0.01; done
-		"$KEYLOCK" -d /mnt/one/d key bash -c "
-			[ \$(stat -c %i /mnt/one/d/key) = \$(stat -c %i /mnt/two/d/key) ] && echo same
-			\"\$KEYLOCK\" -n -r -d /mnt/two/d key true; echo \$?
-			\"\$KEYLOCK\" -w 0.2 -d /mnt/two/d key true; echo \$?
-			echo >/mnt/end; wait
-			\"\$KEYLOCK\" -w 20 -r -d /mnt/two/d key \"\$KEYLOCK\" -n -d /mnt/two/d key true; echo \$?"'
-	expect 0
-	# Free, it is taken and not only visited.
-	[ "$output" = $'same\n75\n75\n75' ]
+@test "P1 alone: the file of the same number, elsewhere or mounted over the ancestor's, is not the ancestor's" {
+	# What the ancestor's command does where both directories are.
+	cat >"$work/scene" <<-'END'
+		inode=$(stat -c %i "$1/key")
+		eval "$3"
+		"$KEYLOCK" -d "$2" key sh -c 'echo >"$work/begun"; until [ -e "$work/end" ]; do sleep 0.01; done' &
+		until [ -e "$work/begun" ]; do sleep 0.01; done
+		[ "$(stat -c %i "$2/key")" = "$inode" ] && echo same
+		"$KEYLOCK" -n -r -d "$2" key true; echo $?
+		"$KEYLOCK" -w 0.2 -d "$2" key true; echo $?
+		echo >"$work/end"; wait
+		# Free, it is taken and not only visited.
+		"$KEYLOCK" -w 20 -r -d "$2" key "$KEYLOCK" -n -d "$2" key true; echo $?
+	END
+	while IFS='|' read -r one two first over; do
+		rm -f "$work"/{begun,end}
+		it_prints $'same\n75\n75\n75' private_root bash -c 'mount -t tmpfs none /mnt && eval "$1" || exit 9
+			"$KEYLOCK" -d "$2" key bash "$work/scene" "${@:2}"' - "$first" "$one" "$two" "$over"
+	done <<-'FORMS'
+		/mnt/a|/mnt/b|mkdir /mnt/a /mnt/b && mount -t tmpfs none /mnt/a && mount -t tmpfs none /mnt/b|:
+		/mnt|/mnt|:|mount -t tmpfs none /mnt
+	FORMS
 }
 
 @test "P1 alone: an ancestor holds by presence beside the lock or the guests' byte, by nothing else" {
-	local case path
-	need python3
 	path=$("$KEYLOCK" --pin key)
-	cat >"$work/ancestor" <<-'END'
-		import fcntl, os, struct, subprocess, sys
-		fd = os.open(sys.argv[1], os.O_RDWR)
-		for lock in sys.argv[2].split():
-		    kind, _, at = lock.partition(":")
-		    if kind == "flock":
-		        fcntl.flock(fd, fcntl.LOCK_EX)
-		    elif kind == "posix":
-		        fcntl.lockf(fd, fcntl.LOCK_SH)
-		    else:
-		        start, length = (0, 0) if at == "all" else (int(at), 1)
-		        fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, start, length, 0))
-		sys.exit(subprocess.run(sys.argv[3:], close_fds=True).returncode)
-	END
-	for case in 'flock ofd:1=0' 'ofd:1 ofd:2=0' 'flock ofd:1 ofd:2=0' 'flock=75' 'flock ofd:2=75' 'ofd:2=75' \
-		'flock posix:all=75' 'posix:all ofd:2=75' 'flock ofd:all=75' 'ofd:all=75'; do
-		run_it python3 "$work/ancestor" "$path" "${case%=*}" "$KEYLOCK" -n -r key true
-		expect "${case#*=}"
+	for case in 'flock reader=1|0' 'reader=1 reader=2|0' 'flock reader=1 reader=2|0' 'flock|75' \
+		'flock reader=2|75' 'reader=2|75' 'flock posix=shared|75' 'posix=shared reader=2|75' \
+		'flock reader=all|75' 'reader=all|75'; do
+		it_gives "${case#*|}" python3 "$tools/keep.py" "$path" ${case%|*} -- \
+			"$KEYLOCK" -n -r key true
 	done
 	# Beside them it is for nobody else.
-	run_it python3 "$work/ancestor" "$path" 'ofd:1 ofd:2' "$KEYLOCK" -n key true
-	expect 75
+	it_gives 75 python3 "$tools/keep.py" "$path" reader=1 reader=2 -- "$KEYLOCK" -n key true
 }
 
 # --- stopped at any step ---
@@ -472,42 +479,27 @@ nobody_comes() {
 # stop_at CALL N: sets stopping to what, before a command, stops it just after its Nth CALL. What
 # strace sees is in the file "trace".
 stop_at() {
-	rm -f "$work"/{trace,tracer,status,go,begun} "$ran"
-	touch "$work/start"
+	need strace
+	rm -f "$work/trace" "$ran"
 	stopping=(strace -qq -o "$work/trace" -e trace='fcntl,flock,?clone,?vfork'
 		-e inject="$1:signal=SIGSTOP:when=$2")
 }
 
 is_stopped() {
-	[ -e "$work/tracer" ] && grep -qs '^--- stopped by SIGSTOP' "$work/trace"
-}
-
-# The process that strace runs.
-traced() {
-	local tracer
-	tracer=$(cat "$work/tracer")
-	tr -d ' ' <"/proc/$tracer/task/$tracer/children"
+	grep -qs '^--- stopped by SIGSTOP' "$work/trace"
 }
 
 goes_on() {
-	kill -CONT "$(traced)"
+	kill -CONT $(children "$tracer")
 }
 
-# nested_stops MODE OPTION...: has a nested run with these options stop there, under an outer run
-# with MODE; it comes when there is the file "start". The outer command ends with it, or when there
-# is the file "go". Sets outer.
+# nested_stops MODE OPTION...: has a nested run with these options stop there, under the holder. Sets outer,
+# and tracer, the pid of strace.
 nested_stops() {
-	local mode=$1
-	shift
-	"$KEYLOCK" "$mode" key bash -c 'echo >"$0/begun"; until [ -e "$0/start" ]; do sleep 0.01; done
-		"$@" & echo $! >"$0/new"; mv "$0/new" "$0/tracer"
-		until [ -e "$0/status" ] || [ -e "$0/go" ]; do
-			sleep 0.01
-			kill -0 $! 2>/dev/null || { wait $!; echo $? >"$0/status"; }
-		done' "$work" "${stopping[@]}" "$KEYLOCK" "$@" key touch "$ran" 3>&- 4>&- &
-	outer=$!
-	started "$outer"
-	wait_for 20 test -e "$work/begun"
+	outer=$holder
+	tell "$outer" tracer "$(printf '%q ' "${stopping[@]}" "$KEYLOCK" "$@" key touch "$ran")& echo \$!"
+	answered tracer 0
+	tracer=$(cat "$work/tracer.said")
 }
 
 # has_presence [LINES]: the traced one has taken presence by its last LINES calls.
@@ -517,20 +509,19 @@ has_presence() {
 }
 
 @test "P1 alone: a nested run whose ancestor's file becomes nameless meanwhile does not run by it" {
-	local mode call n step stopping outer
-	need strace
 	# Up to the call by which it takes presence, the last before it compares file and name. How many
 	# those are is different each time: where a byte is closed it tries again.
 	for step in '-x fcntl' '-s fcntl' '-s flock'; do
 		read -r mode call <<<"$step"
 		for ((n = 1; ; n++)); do
 			stop_at "$call" "$n"
-			nested_stops "$mode" -n -r "$mode"
+			hold "$mode" key
+			nested_stops -n -r "$mode"
 			wait_for 20 is_stopped
 			if has_presence 1000 && ! has_presence; then
 				# Too late.
 				goes_on
-				ended_with "$outer" 0
+				let_go "$outer" 'wait $!'
 				[ "$call" != flock ] || break
 				n=$((n - 2))
 				continue
@@ -538,10 +529,10 @@ has_presence() {
 			rm "$KEYLOCK_DIR/key"
 			hold -n key
 			goes_on
-			wait_for 20 test -s "$work/status"
-			[ "$(cat "$work/status")" = 75 ]
+			tell "$outer" nested 'wait $!'
+			answered nested 75
 			not_run
-			ended_with "$outer" 0
+			let_go "$outer"
 			let_go
 			[ "$(files)" = 0 ]
 			! has_presence 1000 || break
@@ -549,40 +540,60 @@ has_presence() {
 	done
 }
 
-@test "P4 in turn: a shared nested run whose ancestor has let go meanwhile is in nobody's way" {
-	local stopping outer waiter
-	need strace
-	stop_at flock 1
-	rm "$work/start"
-	nested_stops -s -r -s
-	"$KEYLOCK" key touch "$work/waiter" 3>&- 4>&- &
-	waiter=$!
-	wait_for 20 has_ticket "$waiter"
-	touch "$work/start"
-	wait_for 20 is_stopped
-	touch "$work/go"
-	wait_for 20 is_dead "$outer"
-	goes_on
-	ended_with "$waiter" 0
-	wait_for 20 test -e "$ran"
-	[ -e "$work/waiter" ]
-	wait_for 20 eval '[ "$(files)" = 0 ]'
+@test "P1 alone: a nested run whose ancestor has let go meanwhile does not run beside the next one" {
+	# The file stays: comparing it and its name shows nothing.
+	"$KEYLOCK" --pin key
+	# Each time that it has opened the file, the last time after its first look for ancestors.
+	for ((n = 1; ; n++)); do
+		stop_at openat "$n"
+		stopping+=(-e trace=openat -P key)
+		hold key
+		nested_stops -n -r
+		wait_for 20 eval 'is_stopped || is_dead "$tracer"'
+		# Too late: it has run, and tidies.
+		[ ! -e "$ran" ] || break
+		let_go "$outer"
+		hold -n key
+		goes_on
+		wait_for 20 is_dead "$tracer"
+		not_run
+		let_go
+	done
+	[ "$n" -gt 3 ]
+	! is_stopped || goes_on
+}
+
+@test "P4 in turn: a shared nested run whose ancestor has let go, before or after it had its shared lock, is in nobody's way" {
+	# Up to the request for a lock that comes after that for the guests' byte.
+	for ((n = 1, locked = 0; !locked; n++)); do
+		stop_at flock "$n"
+		hold -s key
+		line_up key touch "$work/served"
+		nested_stops -s -r
+		wait_for 20 is_stopped
+		locked=$(grep -c 'l_type=F_RDLCK, .*l_start=2,' "$work/trace") || :
+		let_go "$outer"
+		goes_on
+		ended_with "$waiter" 0
+		wait_for 20 test -e "$ran"
+		rm "$work/served"
+		all_gone
+	done
 }
 
 # at_each_stop LOCKS STOPPED OVER: stops a run at its first, second, ... fcntl(2), until it ends before
 # that; where its command has ended and it has those locks calls STOPPED meanwhile, and OVER when it has
 # ended. Fails where that is never so, or a file is left.
 at_each_stop() {
-	local n met=0 right stopping tracer locks
-	need strace
+	met=0
 	for n in {1..30}; do
 		stop_at fcntl "$n"
 		"${stopping[@]}" "$KEYLOCK" key true 3>&- 4>&- &
 		tracer=$!
-		echo "$tracer" >"$work/tracer"
 		wait_for 20 eval 'is_stopped || is_dead "$tracer"'
 		is_stopped || break
-		locks=$(sed -nE 's/^lock:.* ([A-Z]+) +ADVISORY +([A-Z]+) .*:[0-9]+ /\1 \2 /p' "/proc/$(traced)"/fdinfo/*)
+		locks=$(sed -nE 's/^lock:.* ([A-Z]+) +ADVISORY +([A-Z]+) .*:[0-9]+ /\1 \2 /p' \
+			/proc/$(children "$tracer")/fdinfo/*)
 		right=no
 		if grep -q '^clone\|^vfork' "$work/trace" && [ "$locks" = "$1" ]; then
 			right=yes
@@ -599,8 +610,8 @@ at_each_stop() {
 
 @test "P1 alone: a file whose removal stopped half way stays a guest's who came meanwhile" {
 	guest_comes() {
-		leave_guest '-n -o' '' '' 'kill -KILL $PPID'
-		host_ends
+		leave_guest '-n -o'
+		tell "$outer" let_go 'kill -KILL $PPID; exit'
 		wait_for 20 is_dead "$outer"
 	}
 	guest_stays() {
@@ -610,245 +621,40 @@ at_each_stop() {
 	at_each_stop 'OFDLCK WRITE 0 0' guest_comes guest_stays
 }
 
-@test "P1 alone: under load no nested run is turned away, and none slips in after its ancestor" {
-	local alone
-	alone=$(probe alone)
-	# Each run is an outer and a nested one; the nested does what must not overlap.
-	cat >"$work/twice" <<-'END'
-		#!/bin/sh
-		options='' inner=-x
-		while [ "${1#-}" != "$1" ]; do
-			[ "$1" != -s ] || inner=-s
-			options="$options $1"
-			shift
-		done
-		key=$1
-		shift
-		exec "$KEYLOCK" $options "$key" "$KEYLOCK" -r "$inner" "$key" "$@"
-	END
-	chmod +x "$work/twice"
-	run_it "$alone" "$work/witness" 2 6 "$work/twice" key
-	expect 0
-	[[ $output =~ ^runs=([0-9]+)\ kills=([0-9]+)\ overlaps=0\ stuck=0$ ]]
-	[ "${BASH_REMATCH[1]}" -ge 5 ]
-}
-
-# daemon OPTIONS COMMAND: a run leaves a daemon behind, whose pid is in $work/daemon, and a nested run
-# that outlives it until $work/go is there. Returns when it has ended.
-daemon() {
-	"$KEYLOCK" $1 key sh -c '
-		(echo >"$0/lives"; exec sleep 1000) & echo $! >"$0/daemon"
-		("$KEYLOCK" -r key sh -c "echo >\"\$0/guest\"; until [ -e \"\$0/go\" ]; do sleep .01; done" "$0"
-			echo >"$0/left") &
-		until [ -e "$0/guest" ] && [ -e "$0/lives" ]; do sleep .01; done
-		'"$2" "$work" 3>&- 4>&-
-}
-
-@test "P2 P3 a nested run that outlives its host keeps the key to its end, for flock(1) too, and no longer" {
-	local options
-	for options in '' '-j 1' '-j 2' '-k other'; do
-		daemon "$options" 'exit 0'
-		[ "$options" = '-j 2' ] || {
-			taken -n key
-			! flock -n "$KEYLOCK_DIR/key" true
-		}
-		touch "$work/go"
-		wait_for 20 eval '"$KEYLOCK" -n key true'
-		wait_for 20 eval '[ "$(files)" = 0 ]'
-		kill "$(cat "$work/daemon")"
-		rm -f "$work"/{go,guest,lives}
-	done
-}
-
-@test "P2 where the host died the daemon that it left keeps the key, whatever becomes of the nested run" {
-	daemon '' 'exit 137' || :
-	touch "$work/go"
-	wait_for 20 test -e "$work/left"
-	taken -n key
-	kill "$(cat "$work/daemon")"
-	wait_for 20 free
-}
-
-@test "P2 who asks to be a guest while the host lets go, and is none, keeps nothing" {
-	"$KEYLOCK" key sh -c 'sleep 1000 & echo $! >"$0/daemon"; until [ -e "$0/go" ]; do sleep .01; done' \
-		"$work" 3>&- 4>&- &
-	holder=$!
-	wait_for 20 eval '[ -n "$("$KEYLOCK" --who key)" ]'
-	keep reader=2
-	touch "$work/go"
-	ended_with "$holder" 0
-	stop_keeping
-	free
-	kill "$(cat "$work/daemon")"
-}
-
-@test "P1 alone: a nested run whose ancestor has let go meanwhile does not run beside the next one" {
-	local n stopping outer
-	need strace
-	# The file stays: comparing it and its name shows nothing.
-	"$KEYLOCK" --pin key
-	# Each time that it has opened the file, the last time after its first look for ancestors.
-	for ((n = 1; ; n++)); do
-		stop_at openat "$n"
-		stopping+=(-e trace=openat -P key)
-		nested_stops -x -n -r
-		wait_for 20 eval 'is_stopped || [ -s "$work/status" ]'
-		# Too late: it has run, and tidies.
-		[ ! -e "$ran" ] || break
-		touch "$work/go"
-		ended_with "$outer" 0
-		hold -n key
-		goes_on
-		wait_for 20 is_dead "$(cat "$work/tracer")"
-		not_run
-		let_go
-	done
-	[ "$n" -gt 3 ]
-	! is_stopped || goes_on
-	ended_with "$outer" 0
-}
-
-@test "P1 alone: the file of the same path and number, mounted over the ancestor's, is not the ancestor's" {
-	need unshare
-	run_it private_root bash -c 'mount -t tmpfs none /mnt || exit 9
-		"$KEYLOCK" -d /mnt key bash -c "
-			inode=\$(stat -c %i /mnt/key); mount -t tmpfs none /mnt
-			\"\$KEYLOCK\" -d /mnt key sh -c \"echo >\\\"\\\$0\\\"; until [ -e \\\"\\\$0.end\\\" ]; do sleep 0.01; done\" \"\$0\" &
-			until [ -e \"\$0\" ]; do sleep 0.01; done
-			[ \$(stat -c %i /mnt/key) = \$inode ] && echo same
-			\"\$KEYLOCK\" -n -r -d /mnt key true; echo \$?
-			\"\$KEYLOCK\" -w 0.2 -d /mnt key true; echo \$?
-			echo >\"\$0.end\"; wait" "$0"' "$work/begun"
-	expect 0
-	[ "$output" = $'same\n75\n75' ]
-}
-
-@test "P2 the last guest lets its host's lock go, though a daemon has inherited that" {
-	leave_guest '' '' '' 'sleep 1000 & echo $! >"$0/daemon"; exit 5'
-	host_ends
-	ended_with "$outer" 5
-	taken -n key
-	guest_ends
-	in_state "$(cat "$work/daemon")" RSD
-	run_keylock -w 5 key true
-	expect 0
-	[ "$(files)" = 0 ]
-}
-
-@test "P1 alone: the slot of a guest whose host has ended is nobody else's" {
-	local options
-	# With the other slot taken it does not have one of its own.
-	hold -j 2 key
-	leave_guest '-j 2 -l -o' '' '-j 2'
-	host_ends
-	wait_for 20 is_dead "$outer"
-	for options in -n '-w 0.2'; do
-		taken $options -j 2 key
-	done
-	guest_ends
-	run_keylock -w 5 -j 2 key true
-	expect 0
-	let_go
-	[ "$(files)" = 0 ]
-}
-
-@test "P1 alone: a shared nested run that has passed one who waits has a lock of its own" {
-	local outer waiter
-	"$KEYLOCK" -s key bash -c 'echo >"$0/begun"; until [ -e "$0/go" ]; do sleep 0.01; done
-		"$KEYLOCK" -r -s key sh -c "echo >\"\$0/guest\"; until [ -e \"\$0/end\" ]; do sleep 0.01; done" "$0" &
-		until [ -e "$0/guest" ]; do sleep 0.01; done' "$work" 3>&- 4>&- &
-	outer=$!
-	wait_for 20 test -e "$work/begun"
-	"$KEYLOCK" key touch "$ran" 3>&- 4>&- &
-	waiter=$!
-	wait_for 20 has_ticket "$waiter"
-	touch "$work/go"
-	ended_with "$outer" 0
-	# Where nothing kept it, it would run by now.
-	sleep 0.3
-	has_ticket "$waiter"
-	not_run
-	touch "$work/end"
-	ended_with "$waiter" 0
-	[ "$(files)" = 0 ]
-}
-
-@test "slots of which an ancestor holds one and a stranger the other are waited for" {
-	hold -j 2 key
-	run_keylock -j 2 key "$KEYLOCK" -w 0.3 -j 2 key touch "$ran"
-	expect_taken 75
-	not_run
-	let_go
-}
-
 @test "P1 alone: one who was stopped as it came to tidy does not take the next one's file away" {
 	next_comes() {
-		run_keylock -n key true
+		gives 0 -n key true
 		hold -n key
 	}
 	next_stays() {
-		taken -n key
+		taken key
 		let_go
 	}
 	# It has let go and has no gate yet.
 	at_each_stop '' next_comes next_stays
 }
 
-@test "P4 in turn: nor is one that had its shared lock when its ancestor let go" {
-	local n locked=0 stopping outer waiter
-	need strace
-	# The request for a lock that comes after that for the guests' byte.
-	for ((n = 1; !locked; n++)); do
-		stop_at flock "$n"
-		rm -f "$work"/{start,waiter}
-		nested_stops -s -r -s
-		"$KEYLOCK" key touch "$work/waiter" 3>&- 4>&- &
-		waiter=$!
-		wait_for 20 has_ticket "$waiter"
-		touch "$work/start"
-		wait_for 20 is_stopped
-		locked=$(grep -c 'l_type=F_RDLCK, .*l_start=2,' "$work/trace") || :
-		touch "$work/go"
-		wait_for 20 is_dead "$outer"
-		goes_on
-		wait_for 20 is_dead "$waiter"
-		wait_for 20 test -e "$ran"
-		[ -e "$work/waiter" ]
-		wait_for 20 eval '[ "$(files)" = 0 ]'
-	done
-}
-
-@test "P9 never stuck: who had to wait for the key is an ancestor as well" {
+@test "P1 alone: a stranger's locks on bytes are no ancestor's, and keep one waiting as a holder does" {
+	public_keylock
 	hold key
-	line_up key sh -c '"$KEYLOCK" -r -w 1 key touch "$0"' "$ran"
+	# Presence, guests, tickets, and others, up to far above.
+	for byte in 1 2 3 999 1000 2305843009213693953 4611686018427387905; do
+		keep reader="$byte"
+		for option in -r '-r -s' -x; do
+			it_quiet 75 as_user 61111 env KEYLOCK_KEY=key "$public/keylock" -w 0.1 $option key touch "$ran"
+		done
+		stop_keeping
+	done
 	let_go
-	ended_with "$waiter" 0
-	[ -e "$ran" ]
+	[ "$(files)" = 0 ]
 }
 
-@test "P1 alone: what a host left behind that has ended is not covered beside a nested run that goes on" {
-	"$KEYLOCK" key sh -c '
-		(until [ -e "$0/ended" ]; do sleep .01; done
-		exec "$KEYLOCK" -r key sh -c "echo >\"\$0/second\"" "$0") &
-		"$KEYLOCK" -r key sh -c "echo >\"\$0/guest\"; until [ -e \"\$0/go\" ]; do sleep .01; done
-			[ -e \"\$0/second\" ] || echo >\"\$0/alone\"" "$0" &
-		until [ -e "$0/guest" ]; do sleep .01; done' "$work" 3>&- 4>&-
-	touch "$work/ended"
-	wait_for 20 eval '[[ $("$KEYLOCK" --list --json key) == *"\"waiting\":1"* ]]'
-	touch "$work/go"
-	wait_for 20 test -e "$work/second"
-	[ -e "$work/alone" ]
-	wait_for 20 eval '[ "$(files)" = 0 ]'
-}
-
-@test "P2 what a host left behind that has ended gets the key also when the nested run beside it is killed" {
-	"$KEYLOCK" key sh -c '
-		(until [ -e "$0/ended" ]; do sleep .01; done; "$KEYLOCK" -r key sh -c "echo >\"\$0/second\"" "$0"; :) &
-		"$KEYLOCK" -r key sh -c "echo \$PPID >\"\$0/guest\"; exec sleep 1000" "$0" &
-		until [ -s "$0/guest" ]; do sleep .01; done' "$work" 3>&- 4>&-
-	touch "$work/ended"
-	wait_for 20 eval '[[ $("$KEYLOCK" --list --json key) == *"\"waiting\":1"* ]]'
-	kill -KILL $(pgrep -P "$(cat "$work/guest")") "$(cat "$work/guest")"
-	wait_for 20 test -e "$work/second"
-	wait_for 20 eval '[ "$(files)" = 0 ]'
+@test "P1 alone: under load no nested run is turned away, and none slips in after its ancestor" {
+	# The nested one does what must not overlap.
+	stress -k 2s 6 < <(for kind in '-x:-x key : 400 x 0' '-x:-x key : 400 xd 0' '-n:-x key : 400 x 0' \
+		'-l:-x key : 400 xd 0' '-F:-x key : 400 x 0' '-s:-s key : 400 s 0' '-s -n:-s key : 400 sd 0' \
+		'-s -F:-s key : 400 s 0' '-s -w0.003:-s key : 400 s 0' '-w0.003:-x key : 400 x 0'; do
+		echo "${kind%%:*} key $KEYLOCK -r ${kind#*:}"
+	done)
+	[ "${found[runs]}" -ge 5 ]
 }

@@ -1,4 +1,3 @@
-#!/usr/bin/env bats
 # The recipes of the README, each read out of the README itself and run by its real interpreter, so
 # that they cannot drift. Those that stand there as transcripts are run by documents.bats.
 # shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154 # inner shells' and the helper's variables
@@ -11,10 +10,10 @@ setup() {
 	need_long
 	# As a user has it: keylock on PATH, and in the folder of the work a command that charges. It
 	# writes what it was told, whether its key is held, and exits as it was told.
-	mkdir "$BATS_TEST_TMPDIR/bin" "$BATS_TEST_TMPDIR/here"
-	ln -s "$KEYLOCK" "$BATS_TEST_TMPDIR/bin/keylock"
-	PATH=$BATS_TEST_TMPDIR/bin:$PATH
-	cd "$BATS_TEST_TMPDIR/here" || return
+	mkdir "$work/bin" "$work/here"
+	ln -s "$KEYLOCK" "$work/bin/keylock"
+	PATH=$work/bin:$PATH
+	cd "$work/here" || return
 	executable charge 'held=$(keylock --who "user:$1") && echo "charged $*"; exit "${CHARGE_STATUS-0}"'
 }
 
@@ -34,29 +33,28 @@ recipe() {
 		found && /^    / { for (; blank > 0; blank--) print ""; print substr($0, 5); began = 1; next }
 		found && /^$/ { if (began) blank++; next }
 		found && began { exit }' "$BATS_TEST_DIRNAME/../README" |
-		sed -E 's/"-w", "5"/"-w", "0.1"/; s/-w 5 /-w 0.1 /' >"$BATS_TEST_TMPDIR/recipe"
-	if [ ! -s "$BATS_TEST_TMPDIR/recipe" ]; then
+		sed -E 's/"-w", "5"/"-w", "0.1"/; s/-w 5 /-w 0.1 /' >"$work/recipe"
+	if [ ! -s "$work/recipe" ]; then
 		echo "the README has no recipe \"$1\"" >&2
 		return 1
 	fi
-	cat "$BATS_TEST_TMPDIR/recipe"
+	cat "$work/recipe"
 }
 
 # short LABEL [SED]: a recipe of the shell, with words changed.
 short() {
-	recipe "$1" | sed "${2-}" >"$BATS_TEST_TMPDIR/short"
-	run_it bash "$BATS_TEST_TMPDIR/short"
+	recipe "$1" | sed "${2-}" >"$work/short"
+	run_it bash "$work/short"
 }
 
 freed() {
-	run_keylock -w 20 "$1" true
-	expect 0
+	gives 0 -w 20 "$1" true
 }
 
 # a_section TOOL PROGRAM: PROGRAM takes two arguments: a key, and a fifo that its section reads a line
 # of, after it has written "within"; without the key it ends with 75 or writes that or "busy".
 a_section() {
-	local program end fifo=$BATS_TEST_TMPDIR/section said=$BATS_TEST_TMPDIR/said
+	local program end fifo=$work/section said=$work/said
 	[ -e "$fifo" ] || mkfifo "$fifo"
 	exec 7<>"$fifo"
 	for end in itself KILL; do
@@ -64,13 +62,11 @@ a_section() {
 		program=$!
 		wait_for 60 grep -q within "$said"
 		# Held while the section runs: another one does not enter; another key is free.
-		run_keylock -n section:1 true
-		expect 75
+		gives 75 -n section:1 true
 		run_it "$1" "$2" section:1 "$fifo"
 		[[ $output$stderr$status == *75* || $output == *busy* ]]
 		[[ $output != *within* ]]
-		run_keylock -n section:2 true
-		expect 0
+		gives 0 -n section:2 true
 		if [ "$end" = itself ]; then
 			echo >&7
 			wait "$program"
@@ -89,17 +85,12 @@ a_section() {
 a_language() {
 	local child
 	a_section "$@"
-	run_it "$@" key raise
-	expect 0
-	[ "$output" = $'mine\nagain\nleft' ]
-	run_it "$@" key start
-	expect 0
+	it_prints $'mine\nagain\nleft' "$@" key raise
+	it_gives 0 "$@" key start
 	child=${output%%$'\n'*}
-	started "$child"
 	[ "${output#*$'\n'}" = left ]
 	kill -0 "$child"
-	run_keylock -n key true
-	expect 0
+	gives 0 -n key true
 }
 
 # --- the shell, cron and systemd ---
@@ -109,7 +100,6 @@ a_language() {
 @test "P7 same key: cron's jobs and shells of root and of another user share a lock; the recipe for cron runs there, and a section of a script" {
 	need_root
 	need cron setpriv flock
-	local line user uid dir
 	line=$(recipe 'A line for crontab(5)')
 	[[ $line == '*/5 * * * * /usr/local/bin/keylock -n -E 0 report /usr/local/bin/report' ]]
 	uid=$(id -u nobody) || skip 'needs a user nobody'
@@ -166,8 +156,7 @@ a_language() {
 		ls -A /run/keylock
 	SCRIPT
 	chmod 644 crontab
-	run_it private_root sh scene
-	expect 0
+	it_gives 0 private_root sh scene
 	[ -z "$output" ]
 	[ "$(cat reported)" = reported ]
 	[ "$(cat sections)" = "$(printf 'nobody else is here\n75\n%.0s' 1 2 3 4)" ]
@@ -176,10 +165,8 @@ a_language() {
 		[ "$(cat "$user.cron")" = "$dir/some%20job%2F1"$'\nstatus 75\nran\n'"$uid" ]
 		[ "$(head -n 1 "$user.shell")" = "$dir/some%20job%2F1" ]
 		# The environments are not the same, or the test would show nothing.
-		run_it diff "$user.shell.environment" "$user.cron.environment"
-		expect 1
-		run_it grep '^\(KEYLOCK\|XDG\)' "$user.cron.environment"
-		expect 1
+		it_gives 1 diff "$user.shell.environment" "$user.cron.environment"
+		it_gives 1 grep '^\(KEYLOCK\|XDG\)' "$user.cron.environment"
 	done <<-END
 		root 0 /run/keylock
 		nobody $uid /run/lock/keylock-$uid
@@ -188,11 +175,10 @@ a_language() {
 
 @test "recipe: a systemd service" {
 	need systemd-analyze
-	local unit=$BATS_TEST_TMPDIR/keylock-recipe.service line
-	executable "$BATS_TEST_TMPDIR/bin/report" 'echo reported'
-	recipe 'systemd, a service' | sed "s|/usr/local/bin/|$BATS_TEST_TMPDIR/bin/|g" >"$unit"
-	run_it systemd-analyze verify --man=no "$unit"
-	expect 0
+	unit=$work/keylock-recipe.service
+	executable "$work/bin/report" 'echo reported'
+	recipe 'systemd, a service' | sed "s|/usr/local/bin/|$work/bin/|g" >"$unit"
+	it_gives 0 systemd-analyze verify --man=no "$unit"
 	[ -z "$output$stderr" ]
 	# It would have found a mistake.
 	sed 's/^SuccessExitStatus=.*/SuccessExitStatus=x/' "$unit" >"${unit/recipe/wrong}"
@@ -200,16 +186,13 @@ a_language() {
 	[ -n "$stderr" ]
 	# There is no systemd here to start it: its line, with the status that is a success.
 	line=$(sed -n 's/^ExecStart=//p' "$unit")
-	run_it sh -c "$line"
-	[ "$output" = reported ]
+	it_prints reported sh -c "$line"
 	hold report
-	run_it sh -c "$line"
-	expect_taken "$(sed -n 's/^SuccessExitStatus=//p' "$unit")"
+	it_quiet "$(sed -n 's/^SuccessExitStatus=//p' "$unit")" sh -c "$line"
 }
 
 @test "recipe: a section of a script, in every shell, by --pin and a descriptor, by --hold and a fifo" {
 	need flock
-	local label shell
 	# What the test has pinned is not left.
 	files() {
 		find "$KEYLOCK_DIR" -mindepth 1 ! -perm -u+x 2>/dev/null | wc -l
@@ -227,15 +210,13 @@ a_language() {
 # --- short ones ---
 
 @test "recipe: at most one runs and one waits" {
-	local recipe
 	recipe=$(recipe 'At most one runs')
 	executable build 'until [ -e go ]; do sleep 0.02; done; echo built >>log'
 	sh -c "$recipe" 3>&- 4>&- &
 	wait_for 20 eval 'keylock --who site >/dev/null'
 	sh -c "$recipe" 3>&- 4>&- &
 	wait_for 20 blocked "$KEYLOCK_DIR/site"
-	run_it sh -c "$recipe"
-	expect_taken 0
+	it_quiet 0 sh -c "$recipe"
 	: >go
 	wait
 	[ "$(wc -l <log)" = 2 ]
@@ -270,7 +251,7 @@ all_dead() {
 }
 
 @test "P2 free at once, recipe: a limit of run time ends all that the job has started, inside the lock and outside" {
-	local which limit='A limit of run time'
+	limit='A limit of run time'
 	for which in '1p' '$p'; do
 		endless job
 		short "$limit" "s/1h/0.5/; $which; d"
@@ -281,8 +262,7 @@ all_dead() {
 		endless job '(trap "" TERM; exec sleep 600) & echo $! >deaf'
 		short "$limit" "s/1h/0.5/; $which; d"
 		expect 124
-		run_keylock -n job true
-		expect 75
+		gives 75 -n job true
 		kill -KILL "$(cat deaf)"
 		freed job
 	done
@@ -295,7 +275,6 @@ all_dead() {
 }
 
 @test "P2 free at once, recipe: kill who has it and run, when all that it had started has ended" {
-	local killed new
 	endless old
 	executable build 'echo built'
 	keylock site ./old 3>&- 4>&- &
@@ -313,7 +292,6 @@ all_dead() {
 }
 
 @test "recipe: a key for another process's life; a function of the shell as the command" {
-	local process
 	charge() {
 		echo "charged $1 by $(keylock --who user:42)"
 	}
@@ -339,8 +317,7 @@ all_dead() {
 	expect 75
 	[ "$(cat out)" = old ]
 	# What the README warns of.
-	run_it sh -c "$(sed -n 's/^"\(keylock -n report [^"]*\)".*/\1/p' "$BATS_TEST_DIRNAME/../README")"
-	expect 75
+	it_gives 75 sh -c "$(sed -n 's/^"\(keylock -n report [^"]*\)".*/\1/p' "$BATS_TEST_DIRNAME/../README")"
 	[[ -e out && ! -s out ]]
 	let_go
 	short '"keylock -n report'
@@ -362,7 +339,6 @@ all_dead() {
 }
 
 @test "P1 alone, recipe: xargs and GNU parallel, never two of one user, and others side by side" {
-	local user sum tool
 	executable charge 'mkdir "busy-$1" || { echo "overlap $1"; exit 1; }
 		ls -d busy-* | grep -cv "^busy-$1$" >>others
 		sleep 0.05
@@ -378,8 +354,7 @@ all_dead() {
 		[ $tool = xargs ] || parallel --version 2>/dev/null | grep -q '^GNU' || skip 'needs GNU parallel'
 		: >others
 		recipe 'xargs and GNU parallel' | grep "^$tool" >script
-		run_it env HOME="$BATS_TEST_TMPDIR" sh script
-		expect 0
+		it_gives 0 env HOME="$work" sh script
 		[ "$(sort "$out")" = "$(sed 's/^/charged /' charges | sort)" ]
 		grep -q '[1-9]' others
 		[ "$(files)" = 0 ]
@@ -389,7 +364,7 @@ all_dead() {
 # --- other languages ---
 
 @test "recipe: a command from Python, Node, Perl and Elixir: done, failed, and busy are told apart" {
-	local tool label prelude missing=''
+	missing=''
 	while IFS='|' read -r tool label prelude; do
 		command -v "$tool" >/dev/null || {
 			missing+=" $tool"
@@ -399,16 +374,12 @@ all_dead() {
 			echo "$prelude"
 			recipe "$label"
 		} >program
-		run_it "$tool" program 42
-		expect 0
-		[ "$output" = 'charged 42' ]
+		it_prints 'charged 42' "$tool" program 42
 		CHARGE_STATUS=3 run_it "$tool" program 42
 		[[ $output == *failed* && $output != *busy* ]]
 		hold user:42
-		run_it "$tool" program 42
-		[ "$output" = 'busy, try again' ]
-		run_it "$tool" program 43
-		[ "$output" = 'charged 43' ]
+		it_prints 'busy, try again' "$tool" program 42
+		it_prints 'charged 43' "$tool" program 43
 		let_go
 		[ "$(files)" = 0 ]
 	done <<-'END'
@@ -421,7 +392,6 @@ all_dead() {
 }
 
 @test "recipe: Python, a section of code; an exception lets go, and a forked process does not keep the key" {
-	need python3
 	{
 		recipe 'Python, for a section of code'
 		cat <<-'END'
@@ -581,8 +551,7 @@ contend() {
 }
 
 @test "recipe: several machines: etcd gets one contender at a time from each host" {
-	local recipe most client peer
-	need etcd etcdctl python3
+	need etcd etcdctl
 	# Free ports, as the kernel gives them.
 	read -r client peer < <(python3 -c 'import socket
 ends = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
@@ -593,7 +562,7 @@ print(*(f"http://127.0.0.1:{end.getsockname()[1]}" for end in ends))')
 		--initial-cluster "default=$peer" >etcd.log 2>&1 3>&- 4>&- &
 	wait_for 60 eval 'etcdctl endpoint health >/dev/null 2>&1'
 	# An etcdctl that notes how many of it there are.
-	executable "$BATS_TEST_TMPDIR/bin/etcdctl" ': >"contender.$$"
+	executable "$work/bin/etcdctl" ': >"contender.$$"
 		ls -d contender.* | wc -l >>contenders
 		'"$(command -v etcdctl)"' "$@"
 		status=$?
@@ -614,6 +583,5 @@ print(*(f"http://127.0.0.1:{end.getsockname()[1]}" for end in ends))')
 	[[ $(files "$KEYLOCK_DIR.1") == 0 && $(files "$KEYLOCK_DIR.2") == 0 ]]
 	# A failure of the command is one of the recipe.
 	executable job 'exit 3'
-	run_it sh -c "$recipe"
-	expect 1
+	it_gives 1 sh -c "$recipe"
 }

@@ -1,13 +1,11 @@
-#!/usr/bin/env bats
 # Keys left in doubt: who comes next is told that the last holder died in the middle.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2153,SC2154 # words are split on purpose
 
-# Inner shells' own variables; words that are split on purpose; the helper's variables.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2153,SC2154
 load helper
 
 setup() {
 	keylock_setup
-	file=$KEYLOCK_DIR/key saved=$BATS_TEST_TMPDIR/saved
+	file=$KEYLOCK_DIR/key saved=$work/saved
 }
 
 # leave_in_doubt [SIGNAL [KEY]]: a command under -A dies of that. Keeps a copy for unchanged.
@@ -31,8 +29,7 @@ in_doubt() {
 }
 
 forget() {
-	run_keylock --forget "${1-key}"
-	expect_taken 0
+	quiet 0 --forget "${1-key}"
 }
 
 # Nothing is in doubt: -A runs, and nothing is left.
@@ -56,7 +53,6 @@ write_record() {
 since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 
 @test "P8 while the command runs each key has a record: one line of 192 bytes" {
-	local option before at key line
 	for option in -A --refuse-abandoned -R --recover; do
 		before=$(date +%s)
 		TZ=Asia/Tokyo hold "$option" -k b key
@@ -73,11 +69,10 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 }
 
 @test "the record has the command's name, cut between characters, and not its arguments" {
-	local name path e
 	printf -v e 'é%.0s' {1..100}
 	for name in charge.sh 'charge card' $'new\nline' $'\e[31mred' $'\xff\xfe' \
 		'command= cause=x' "$(printf '%0250d' 0)" "$e" "x$e"; do
-		path=$BATS_TEST_TMPDIR/$name
+		path=$work/$name
 		printf 'cat "$KEYLOCK_DIR/key"; kill -KILL $$\n' >"$path"
 		chmod +x "$path"
 		gives 137 -A key "$path" secret-password
@@ -98,7 +93,6 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 }
 
 @test "P8 an end by itself settles, one of a signal or with 129 to 192 leaves in doubt" {
-	local option code cause how
 	for option in -A -R; do
 		for code in 0 1 5 75 127 128 193 255; do
 			gives "$code" "$option" key sh -c "exit $code"
@@ -109,8 +103,7 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 			[ "$(field cause)" = "$cause" ]
 			in_doubt key 'key: ' \
 				"pid=$(field pid) since=$(field since) cause=$cause command=sh"
-			run_keylock -q -A key touch "$ran"
-			expect_taken 76
+			quiet 76 -q -A key touch "$ran"
 			forget
 			clean
 		done <<-'ENDS'
@@ -131,7 +124,6 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 }
 
 @test "P8 a killed keylock leaves the record, whether its command dies, too, or ends well" {
-	local option
 	for option in -A -R; do
 		hold "$option" key
 		line_up -A key touch "$ran" 2>"$saved"
@@ -151,7 +143,6 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 }
 
 @test "P8 -R runs the command and tells it, and the command's end decides" {
-	local option
 	export KEYLOCK_ABANDONED=stale
 	for option in -A -R '-s -A' '-s -R' -x; do
 		prints unset $option key sh -c 'echo "${KEYLOCK_ABANDONED-unset}"'
@@ -175,7 +166,6 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 }
 
 @test "P8 a run without -A and -R leaves the record as it is, however it ends" {
-	local option
 	leave_in_doubt
 	for option in -x -s -l -F -o '-j 2' '-n -k a' '-n -k z'; do
 		prints ran $option key echo ran
@@ -187,7 +177,6 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 }
 
 @test "P8 -s with -A or -R looks, and neither leaves nor clears" {
-	local end
 	for end in '-A kill -KILL $$' '-R exit 137'; do
 		gives 137 -s "${end%% *}" key sh -c "cat \"\$KEYLOCK_DIR/key\"; ${end#* }"
 		[[ -z $output && $(files) == 0 ]]
@@ -203,10 +192,9 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 }
 
 @test "P8 a command that could not be executed leaves the old record as it was, and no new one" {
-	local round
 	for round in clean doubt; do
 		fails 127 '' -R key no-such-command
-		fails 126 '' -R key "$BATS_TEST_TMPDIR"
+		fails 126 '' -R key "$work"
 		[ "$round" = doubt ] || [ "$(files)" = 0 ]
 		[ "$round" = clean ] || unchanged
 		leave_in_doubt
@@ -215,7 +203,7 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 }
 
 @test "P8 what is no record counts as one, torn, foreign or huge; an empty file does not" {
-	local content good fields odd=()
+	odd=()
 	write_record ''
 	clean
 	run_keylock -A key sh -c 'cat "$KEYLOCK_DIR/key"'
@@ -256,9 +244,9 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 }
 
 @test "P8 a file that is not keylock's own, or has another name, is never written to: 77" {
-	local content options how other=$BATS_TEST_TMPDIR/other
+	other=$work/other
 	for content in '' 'precious\n' 'keylock\n' 'keylock2 pid=1\n' '#!/bin/sh\n'; do
-		for options in -A -R '-s -A' '-R -k a' '-A -k z' --forget -x; do
+		for options in -A -R '-s -A' '-R -k a' '-A -k z' --forget --pin -x; do
 			for how in linked foreign; do
 				[ "$how$content" != foreign ] || continue
 				write_record "$content"
@@ -270,11 +258,12 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 				case $options in
 				# Who does not write does not mind.
 				-x) free key ;;
-				--forget) run_keylock --forget key ;;
+				--*) run_keylock "$options" key ;;
 				*) run_keylock $options key touch "$ran" ;;
 				esac
 				[ "$options" = -x ] || expect_message 77 "$file: "
 				cmp "$other" "$saved"
+				[ "$how $(stat -Lc %a "$other")" != "$how 1700" ]
 				# Nor is another key of the same run left in doubt.
 				[[ ! -e $ran && $(files) -le 1 ]]
 				rm "$other"
@@ -291,7 +280,6 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 }
 
 @test "P8 a record that cannot be written: 73, and nothing is run" {
-	local options
 	# The limit is for our own files as well, so the message goes through a pipe.
 	for options in -A -R '-A -k a' '-R -k z'; do
 		run_it sh -c '{ (ulimit -f 0 && exec "$KEYLOCK" "$@" key mkdir "$0")
@@ -301,8 +289,7 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 	done
 	# Who writes none does not mind.
 	for options in -x '-s -A'; do
-		run_it sh -c 'ulimit -f 0 && exec "$KEYLOCK" "$@"' - $options key true
-		expect 0
+		it_gives 0 sh -c 'ulimit -f 0 && exec "$KEYLOCK" "$@"' - $options key true
 	done
 }
 
@@ -325,7 +312,6 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 }
 
 @test "P8 the record is settled when the command ends, whatever daemon it leaves" {
-	local option
 	for option in -x -o -l; do
 		leave_daemon 'exit 5' "$option" -A key
 		expect 5
@@ -345,11 +331,8 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 }
 
 @test "P8 with -r the outer run's end decides, and its record alone is kept" {
-	local outer
 	# The inner one ends well, the outer does not.
-	run_keylock -A key sh -c \
-		'"$KEYLOCK" -r -A key true; echo $?; cat "$KEYLOCK_DIR/key"; kill -KILL $$'
-	expect 137
+	gives 137 -A key sh -c '"$KEYLOCK" -r -A key true; echo $?; cat "$KEYLOCK_DIR/key"; kill -KILL $$'
 	[[ $output == 0$'\n'keylock1* ]]
 	in_doubt key
 	# The outer one is told already, and the inner runs.
@@ -358,31 +341,29 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 	[ "$(files)" = 0 ]
 	# The inner one dies, the outer sees to it and ends well, with a record or without.
 	for outer in -A -x; do
-		prints '' "$outer" key sh -c '"$KEYLOCK" -r -A key sh -c "kill -KILL \$\$"; exit 0'
-		[ "$(files)" = 0 ]
+		gives 0 "$outer" key sh -c '"$KEYLOCK" -r -A key sh -c "kill -KILL \$\$"; exit 0'
+		[[ -z $output && $(files) == 0 ]]
 	done
 }
 
 @test "P8 keylock ends only its own record" {
-	local first other next
 	need flock
 	for next in held dead; do
-		rm -f "$BATS_TEST_TMPDIR"/{unlocked,go}
-		"$KEYLOCK" -A key bash -c 'for fd in /proc/self/fd/*; do
-				[ "$(readlink "$fd")" != "$1" ] || flock -u "${fd##*/}"
-			done
-			echo >"$0/unlocked"; until [ -e "$0/go" ]; do sleep 0.01; done' \
-			"$BATS_TEST_TMPDIR" "$file" 3>&- 4>&- &
-		first=$!
-		wait_for 20 test -e "$BATS_TEST_TMPDIR/unlocked"
+		hold -A key
+		first=$holder
+		# Its command lets the lock go.
+		tell "$first" unlocked 'bash -c "for fd in /proc/self/fd/*; do
+			[ \$fd -ef \$KEYLOCK_DIR/key ] && flock -u \${fd##*/}
+		done; :"'
+		answered unlocked 0
 		case $next in
 		held) hold -n -R key ;;
 		dead) run_keylock -n -R key sh -c 'kill -KILL $$' ;;
 		esac
 		other=$(field pid)
 		[ "$other" != "$first" ]
-		touch "$BATS_TEST_TMPDIR/go"
-		wait "$first"
+		let_go "$first"
+		expect 0
 		if [ "$next" = held ]; then
 			taken key
 			kill_hard "$holder" "$held"
@@ -393,7 +374,6 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 }
 
 @test "--forget takes record and pin away; a held key is 75, -w waits; nothing there is 0" {
-	local mode words
 	forget
 	[ ! -e "$file" ]
 	leave_in_doubt KILL another
@@ -403,8 +383,7 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 	for mode in -s -x; do
 		hold "$mode" key
 		for words in '75 -x' '9 -E 9' '75 -w 0.2'; do
-			run_keylock ${words#* } --forget key
-			expect_taken "${words%% *}"
+			quiet "${words%% *}" ${words#* } --forget key
 		done
 		[[ -s $file && -x $file ]]
 		[ "$mode" = -x ] || let_go
@@ -423,7 +402,6 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 }
 
 @test "options that do not go with a record, or with --forget: 64" {
-	local words
 	leave_in_doubt
 	for words in '-r key' '-s key' '-j 2 key' '-j 1 key' '' 'a b'; do
 		fails 64 '' --forget $words
@@ -437,27 +415,27 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 # The calls that write or sync, that lock with flock, and that run something, one a line, of the
 # first process, keylock.
 calls() {
-	local first trace=$BATS_TEST_TMPDIR/trace traced=%process,write,writev,pwrite64,pwritev
+	local first trace=$work/trace traced=%process,write,writev,pwrite64,pwritev
 	traced+=',flock,ftruncate,?ftruncate64,fsync,fdatasync,sync_file_range,msync,syncfs,sync'
 	run_it strace -f -qq -e signal=none -o "$trace" -e "trace=$traced" "$KEYLOCK" "$@"
 	first=$(sed -n '1s/ .*//p' "$trace")
 	sed -nE "s/^($first +|[0-9]+ +(execve)).*/&/p" "$trace" |
 		sed -E 's/^[0-9]+ +//; s/^(<\.\.\. )?([a-z0-9_]+).*/\2/; s/^(ftruncate)64$/\1/' |
-		paste -sd ' ' | tee "$BATS_TEST_TMPDIR/calls"
+		paste -sd ' ' | tee "$work/calls"
 }
 
 has_calls() {
-	grep -Eq "$1" "$BATS_TEST_TMPDIR/calls"
+	grep -Eq "$1" "$work/calls"
 }
 
 has_no_calls() {
-	! has_calls "$1"
+	[ "$(grep -Ec "$1" "$work/calls")" = 0 ]
 }
 
 @test "P8 the record is on disk before the command starts, and its end before keylock lets go" {
-	local option runs='(vfork|clone) ((vfork|clone) )?execve .*wait4.*'
-	local ended='ftruncate fdatasync flock'
-	local writes='^execve flock pwrite64 (ftruncate )?fdatasync'
+	runs='(vfork|clone) ((vfork|clone) )?execve .*wait4.*'
+	ended='ftruncate fdatasync flock'
+	writes='^execve flock pwrite64 (ftruncate )?fdatasync'
 	need strace
 	for option in -A -R; do
 		calls "$option" key true
@@ -474,7 +452,6 @@ has_no_calls() {
 }
 
 @test "P8 without -A and -R nothing is written and nothing synced" {
-	local option
 	need strace
 	for option in -x -s -l -o -F '-j 2' '-k b' '-w 5' -r -s\ -A -s\ -R; do
 		calls $option key true
@@ -485,15 +462,14 @@ has_no_calls() {
 }
 
 @test "P8 killed at any time: never is a key clean whose command was in the middle" {
-	local i keylock clean=0 doubt=0 rounds=60 inherit
+	clean=0 doubt=0 rounds=60
 	[ -z "${KEYLOCK_LONG-}" ] || rounds=1000
-	inherit=$(probe inherit)
 	for ((i = 0; i < rounds; i++)); do
-		rm -f "$BATS_TEST_TMPDIR"/{charged,written}
+		rm -f "$work"/{charged,written}
 		# In a group of its own, so that keylock and its command are killed at once.
-		"$inherit" -g "$KEYLOCK" -A key sh -c \
+		setsid "$KEYLOCK" -A key sh -c \
 			'echo >"$0/charged"; sleep 0.002; echo >"$0/written"' \
-			"$BATS_TEST_TMPDIR" 3>&- 4>&- &
+			"$work" 3>&- 4>&- &
 		keylock=$!
 		sleep "0.0$((RANDOM % 2))$((RANDOM % 10))"
 		kill -KILL -- "-$keylock" 2>/dev/null || :
@@ -502,7 +478,7 @@ has_no_calls() {
 		"$KEYLOCK" -q -w 20 -A key true || status=$?
 		if [ "$status" = 0 ]; then
 			clean=$((clean + 1))
-			[ ! -e "$BATS_TEST_TMPDIR/charged" ] || [ -e "$BATS_TEST_TMPDIR/written" ]
+			[ ! -e "$work/charged" ] || [ -e "$work/written" ]
 		else
 			expect 76
 			doubt=$((doubt + 1))

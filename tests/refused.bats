@@ -1,11 +1,9 @@
-#!/usr/bin/env bats
 # What the system may refuse: each time one clear line with its status, no command without its lock,
 # and the key free afterwards. By the real thing where there is one (old kernels and sandboxes by
 # seccomp, limits, full and read-only file systems, no /proc, no /run), else by one fault of
 # strace(1). All faults of all calls, and what they leave behind, are in proof/faults.sh.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154 # words are split on purpose
 
-# Inner shells' own variables; words that are split on purpose; the helper's variables.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154
 load helper
 
 setup() {
@@ -13,12 +11,10 @@ setup() {
 	lockfile=$KEYLOCK_DIR/key
 }
 
-# refusing RULES COMMAND…: run_it where the kernel refuses what RULES say (see refuse.c).
+# refusing RULES COMMAND…: run_it where the kernel refuses what RULES say (see refuse.py).
 refusing() {
-	local refuse
-	refuse=$(probe refuse)
-	"$refuse" "$1" true 2>/dev/null || skip 'no seccomp here'
-	run_it "$refuse" "$@"
+	"$tools/refuse.py" "$1" true 2>/dev/null || skip 'no seccomp here'
+	run_it "$tools/refuse.py" "$@"
 }
 
 # limited LIMIT WORDS…: keylock WORDS… under this limit of the shell's ulimit.
@@ -44,10 +40,23 @@ fault() {
 		"$KEYLOCK" "$@"
 }
 
-# refused STATUS TEXT...: the last run said so, and ran nothing.
+# refused STATUS TEXT HOW...: that run, by one of these three or run_keylock, says so, and runs nothing.
 refused() {
-	expect_message "$@"
-	[ ! -e "$ran" ]
+	"${@:3}"
+	expect_message "$1" "$2"
+	not_run
+}
+
+# is_taken STATUS HOW..., ends STATUS HOW...: it says nothing, or has this status.
+is_taken() {
+	"${@:2}"
+	expect_taken "$1"
+	not_run
+}
+
+ends() {
+	"${@:2}"
+	expect "$1"
 }
 
 # The key is free, and as if nothing had happened.
@@ -62,15 +71,11 @@ in_doubt() {
 	expect_message 76 "$@"
 }
 
-# --- 71: the system refused something ---
-
 @test "a kernel before 3.15: 71, which kernel it needs, and nothing is run" {
-	local words
 	for words in key '-n key' '-s key' '-w 1 key' '-F key' '-A key' '-l key' '-j 2 key' \
 		'-k other key' '--pin key' '--forget key'; do
 		[[ $words == --* ]] || words+=" touch $ran"
-		refusing fcntl:36-38=22 "$KEYLOCK" $words
-		refused 71 'Linux 3.15'
+		refused 71 'Linux 3.15' refusing fcntl:36-38=22 "$KEYLOCK" $words
 	done
 	# Later, under a newer kernel, nothing of that is in the way.
 	free -j 2 key
@@ -79,30 +84,23 @@ in_doubt() {
 }
 
 @test "71: no descriptor, no process for the command" {
-	local error limit
 	need_plain
 	# With 10 or fewer the lock cannot get a descriptor of 10 or above.
 	for limit in {3..10}; do
-		limited "-n $limit" key touch "$ran"
-		refused 71
+		refused 71 '' limited "-n $limit" key touch "$ran"
 	done
-	limited '-n 24' key true
-	expect 0
+	ends 0 limited '-n 24' key true
 	# F_DUPFD of fcntl(2), in the child; for -F in keylock itself.
 	for error in 9 16 22 24; do
-		refusing "fcntl:0=$error" "$KEYLOCK" key touch "$ran"
-		refused 71
-		refusing "fcntl:0=$error" "$KEYLOCK" -F key touch "$ran"
-		refused 71
+		refused 71 '' refusing "fcntl:0=$error" "$KEYLOCK" key touch "$ran"
+		refused 71 '' refusing "fcntl:0=$error" "$KEYLOCK" -F key touch "$ran"
 	done
 	for error in 1 11 12 38; do
-		refusing "fork=$error" "$KEYLOCK" -A key touch "$ran"
-		refused 71 touch
+		refused 71 touch refusing "fork=$error" "$KEYLOCK" -A key touch "$ran"
 	done
 	[ "$(files)" = 0 ]
 	# Without a process in between none is needed.
-	refusing 'fork=11' "$KEYLOCK" -F key true
-	expect 0
+	ends 0 refusing 'fork=11' "$KEYLOCK" -F key true
 	# Somebody who may have no second process.
 	public_keylock
 	run_it as_user 61111 bash -c 'ulimit -u 1; exec "$0" key touch "$KEYLOCK_DIR/ran"' \
@@ -112,7 +110,6 @@ in_doubt() {
 }
 
 @test "71: no descriptor for looking, and not that nobody holds the key" {
-	local limit
 	need_plain
 	hold key
 	# The standard streams, the directory, and its entries or a lockfile.
@@ -122,62 +119,47 @@ in_doubt() {
 		limited "-n $limit" --list
 		expect_message 71
 	done
-	limited '-n 20' --who key
-	expect 0
+	ends 0 limited '-n 20' --who key
 	[ "$output" = "$holder" ]
 }
 
 @test "71: no locks are left, or sleeping fails" {
-	local how
 	# The gate, the presence, and the lock; at slots, and at the second one.
 	for how in fcntl:error=ENOLCK:when=1 fcntl:error=ENOLCK:when=3 flock:error=ENOLCK:when=1; do
-		fault "$how" "$lockfile" -- key touch "$ran"
-		refused 71 'key: cannot be locked: No lock'
+		refused 71 'key: cannot be locked: No lock' fault "$how" "$lockfile" -- key touch "$ran"
 	done
-	fault flock:error=ENOLCK:when=1 "$lockfile" -- -j 2 key touch "$ran"
-	refused 71 'key: cannot be locked: No lock'
+	refused 71 'key: cannot be locked: No lock' fault flock:error=ENOLCK:when=1 "$lockfile" -- -j 2 key touch "$ran"
 	hold -j 2 key
-	fault flock:error=ENOLCK:when=1 "$lockfile%s2" -- -j 2 key touch "$ran"
-	refused 71 'key: cannot be locked: No lock'
+	refused 71 'key: cannot be locked: No lock' fault flock:error=ENOLCK:when=1 "$lockfile%s2" -- -j 2 key touch "$ran"
 	hold -j 2 key
-	fault ppoll:error=ENOMEM:when=1 -- -w 9 -j 2 key touch "$ran"
-	refused 71 'key: cannot be locked: '
+	refused 71 'key: cannot be locked: ' fault ppoll:error=ENOMEM:when=1 -- -w 9 -j 2 key touch "$ran"
 	# One that holds lets go.
-	fault ppoll,poll:error=ENOMEM -- --hold other < <(sleep 1)
-	expect 71
+	ends 71 fault ppoll,poll:error=ENOMEM -- --hold other < <(sleep 1)
 	free other
 }
 
 @test "71: no timer to be had, or to be set, for who must wait; a free key is had" {
-	local how none=timer_create=38
-	refusing "$none" "$KEYLOCK" -w 5 key true
-	expect 0
+	none=timer_create=38
+	ends 0 refusing "$none" "$KEYLOCK" -w 5 key true
 	# A timer counts as a signal that waits to be delivered.
-	limited '-i 0' -w 5 key true
-	expect 0
+	ends 0 limited '-i 0' -w 5 key true
 	hold key
-	refusing "$none" "$KEYLOCK" -w 5 key touch "$ran"
-	refused 71 key
-	refusing "$none" "$KEYLOCK" -n key touch "$ran"
-	expect_taken 75
-	limited '-i 0' -w 5 key touch "$ran"
-	refused 71 key 'ulimit -i'
-	[[ $stderr != *memory* ]]
-	limited '-i 0' -n key touch "$ran"
-	expect_taken 75
+	refused 71 key refusing "$none" "$KEYLOCK" -w 5 key touch "$ran"
+	is_taken 75 refusing "$none" "$KEYLOCK" -n key touch "$ran"
+	refused 71 'ulimit -i' limited '-i 0' -w 5 key touch "$ran"
+	[[ $stderr == *key* && $stderr != *memory* ]]
+	is_taken 75 limited '-i 0' -n key touch "$ran"
 	for how in timer_create:error=EAGAIN timer_settime:error=EINVAL; do
-		fault "$how" -- -w 9 key touch "$ran"
-		refused 71 key
+		refused 71 key fault "$how" -- -w 9 key touch "$ran"
 	done
 	let_go
-	fault timer_create:error=EAGAIN -- --hold key < <(echo)
-	refused 71 timer
+	refused 71 timer fault timer_create:error=EAGAIN -- --hold key < <(echo)
 	[[ $stderr != *'No error'* ]]
 	[ "$(files)" = 0 ]
 }
 
 @test "71: no memory, for good or for a moment, and never a part of a list or a line" {
-	local when what long keys=() i whole
+	keys=()
 	need_plain
 	printf -v long '%0600d' 0
 	for i in {1..200}; do
@@ -226,18 +208,15 @@ in_doubt() {
 	in_doubt cause=unknown
 }
 
-# --- 73: directory and lockfile ---
-
 @test "73: the directory or the lockfile cannot be made" {
-	run_keylock -d "$KEYLOCK_DIR/dir" key touch "$ran"
-	refused 73 "$KEYLOCK_DIR/dir"
+	refused 73 "$KEYLOCK_DIR/dir" run_keylock -d "$KEYLOCK_DIR/dir" key touch "$ran"
 	# /proc is a directory that nobody can make a file in, root included.
-	run_keylock -d /proc key touch "$ran"
-	refused 73 /proc
+	refused 73 /proc run_keylock -d /proc key touch "$ran"
 	for dir in /mnt /mnt/dir; do
 		run_it private_root sh -c 'mount -t tmpfs -o nr_inodes=1 none /mnt &&
 			exec "$KEYLOCK" -d "$1" key touch "$0"' "$ran" "$dir"
-		refused 73 "$dir" 'No space left'
+		expect_message 73 "$dir" 'No space left'
+		not_run
 	done
 }
 
@@ -278,10 +257,9 @@ in_doubt() {
 }
 
 @test "73: directory or lockfile cannot be seen, opened, made, or brought to disk" {
-	local how at words open=openat,open stat=fstat,newfstatat
+	open=openat,open stat=fstat,newfstatat
 	while IFS='|' read -r how at words; do
-		fault "$how" $at -- $words key touch "$ran"
-		refused 73 "$KEYLOCK_DIR"
+		refused 73 "$KEYLOCK_DIR" fault "$how" $at -- $words key touch "$ran"
 		unharmed
 	done <<-END
 		$stat:error=EIO:when=1|$lockfile|
@@ -306,28 +284,24 @@ in_doubt() {
 }
 
 @test "P8 a record that cannot be read, written over or ended: told, and the key stays in doubt" {
-	local how
 	# The record's end, and the lock that is asked for before it.
 	for how in ftruncate:error=EIO:when=2 flock:error=EIO:when=2; do
-		fault "$how" "$lockfile" -- -A key sh -c 'exit 3'
-		expect 3
+		ends 3 fault "$how" "$lockfile" -- -A key sh -c 'exit 3'
 		[[ $stderr == "keylock: $lockfile: "*error ]]
 		in_doubt
 		gives 0 --forget key
 	done
-	fault flock:error=EIO:when=2 "$lockfile" -- key sh -c 'exit 7'
-	expect 7
+	ends 7 fault flock:error=EIO:when=2 "$lockfile" -- key sh -c 'exit 7'
 	unharmed
 	"$KEYLOCK" -A key sh -c 'kill -9 $$' || :
 	for how in '-A pread64:error=EIO:when=1' '-R pwrite64:error=EIO:when=1' \
 		'-R pwrite64,ftruncate:error=EIO'; do
 		fault "${how#* }" "$lockfile" -- "${how%% *}" key touch "$ran"
-		refused 73 "$lockfile: " error
+		expect_message 73 "$lockfile: " error
+		not_run
 		in_doubt
 	done
 }
-
-# --- it goes on all the same ---
 
 @test "no /proc: slots are waited for, and a nested run ends by its time-out" {
 	need_plain
@@ -344,14 +318,11 @@ in_doubt() {
 }
 
 @test "what is interrupted, has nothing to give yet, or is needed only for looking stops nothing" {
-	local how
 	for how in rt_sigtimedwait,rt_sigtimedwait_time64:error=EINTR:when=1..3 \
 		wait4:error=EINTR:when=1 fstatfs,statfs:error=ENOSYS; do
-		fault "$how" -- key sh -c 'exit 7'
-		expect 7
+		ends 7 fault "$how" -- key sh -c 'exit 7'
 	done
-	fault read:error=EAGAIN:when=1 -- --hold key < <(echo)
-	expect 0
+	ends 0 fault read:error=EAGAIN:when=1 -- --hold key < <(echo)
 	unharmed
 	hold key
 	fault openat,open:error=EACCES /proc -- -n -v key true
@@ -359,16 +330,12 @@ in_doubt() {
 }
 
 @test "75: the lockfile loses its name again and again; once is nothing" {
-	local lost=newfstatat:error=ENOENT
-	fault $lost key -- -w 0.1 key touch "$ran"
-	expect_taken 75
-	fault $lost key -- -w 0.1 -j 2 key touch "$ran"
-	expect_taken 75
-	fault $lost:when=2 key -- -j 2 key true
-	expect 0
+	lost=newfstatat:error=ENOENT
+	is_taken 75 fault $lost key -- -w 0.1 key touch "$ran"
+	is_taken 75 fault $lost key -- -w 0.1 -j 2 key touch "$ran"
+	ends 0 fault $lost:when=2 key -- -j 2 key true
 	hold -j 2 key
-	fault $lost key%s2 -- -w 0.1 -j 2 key touch "$ran"
-	expect_taken 75
+	is_taken 75 fault $lost key%s2 -- -w 0.1 -j 2 key touch "$ran"
 	[ ! -e "$ran" ]
 	let_go
 	unharmed

@@ -1,13 +1,11 @@
-#!/usr/bin/env bats
 # Several keys: all or none, in one order, under one deadline. Their life is in lifetime.bats.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154 # words are split on purpose
 
-# Inner shells' own variables; words that are split on purpose; the helper's variables.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154
 load helper
 
 setup() {
 	keylock_setup
-	served=$BATS_TEST_TMPDIR/served
+	served=$work/served
 }
 
 # each taken KEY…, each free KEY…: so is each of them.
@@ -25,13 +23,11 @@ contend() {
 }
 
 @test "P1 all keys are held while the command runs; with one taken nothing runs and none is held" {
-	local key words
 	hold -k b --key c a
 	each taken a b c
 	[ "$(files)" = 3 ]
 	for key in a b c; do
-		run_keylock --who "$key"
-		[ "$output" = "$holder" ]
+		prints "$holder" --who "$key"
 	done
 	let_go
 	expect 0
@@ -39,8 +35,7 @@ contend() {
 		hold "$key"
 		for words in '75 -n -k b -k c a' '75 -w 0.1 -k a -k b c' '75 -w0 -k c -k a b' \
 			'9 -n -E 9 -k a -k b c'; do
-			run_keylock ${words#* } touch "$ran"
-			expect_taken "${words%% *}"
+			quiet "${words%% *}" ${words#* } touch "$ran"
 			[[ ! -e $ran && $(files) == 1 ]]
 		done
 		fails 75 "$key: taken: pid $holder" -v -n -k c -k b a true
@@ -53,7 +48,6 @@ contend() {
 }
 
 @test "keys are taken in the order of their files' names, however they are named" {
-	local words
 	hold b
 	# The slash is after the plus, but its file's name is before it.
 	hold +
@@ -70,7 +64,6 @@ contend() {
 }
 
 @test "P9 -w: one time for all keys together" {
-	local begin passed first
 	hold a
 	first=$holder
 	hold b
@@ -86,7 +79,6 @@ contend() {
 }
 
 @test "-s: all keys are shared" {
-	local first
 	hold -s -k b a
 	first=$holder
 	hold -s -k c b
@@ -101,7 +93,6 @@ contend() {
 }
 
 @test "KEYLOCK_KEY is KEY, the first where there are several, unless that is too long" {
-	local words one
 	while IFS='|' read -r words one; do
 		gives 0 $words printenv KEYLOCK_KEY
 		[ "$output" = "$one" ]
@@ -112,10 +103,8 @@ contend() {
 		-s -k x ~|~
 	KEYS
 	# What came from an outer run is not added to.
-	run_keylock -k b a "$KEYLOCK" c printenv KEYLOCK_KEY
-	[ "$output" = c ]
-	run_keylock -k b $'a\nc' printenv KEYLOCK_KEY
-	[ "$output" = $'a\nc' ]
+	prints c -k b a "$KEYLOCK" c printenv KEYLOCK_KEY
+	prints $'a\nc' -k b $'a\nc' printenv KEYLOCK_KEY
 	# Arguments and environment may take a quarter of the stack: --auto has all twice.
 	printf -v one '%0100000d' 1
 	for words in -x -F -o; do
@@ -128,22 +117,19 @@ contend() {
 }
 
 @test "a hundred keys; with fewer descriptors it is 71, and nothing is kept" {
-	local i words=()
+	words=()
 	for i in {1..99}; do
 		words+=(-k "key $i")
 	done
-	run_keylock -n "${words[@]}" 'key 0' sh -c 'ls -A "$KEYLOCK_DIR" | wc -l
+	prints $'100\n75\n75\n75\n1' -n "${words[@]}" 'key 0' sh -c 'ls -A "$KEYLOCK_DIR" | wc -l
 		for key in 0 57 99 100; do "$KEYLOCK" -n "key $key" true || echo "$?"; done
 		printenv KEYLOCK_KEY | wc -l'
-	expect 0
-	[ "$output" = $'100\n75\n75\n75\n1' ]
 	# With the last of them taken all others are given back.
 	hold 'key 99'
 	taken "${words[@]}" 'key 0'
 	[ "$(files)" = 1 ]
 	let_go
-	run_it sh -c 'ulimit -n 60 && exec "$@"' sh "$KEYLOCK" "${words[@]}" 'key 0' touch "$ran"
-	expect_message 71
+	it_fails 71 '' sh -c 'ulimit -n 60 && exec "$@"' sh "$KEYLOCK" "${words[@]}" 'key 0' touch "$ran"
 	[[ ! -e $ran && $(files) == 0 ]]
 }
 
@@ -165,7 +151,6 @@ contend() {
 }
 
 @test "P4 who waits for several keys gets them in the end, whoever is killed in between" {
-	local first dead
 	hold a
 	first=$holder
 	hold c
@@ -182,7 +167,6 @@ contend() {
 }
 
 @test "-k with nothing, too much or without a command is a mistake: 64" {
-	local long words
 	printf -v long '%0131001d' 0
 	for words in '' "$long"; do
 		fails 64 '' -k "$words" a touch "$ran"
@@ -196,15 +180,21 @@ contend() {
 	[[ ! -e $ran && $(files) == 0 ]]
 }
 
+# Six keys, of each run one to four, in any order.
+kinds() {
+	local modes=(x x s) options=('' '' '' '' -n -w0.02) keys mode
+	for _ in {1..200}; do
+		mode=${modes[RANDOM % 3]}
+		mapfile -t keys < <(shuf -n $((1 + RANDOM % 4)) -e 0 1 2 3 4 5)
+		echo "-$mode ${options[RANDOM % 6]}$(printf ' -k %s' "${keys[@]}") ${keys[0]} : 1500 $mode ${keys[*]}"
+	done
+}
+
 @test "P1 random sets of keys: none beside another that has a key in common" {
-	local count=400
+	count=400
 	[ -z "${KEYLOCK_LONG-}" ] || count=8000
-	run_it "$(probe sets)" "$BATS_TEST_TMPDIR/witness" "$count" 12 "$KEYLOCK"
-	expect 0
-	[[ $output =~ ^runs=([0-9]+)\ gave_up=([0-9]+)\ others=0\ together=([0-9]+)\  ]]
-	[[ $output == *' overlaps=0 stuck=0' ]]
+	stress "$count" 12 < <(kinds)
 	# Each ran or gave up, and enough of each for it to have been a test.
-	[ $((BASH_REMATCH[1] + BASH_REMATCH[2])) = "$count" ]
-	[ "${BASH_REMATCH[1]}" -ge $((count / 2)) ]
-	[[ ${BASH_REMATCH[3]} -ge 1 && $(files) == 0 ]]
+	[ $((found[runs] + found[gave_up])) = "$count" ]
+	[[ ${found[runs]} -ge $((count / 2)) && ${found[together]} -ge 1 && $(files) == 0 ]]
 }

@@ -1,67 +1,45 @@
-#!/usr/bin/env bats
 # Signals to keylock, and what of the caller's signals and timers reaches the command.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2153,SC2154 # words are split on purpose
 
-# The words of a case are split on purpose (SC2086); inner shells' and the helper's variables.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2153,SC2154
 load helper
 
-# A shell that is not interactive starts its background processes with INT and QUIT ignored:
-# "inherit -d" makes all signals what they are at a prompt, and then execs.
 setup() {
 	keylock_setup
-	inherit=$(probe inherit)
-	ended=$(probe ended)
-	ran=$BATS_TEST_TMPDIR/ran
-	log=$BATS_TEST_TMPDIR/log
-	# A command that ends with status 9 when it is told to go. It has no child: a shell cannot stop
-	# while its child is stopped before its exec.
-	job=(sh -c 'mkfifo "$0.go"; exec 8<>"$0.go"; echo $$ >"$0"; read -r _ <&8; exit 9' "$ran")
+	inherit=$tools/inherit.py log=$work/log
 }
 
-# Starts a keylock command in the background, sets keylock and watcher. ended_as checks how it ended.
+# Starts a command line in the background, sets keylock, its pid. ended_as checks how it ended.
 start_ended() {
-	local file=$BATS_TEST_TMPDIR/end
-	rm -f "$file" "$file.pid"
-	"$inherit" -d "$ended" "$file" sh -c 'echo $$ >"$0.pid"; exec "$@"' "$file" "$@" 3>&- 4>&- &
+	rm -f "$work/end" "$work/end.pid"
+	"$tools/ended.py" "$work/end" "$@" 3>&- 4>&- &
 	watcher=$!
-	wait_for 20 test -s "$file.pid"
-	keylock=$(cat "$file.pid")
+	wait_for 20 test -s "$work/end.pid"
+	keylock=$(cat "$work/end.pid")
 }
 
 ended_as() {
 	wait "$watcher"
-	echo "ended: $(cat "$BATS_TEST_TMPDIR/end")"
-	[ "$(cat "$BATS_TEST_TMPDIR/end")" = "$1" ]
+	echo "ended: $(cat "$work/end")"
+	[ "$(cat "$work/end")" = "$1" ]
 }
 
-# Waits until the job runs; sets held, its pid.
-job_runs() {
-	wait_for 20 test -s "$ran"
-	held=$(cat "$ran")
-}
-
-# Ends the job.
-go() {
-	echo 1<>"$ran.go"
-	rm "$ran" "$ran.go"
-}
-
-taken() {
-	run_keylock -n key true
-	expect 75
+# start_job ARG…: start_ended a keylock, returns when its command runs, which does what it is told, and has no
+# child: a shell cannot stop while its child is stopped before its exec.
+start_job() {
+	new_hold
+	start_ended "$@" "${obeys[@]}"
+	has_begun
 }
 
 # Starts keylock in the background as a shell with job control would. Sets waiter when it waits.
 start_waiter() {
-	"$inherit" -d "$@" 3>&- 4>&- &
-	waiter=$!
-	wait_for 20 has_ticket "$waiter"
+	line_up_by "$inherit" -d "$@"
 }
 
-# Starts keylock with the recorder (see recorder.c) as its command. Sets keylock and recorder.
+# Starts keylock with the recorder (see recorder.py) as its command. Sets keylock and recorder.
 start_recorder() {
 	# In a group of its own: with -g the recorder sends to its group.
-	start_ended "$inherit" -g "$KEYLOCK" key "$(probe recorder)" "$log" "$@"
+	start_ended "$inherit" -g "$KEYLOCK" key "$tools/recorder.py" "$log" "$@"
 	wait_for 20 has_lines 1 "$log"
 	read -r _ recorder <"$log"
 	recorded=1
@@ -75,28 +53,23 @@ send() {
 	wait_for 20 has_lines "$recorded" "$log"
 }
 
-# Runs a command under a taken key: starts it in the background, lets it wait, lets the holder go.
-after_waiting() {
+# it_prints for a command line under a taken key: it waits in the background, and the holder lets it go.
+prints_after_waiting() {
 	hold key
-	start_waiter "$@" >"$BATS_TEST_TMPDIR/waited"
+	start_waiter "${@:2}" >"$out"
 	let_go
-	status=0
-	wait "$waiter" || status=$?
-	output=$(cat "$BATS_TEST_TMPDIR/waited")
+	ended_with "$waiter" 0
+	diff - "$out" <<<"$1"
 }
 
 # Starts keylock, sends it SIGNAL as it starts, a few hundred times; see early.py.
 at_every_moment() {
-	need python3
-	run_it python3 "$BATS_TEST_DIRNAME/tools/early.py" "$(kill -l "$1")" 250 "$KEYLOCK" "${@:2}"
-	expect 0
-	[ "$output" = 'worked=250 stuck=0 odd=0' ]
+	it_prints 'worked=250 stuck=0 odd=0' python3 "$tools/early.py" "$(kill -l "$1")" 250 "$KEYLOCK" "${@:2}"
 }
 
 # --- signals to one that runs ---
 
 @test "P6 each signal that can be caught reaches the command once, one that queues up as often as it was sent" {
-	local i signal expected
 	start_recorder
 	expected="ready $recorder"
 	for i in {1..10}; do
@@ -115,7 +88,7 @@ at_every_moment() {
 	# Not KILL, STOP and CHLD, and not 32 and 33, which are the C library's own; the last real-time
 	# signal ends the recorder.
 	for signal in {1..8} {10..16} 18 {20..31} {34..64}; do
-		[ "$signal" != 64 ] || taken
+		[ "$signal" != 64 ] || taken key
 		send "$signal"
 		expected+=$'\n'"$signal process"
 	done
@@ -126,7 +99,6 @@ at_every_moment() {
 }
 
 @test "P6 what the command sends to its whole group is not sent back to it" {
-	local i
 	start_recorder -g
 	for i in {1..20}; do
 		# Makes it send USR1 to the group, keylock included.
@@ -143,14 +115,11 @@ at_every_moment() {
 }
 
 @test "P6 keylock dies of the signal that its command dies of" {
-	local signal
 	for signal in TERM HUP INT USR1 ALRM RTMIN; do
-		start_ended "$KEYLOCK" key "${job[@]}"
-		job_runs
+		start_job "$KEYLOCK" key
 		kill -"$signal" "$keylock"
 		ended_as "signal $(kill -l "$signal")"
 		[ "$(files)" = 0 ]
-		rm "$ran"*
 	done
 }
 
@@ -163,42 +132,36 @@ at_every_moment() {
 }
 
 @test "P9 a signal to a waiter is noticed whenever it comes, and Ctrl-Z stops it" {
-	local signal
 	hold key
 	for signal in TERM TSTP; do
 		at_every_moment "$signal" key touch "$ran"
 		at_every_moment "$signal" -w100 key touch "$ran"
 	done
-	[ ! -e "$ran" ]
+	not_run
 	let_go
 	expect 0
 	[ "$(files)" = 0 ]
 }
 
 @test "P6 SIGSTOP and SIGCONT, to the command alone or to the whole group, leave nobody stopped" {
-	local i pid
-	start_ended "$inherit" -g "$KEYLOCK" key "${job[@]}"
-	job_runs
+	start_job "$inherit" -g "$KEYLOCK" key
 	kill -STOP "$held"
 	wait_for 20 in_state "$held" T
-	taken
+	taken key
 	kill -CONT "$held"
-	go
+	tell "$held" let_go 'exit 9'
 	# keylock as well.
 	ended_as 'exit 9'
-	start_ended "$inherit" -g "$KEYLOCK" key "${job[@]}"
-	job_runs
+	start_job "$inherit" -g "$KEYLOCK" key
 	for i in {1..20}; do
-		kill -STOP -- "-$keylock"
-		for pid in "$keylock" "$held"; do
-			wait_for 20 in_state "$pid" T
-		done
-		kill -CONT -- "-$keylock"
-		for pid in "$keylock" "$held"; do
-			wait_for 20 in_state "$pid" SRD
+		for what in STOP=T CONT=SRD; do
+			kill -"${what%=*}" -- "-$keylock"
+			for pid in "$keylock" "$held"; do
+				wait_for 20 in_state "$pid" "${what#*=}"
+			done
 		done
 	done
-	go
+	tell "$held" let_go 'exit 9'
 	ended_as 'exit 9'
 	[ "$(files)" = 0 ]
 }
@@ -206,99 +169,84 @@ at_every_moment() {
 # --- what the command inherits ---
 
 @test "P6 mask, dispositions and umask reach the command as they were, after waiting, too" {
-	local what how expected show=(grep -E '^(SigBlk|SigIgn|Umask)' /proc/self/status)
+	show=(grep -E '^(SigBlk|SigIgn|Umask)' /proc/self/status)
 	for what in '' '-b all' '-i all' '-b all -i all' '-b 14 -i 14 -u 0777' '-b 15 -i 1 -i 2' '-i 17' \
 		'-b 17 -b 18 -b 20' '-u 0'; do
 		run_it "$inherit" -d $what "${show[@]}"
 		[ "$(wc -l <<<"$output")" = 3 ]
 		expected=$output
 		for how in '' -F -o -l -s -n '-w 100' '-w 100 -F'; do
-			run_it "$inherit" -d $what "$KEYLOCK" $how key "${show[@]}"
-			expect 0
-			[ "$output" = "$expected" ]
+			it_prints "$expected" "$inherit" -d $what "$KEYLOCK" $how key "${show[@]}"
 		done
 		case $what in
 		'' | '-b all' | '-i all' | *-u*777)
 			for how in '' -F '-w 100' '-w 100 -F' '-w 100 -s'; do
 				echo "after waiting, caller: $what, keylock $how"
-				after_waiting $what "$KEYLOCK" $how key "${show[@]}"
-				expect 0
-				diff - <(echo "$output") <<<"$expected"
+				prints_after_waiting "$expected" $what "$KEYLOCK" $how key "${show[@]}"
 			done
 			;;
 		esac
 		# The shell may change something itself: dash takes SIGCHLD back.
 		run_it "$inherit" -d $what sh -c "exec $(printf '%q ' "${show[@]}")"
-		expected=$output
-		run_it "$inherit" -d $what "$KEYLOCK" key -c "exec $(printf '%q ' "${show[@]}")"
-		expect 0
-		[ "$output" = "$expected" ]
-		run_it "$inherit" -d $what "$KEYLOCK" key sh -c 'exit 9'
-		expect 9
+		it_prints "$output" "$inherit" -d $what "$KEYLOCK" key -c "exec $(printf '%q ' "${show[@]}")"
+		it_gives 9 "$inherit" -d $what "$KEYLOCK" key sh -c 'exit 9'
 	done
 	[ "$(files)" = 0 ]
 }
 
 @test "P6 nohup: an ignored SIGHUP stays ignored, by keylock, too, running or waiting" {
-	local option first
 	need nohup
 	for option in -x -F; do
 		run_it nohup "$KEYLOCK" "$option" key sh -c 'kill -HUP $$; echo alive'
 		expect 0
 		[ "$output" = alive ]
 	done
-	"$inherit" -d -i 1 "$KEYLOCK" key "${job[@]}" 3>&- 4>&- &
-	first=$!
-	job_runs
+	hold_by "$inherit" -d -i 1 "$KEYLOCK" key
 	start_waiter -i 1 "$KEYLOCK" key sh -c 'exit 8'
-	kill -HUP "$first" "$waiter"
+	kill -HUP "$holder" "$waiter"
 	has_ticket "$waiter"
-	go
-	ended_with "$first" 9
+	let_go "$holder" 'exit 9'
+	expect 9
 	ended_with "$waiter" 8
 }
 
 @test "P6 an alarm set by the caller reaches the command, after waiting, too" {
-	local how under
 	# With a process in between it comes by way of keylock,
 	start_ended "$inherit" -a 200 "$KEYLOCK" key sleep 1000
 	ended_as "signal $(kill -l ALRM)"
 	[ "$(files)" = 0 ]
-	start_ended "$inherit" -a 500 "$KEYLOCK" key sh -c 'trap "exit 9" ALRM
-		while :; do sleep 0.01; done'
+	start_ended "$inherit" -a 500 "$KEYLOCK" key sh -c 'trap "exit 9" ALRM; while :; do sleep 0.01; done'
 	ended_as 'exit 9'
 	# and without one it is the command's own.
 	for how in -F '-w 10 -F'; do
-		for under in 'run_it '"$inherit"' -d' after_waiting; do
-			$under -a 100000 "$KEYLOCK" $how key "$inherit" -A
-			expect 0
-			[[ $output -gt 50000 && $output -le 100000 ]]
+		hold key
+		start_waiter -a 100000 "$KEYLOCK" $how key "$inherit" -A >"$work/waited"
+		let_go
+		ended_with "$waiter" 0
+		it_gives 0 "$inherit" -d -a 100000 "$KEYLOCK" $how key "$inherit" -A
+		for left in "$output" "$(cat "$work/waited")"; do
+			[[ $left -gt 50000 && $left -le 100000 ]]
 		done
-		run_it "$inherit" -d "$KEYLOCK" $how key "$inherit" -A
-		[ "$output" = 0 ]
+		it_prints 0 "$inherit" -d "$KEYLOCK" $how key "$inherit" -A
 	done
 }
 
 @test "P9 an alarm set by the caller ends a waiter, unless it is ignored or blocked" {
-	local how begin
 	keep flock
 	for how in '' '-w 100'; do
 		start_ended "$inherit" -a 200 "$KEYLOCK" $how key touch "$ran"
 		ended_as "signal $(kill -l ALRM)"
 	done
 	for how in '-i 14' '-b 14'; do
-		begin=$(milliseconds)
-		run_it "$inherit" -d $how -a 50 "$KEYLOCK" -w 0.3 key touch "$ran"
-		expect 75
-		[ $(($(milliseconds) - begin)) -ge 300 ]
+		gives_up_after 300 "$inherit" -d $how -a 50 "$KEYLOCK" -w 0.3 key
 	done
-	[ ! -e "$ran" ]
+	not_run
 }
 
 # --- signals to a waiter ---
 
 @test "P4 P9 a waiter dies of a signal, gives up its place to those behind it, and leaves no file" {
-	local signal waiter=''
+	waiter=''
 	ulimit -c 0
 	hold key
 	# Those that are caught while waiting, and of the others some.
@@ -317,7 +265,6 @@ at_every_moment() {
 }
 
 @test "P3 a waiter that is killed while the key becomes free leaves no file" {
-	local i
 	for i in {1..25}; do
 		hold key
 		start_waiter "$KEYLOCK" key sleep 1000
@@ -335,7 +282,6 @@ at_every_moment() {
 }
 
 @test "P9 TSTP to a waiter in a group that cannot be stopped does not hang it" {
-	local i
 	need setsid
 	hold key
 	# The kernel does not stop an orphaned group by a signal that a terminal could send.
@@ -365,38 +311,32 @@ at_every_moment() {
 }
 
 @test "P1 who queues anew knows nothing any more of what it had found in its first wait" {
-	local outer inner other
 	hold b
+	b=$holder
 	# The nested run has a's leave, and waits for b; then it is nested no more, and is stopped.
-	"$KEYLOCK" -o a sh -c '"$0" -g "$KEYLOCK" -r -k a b touch "$1" &
-		echo $! >"$1.pid"
-		until [ -e "$1.end" ]; do sleep 0.01; done' "$inherit" "$ran.inner" 3>&- 4>&- &
-	outer=$!
-	wait_for 20 test -s "$ran.inner.pid"
-	inner=$(cat "$ran.inner.pid")
-	wait_for 20 has_ticket "$inner"
-	touch "$ran.inner.end"
-	ended_with "$outer" 0
-	"$KEYLOCK" a "${job[@]}" 3>&- 4>&- &
-	other=$!
-	wait_for 20 has_ticket "$other"
-	kill -TSTP "$inner"
-	# Where no shell could continue it, it does not stop.
-	job_runs
-	kill -CONT "$inner"
-	wait_for 20 has_ticket "$inner"
+	hold -o a
+	tell "$holder" nested "'$inherit' -g \"\$KEYLOCK\" -r -k a b touch \"\$ran\" & echo \$!"
+	answered nested 0
+	nested=$(cat "$work/nested.said")
+	wait_for 20 has_ticket "$nested"
 	let_go
-	has_ticket "$inner"
-	[ ! -e "$ran.inner" ]
-	go
-	ended_with "$other" 9
-	wait_for 20 test -e "$ran.inner"
-	wait_for 20 is_dead "$inner"
+	new_hold
+	line_up a "${obeys[@]}"
+	kill -TSTP "$nested"
+	has_begun
+	# Where no shell could continue it, it does not stop.
+	kill -CONT "$nested"
+	wait_for 20 has_ticket "$nested"
+	let_go "$b"
+	has_ticket "$nested"
+	not_run
+	tell "$held" let_go exit
+	wait_for 20 test -e "$ran"
+	wait_for 20 is_dead "$nested"
 	[ "$(files)" = 0 ]
 }
 
 @test "P6 process 1 of a pid namespace ends with 128+N" {
-	local file=$BATS_TEST_TMPDIR/end unshare expected how
 	need unshare
 	if unshare -p --fork true 2>/dev/null; then
 		unshare=(unshare -p --fork --kill-child)
@@ -406,8 +346,8 @@ at_every_moment() {
 		skip 'may not make a pid namespace'
 	fi
 	while read -r expected how; do
-		run_it ended "$file" "$inherit" -d "${unshare[@]}" "$KEYLOCK" key sh -c "$how"
-		[ "$(cat "$file")" = "exit $expected" ]
+		run_it "$tools/ended.py" "$work/end" "${unshare[@]}" "$KEYLOCK" key sh -c "$how"
+		[ "$(cat "$work/end")" = "exit $expected" ]
 	done <<-'END'
 		143 kill -TERM $$
 		137 kill -KILL $$
@@ -419,14 +359,13 @@ at_every_moment() {
 }
 
 @test "P9 a signal that comes between the last look for one and the sleep is not slept over" {
-	local blocked
 	need strace
 	hold key
 	# The calls by which signals are let in and kept out return half a second late.
 	strace -qq -o /dev/null -e trace=rt_sigprocmask -e inject=rt_sigprocmask:delay_exit=500000 \
 		"$KEYLOCK" key touch "$ran" 3>&- 4>&- &
 	waiter=$!
-	wait_for 20 eval 'keylock=$(tr -d " " <"/proc/$waiter/task/$waiter/children") && has_ticket "$keylock"'
+	wait_for 20 eval 'keylock=$(children "$waiter") && has_ticket "$keylock"'
 	# TERM is let in, kept out for the look after a second, and let in again.
 	# shellcheck disable=SC2034 # in eval
 	for blocked in 0 1 0; do
@@ -435,5 +374,5 @@ at_every_moment() {
 	kill -TERM "$keylock"
 	wait_for 20 is_dead "$keylock"
 	let_go
-	[ ! -e "$ran" ]
+	not_run
 }

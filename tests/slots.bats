@@ -1,8 +1,6 @@
-#!/usr/bin/env bats
 # Slots: at most N at once, in turn, asleep, and had at once when one becomes free.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154 # words are split on purpose
 
-# Words that are split on purpose; inner shells' own variables; the helper's variables.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154
 load helper
 
 # hold_slots COUNT ARG…: so many holders more, in the array holders.
@@ -25,20 +23,11 @@ end_holders() {
 	[ "$(files)" = 0 ]
 }
 
-# queue NAME ARG…: line_up with a command that adds NAME and the time to the file "order".
-queue() {
-	local name=$1
-	shift
-	line_up "$@" key bash -c 'echo "$0 ${EPOCHREALTIME/[.,]/}" >>"$1"' \
-		"$name" "$BATS_TEST_TMPDIR/order"
-}
-
-# Fails when NAME began more than a second after $begin (microseconds); 50 ms is what is promised of
-# a machine that has nothing else to do.
+# Fails when NAME, who waits, began more than a second after $begin (microseconds); 50 ms is what is promised
+# of a machine that has nothing else to do.
 began_at_once() {
-	local at
 	ended_with "$waiter" 0
-	at=$(sed -n "s/^$1 //p" "$BATS_TEST_TMPDIR/order")
+	at=$(sed -n "s/^$1 //p" "$work/order")
 	echo "$1: had after $(((at - begin) / 1000)) ms"
 	[ $((at - begin)) -lt 1000000 ]
 }
@@ -48,7 +37,6 @@ microseconds() {
 }
 
 @test "P1 -j N: N hold at once and not one more; without -j it is 1, and the larger N counts" {
-	local n
 	for n in 1 2 3 7; do
 		holders=()
 		hold_slots "$n" -n --slots "$n" key
@@ -75,7 +63,6 @@ microseconds() {
 }
 
 @test "slots of one key are not those of another; a thousand are one file where one is used" {
-	local long key
 	printf -v long '%0300d' 0
 	for key in key "$long"; do
 		hold_slots 2 -j 2 "$key"
@@ -84,21 +71,15 @@ microseconds() {
 		free -j 2 "$key%s2"
 	done
 	[ "$(files)" = 4 ]
-	run_keylock -j 1000 third sh -c 'ls "$KEYLOCK_DIR" | grep -c third'
-	[ "$output" = 1 ]
+	prints 1 -j 1000 third sh -c 'ls "$KEYLOCK_DIR" | grep -c third'
 	end_holders
 }
 
 @test "P9 -n, -w, -E, -v and -W of a key all whose slots are taken" {
-	local begin passed words
 	hold_slots 2 -j 2 key
-	begin=$(milliseconds)
-	taken -w 0.2 -j 2 key
-	passed=$(($(milliseconds) - begin))
-	[[ $passed -ge 200 && $passed -lt 2200 ]]
+	gives_up_after 200 "$KEYLOCK" -w 0.2 -j 2 key
 	for words in '7 -E7 -w0.1' '75 -W10m -n' '0 -E0 -n'; do
-		run_keylock ${words#* } -j 2 key touch "$ran"
-		expect_taken "${words%% *}"
+		quiet "${words%% *}" ${words#* } -j 2 key touch "$ran"
 	done
 	fails 75 'key: taken: pid ' -v -n -j 2 key touch "$ran"
 	touch -d '1 hour ago' "$KEYLOCK_DIR"/*
@@ -110,47 +91,7 @@ microseconds() {
 	order_is ''
 }
 
-@test "-n beside many others is not turned away while there are slots for all" {
-	run_it "$(probe crowd)" 200 "$KEYLOCK" -n -j 300 key true
-	expect 0
-	[ "$output" = '0 200' ]
-	[ "$(files)" = 0 ]
-}
-
-@test "P4 who waits for a slot is served in the order of arrival" {
-	local i expected='' waiters=()
-	hold_slots 2 -j 2 key
-	# One slot stays taken, so all pass through the other one by one.
-	for i in {1..80}; do
-		case $i in
-		1 | 40) queue "$i" -j 2 ;;
-		60) queue "$i" -j 2 -w 1 ;;
-		*)
-			queue "$i" -j 2
-			expected+=${expected:+ }$i
-			;;
-		esac
-		waiters[i]=$waiter
-	done
-	# Without the first in line the second watches.
-	kill -KILL "${waiters[1]}"
-	kill -TERM "${waiters[40]}"
-	ended_with "${waiters[1]}" 137
-	ended_with "${waiters[40]}" 143
-	ended_with "${waiters[60]}" 75
-	taken -j 2 key
-	order_is ''
-	let_go
-	for i in $expected; do
-		ended_with "${waiters[i]}" 0
-	done
-	order_is "$expected"
-	let_go "${holders[0]}"
-	[ "$(files)" = 0 ]
-}
-
 @test "P4 nobody passes one who waits, though a slot is free" {
-	local first
 	hold_slots 2 -j 2 key
 	queue first -j 2
 	first=$waiter
@@ -169,7 +110,6 @@ microseconds() {
 }
 
 @test "P1 who comes to a file that has lost its name stands in the line of the new one" {
-	local late
 	keep gate
 	"$KEYLOCK" -j 2 key true 3>&- 4>&- &
 	late=$!
@@ -185,12 +125,8 @@ microseconds() {
 }
 
 @test "P9 a slot whose gate somebody stopped in is taken, and no more than that" {
-	local begin said=$BATS_TEST_TMPDIR/said
 	hold_slots 1 -j 3 key
-	"$(probe keep)" "$KEYLOCK_DIR/key%s2" gate >"$said" 3>&- 4>&- &
-	# shellcheck disable=SC2034 # for stop_keeping
-	keeper=$!
-	wait_for 20 grep -q kept "$said"
+	keep_at "$KEYLOCK_DIR/key%s2" gate
 	# The third is to be had, at once; then all are taken.
 	hold_slots 1 -n -j 3 key
 	[ -e "$KEYLOCK_DIR/key%s3" ]
@@ -208,19 +144,7 @@ microseconds() {
 	began_at_once two
 }
 
-@test "P4 in a stream of arrivals at slots nobody is served before one that came earlier" {
-	local count=200
-	[ -z "${KEYLOCK_LONG-}" ] || count=3000
-	hold_slots 1 -j 2 key
-	run_it "$(probe arrivals)" "$BATS_TEST_TMPDIR/begun" "$count" 2000 1000 "$KEYLOCK" -j 2 key
-	expect 0
-	[[ $output =~ ^served=$count\ waited=([0-9]+)\ barged=0\ late=[0-9]+$ ]]
-	[ "${BASH_REMATCH[1]}" -ge 20 ]
-	end_holders
-}
-
 @test "P9 a signal ends or stops one that waits for a slot" {
-	local first signal
 	hold_slots 2 -j 2 key
 	queue first -j 2
 	first=$waiter
@@ -235,10 +159,9 @@ microseconds() {
 	kill -CONT "$first"
 	wait_for 20 has_ticket "$first"
 	for signal in TERM INT HUP; do
-		"$(probe inherit)" -d "$KEYLOCK" -j 2 key true 3>&- 4>&- &
-		wait_for 20 has_ticket $!
-		kill "-$signal" $!
-		ended_with $! $((128 + $(kill -l "$signal")))
+		line_up_by "$tools/inherit.py" -d "$KEYLOCK" -j 2 key true
+		kill "-$signal" "$waiter"
+		ended_with "$waiter" $((128 + $(kill -l "$signal")))
 	done
 	order_is second
 	let_go
@@ -247,12 +170,10 @@ microseconds() {
 }
 
 @test "P4 after a stop while -k waits for the second key the first is queued for by its own name" {
-	local both
 	hold -j 2 a
 	hold_slots 2 -j 2 b
-	"$(probe inherit)" -g "$KEYLOCK" -j 2 -k a b true 3>&- 4>&- &
-	both=$!
-	wait_for 20 has_ticket "$both"
+	line_up_by "$tools/inherit.py" -g "$KEYLOCK" -j 2 -k a b true
+	both=$waiter
 	kill -TSTP "$both"
 	wait_for 20 in_state "$both" T
 	# Both slots of a are taken: what the stopped one had, too.
@@ -267,19 +188,19 @@ microseconds() {
 }
 
 @test "P5 who waits for a slot sleeps; the first in line looks once a second" {
-	local i group firsts=() others=() before=() after=()
+	firsts=() others=() slept=()
 	# Three that are first in line, each of its own keys: whatever it did before it sleeps.
 	for group in 1 2 3; do
-		export KEYLOCK_DIR=$BATS_TEST_TMPDIR/dir$group
+		export KEYLOCK_DIR=$work/dir$group
 		hold_slots 2 -j 2 key
 		case $group in
 		1) queue first -j 2 ;;
 		2)
 			# This one has slept behind another before.
 			queue before -j 2
-			i=$waiter
+			before=$waiter
 			KEYLOCK_KEY=key queue first -j 2 -w 100
-			kill -KILL "$i"
+			kill -KILL "$before"
 			;;
 		3) queue first -j 2 -w 100 -k another ;;
 		esac
@@ -290,21 +211,21 @@ microseconds() {
 	# After a second of waiting keylock may take its one look at who is before it.
 	sleep 3
 	for i in "${firsts[@]}" "${others[@]}"; do
-		before[i]=$(switches "$i")
+		slept[i]=$(switches "$i")
+		[ "${slept[i]}" -gt 0 ]
 	done
 	sleep 2
 	for i in "${firsts[@]}" "${others[@]}"; do
-		after[i]=$(switches "$i")
-		echo "$i: ${before[i]} ${after[i]}"
+		slept[i]=$(($(switches "$i") - slept[i]))
+		echo "$i: ${slept[i]}"
 		in_state "$i" S
-		[ "${before[i]}" -gt 0 ]
 	done
 	for i in "${others[@]}"; do
-		[ "${before[i]}" = "${after[i]}" ]
+		[ "${slept[i]}" = 0 ]
 	done
 	for i in "${firsts[@]}"; do
 		# Each time it looks at two slots.
-		[ $((after[i] - before[i])) -le 12 ]
+		[ "${slept[i]}" -le 12 ]
 	done
 }
 
@@ -340,7 +261,6 @@ hand_over() {
 }
 
 @test "P2 a slot is had at once, however its holder ends, though it leaves a daemon behind" {
-	local how
 	hold -j 2 key
 	for how in ended daemon killed keylock_first in_place linger; do
 		hand_over "$how"
@@ -348,22 +268,18 @@ hand_over() {
 }
 
 @test "P2 with no inotify instance left, and without what sets times, slots are had as well" {
-	local refuse
-	refuse=$(probe refuse)
-	"$refuse" 'inotify_init1=24' true || skip 'no seccomp here'
+	"$tools/refuse.py" 'inotify_init1=24' true || skip 'no seccomp here'
 	hold_slots 2 -j 2 key
-	export REAL=$KEYLOCK
-	printf '#!/bin/sh\nexec "%s" inotify_init1=24,utimensat=38 "$REAL" "$@"\n' "$refuse" \
-		>"$BATS_TEST_TMPDIR/keylock"
-	chmod +x "$BATS_TEST_TMPDIR/keylock"
-	KEYLOCK=$BATS_TEST_TMPDIR/keylock
+	export REAL=$KEYLOCK tools
+	printf '#!/bin/sh\nexec "$tools/refuse.py" inotify_init1=24,utimensat=38 "$REAL" "$@"\n' >"$work/keylock"
+	chmod +x "$work/keylock"
+	KEYLOCK=$work/keylock
 	taken -w 0.2 -j 2 key
 	let_go
 	hand_over ended
 }
 
 @test "P3 files of slots whose holders were killed go with the first run that comes after" {
-	local first
 	hold_slots 1 -j 3 key
 	first=$held
 	hold_slots 1 -j 3 key
@@ -410,7 +326,6 @@ hand_over() {
 }
 
 @test "--list and --who show each slot that is held, and who waits" {
-	local lines
 	hold_slots 3 -j 3 key
 	queue first -j 3
 	queue second -j 3
@@ -428,7 +343,6 @@ hand_over() {
 }
 
 @test "-j with what is no number of slots, or does not go with it: 64" {
-	local value
 	for value in 0 1001 x '' -1 1.5 2x ' 2' +2 99999999999999999999; do
 		fails 64 -j -j "$value" key touch "$ran"
 	done
@@ -441,52 +355,36 @@ hand_over() {
 	gives 0 -s -x -j 2 key true
 }
 
-# stress [OPTION…] COUNT WORKERS HOLD SLOTS: fails when the probe slotted saw too many at once, or
-# too few, or nothing at all; or when not all slots can be had afterwards.
-stress() {
-	local options=() slots=${*: -1} count=${*: -4:1}
-	rm -f "$BATS_TEST_TMPDIR/witness" # it counts on
-	while [ $# -gt 4 ]; do
-		options+=("$1")
-		shift
-	done
-	run_it "$(probe slotted)" "${options[@]}" "$BATS_TEST_TMPDIR/witness" "$@" "$KEYLOCK" key
-	expect 0
-	[[ $output =~ ^runs=([0-9]+)\ kills=([0-9]+)\ excess=0\ most=$slots\ low_ms=([0-9]+)\  ]]
-	[[ $output == *' others=0 stuck=0' ]]
-	case ${options[*]} in
-	*-k*)
-		[ "${BASH_REMATCH[1]}" -ge $((count / 2)) ]
-		[ "${BASH_REMATCH[2]}" -ge $((count / 10)) ]
-		;;
-	*)
-		[ "${BASH_REMATCH[1]}" = "$count" ]
-		[ "${BASH_REMATCH[3]}" -lt 1000 ]
-		[ "$(files)" = 0 ]
-		;;
-	esac
+# all_slots N: after all that, all are to be had.
+all_slots() {
 	holders=()
 	# Not -n: a daemon of a killed keylock may have the slot for a moment.
-	hold_slots "$slots" -w 20 -j "$slots" key
-	taken -j "$slots" key
+	hold_slots "$1" -w 20 -j "$1" key
+	taken -j "$1" key
 	end_holders
 }
 
 @test "P1 many at a few slots: never more, and never fewer while somebody waits" {
-	stress 80 80 10000 4
-	[ -z "${KEYLOCK_LONG-}" ] || stress 500 500 20000 4
+	count=80
+	[ -z "${KEYLOCK_LONG-}" ] || count=500
+	stress "$count" "$count" <<<'-j 4 key : 10000 n 0 1 2 3'
+	[[ ${found[runs]} == "$count" && ${found[most]} == 4 && ${found[low_ms]} -lt 1000 && $(files) == 0 ]]
+	all_slots 4
 }
 
 @test "P1 slots while daemons are left behind, and holders and waiters are killed" {
-	local count=300
+	count=300
 	[ -z "${KEYLOCK_LONG-}" ] || count=6000
-	stress -d "$count" 12 1000 3
-	stress -k "$count" 12 1500 3
-	stress -k -d "$count" 12 1000 3
+	printf '%s\n' '-j 3 key : 1000 '{n,nd}' 0 1 2' >"$work/kinds"
+	stress "$count" 12 <"$work/kinds"
+	[[ ${found[runs]} == "$count" && ${found[most]} == 3 && $(files) == 0 ]]
+	all_slots 3
+	stress -k $((2 * count)) 12 <"$work/kinds"
+	[[ ${found[runs]} -ge $count && ${found[kills]} -ge $((count / 10)) && ${found[most]} == 3 ]]
+	all_slots 3
 }
 
 @test "P2 a thousand slots, all taken, and one who waits" {
-	local i one begin
 	need_long
 	for i in {1..1000}; do
 		"$KEYLOCK" -F -j 1000 key sleep 1000 3>&- 4>&- &
@@ -500,7 +398,6 @@ stress() {
 }
 
 @test "P5 the first in line for a slot sleeps again when others have come and gone" {
-	local before
 	hold_slots 2 -j 2 key
 	queue first -j 2
 	taken -j 2 key
@@ -510,4 +407,39 @@ stress() {
 	[ $(($(switches "$waiter") - before)) -le 6 ]
 	let_go
 	ended_with "$waiter" 0
+}
+
+# Both slots are another program's, which keeps its descriptors 8 and 9; one waits for them.
+slots_of_another() {
+	need flock
+	mkdir "$KEYLOCK_DIR"
+	chmod 1777 "$KEYLOCK_DIR"
+	(umask 0 && : >"$KEYLOCK_DIR/key" && : >"$KEYLOCK_DIR/key%s2")
+	exec 8<>"$KEYLOCK_DIR/key" 9<>"$KEYLOCK_DIR/key%s2"
+	flock -n 8
+	flock -n 9
+	line_up -j 2 key touch "$ran" 8>&- 9>&-
+}
+
+# It has slept for a while, past the tries that come soon after an event.
+at_rest() {
+	before=$(switches "$waiter")
+	sleep 0.3
+	[ "$(switches "$waiter")" = "$before" ]
+}
+
+@test "P2 a slot's file that a stranger unlocks without closing it does not keep the slot" {
+	slots_of_another
+	wait_for 20 at_rest
+	flock -u 9
+	ended_with "$waiter" 0
+	[ -e "$ran" ]
+}
+
+@test "P2 nor does it where one has waited for longer than a second, and looks no more" {
+	slots_of_another
+	sleep 1.3
+	flock -u 8
+	wait_for 5 is_dead "$waiter"
+	[ -e "$ran" ]
 }

@@ -1,26 +1,13 @@
-#!/usr/bin/env bats
 # How keylock ends: with the command's own status and death, else 126 and 127; -E. What the system
 # refuses is in refused.bats.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2154 # words are split on purpose
 
-# Inner shells' own variables; words that are split on purpose; the helper's variables.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2154
 load helper
 
 # ended_as HOW KEYLOCK-ARG…: what keylock ends with, "exit N" or "signal N".
 ended_as() {
-	local how=$1
-	shift
-	# Whoever started the tests in the background has INT and QUIT ignored.
-	run_it ended "$BATS_TEST_TMPDIR/how" env --default-signal "$KEYLOCK" "$@"
-	[ "$(cat "$BATS_TEST_TMPDIR/how")" = "$how" ]
-}
-
-# it_fails STATUS TEXT COMMAND…: that status, one line that has TEXT.
-it_fails() {
-	local wanted=$1 text=$2
-	shift 2
-	run_it "$@"
-	expect_message "$wanted" "$text"
+	run_it "$tools/ended.py" "$work/how" "$KEYLOCK" "${@:2}"
+	[ "$(cat "$work/how")" = "$1" ]
 }
 
 # executable FILE TEXT
@@ -30,18 +17,16 @@ executable() {
 }
 
 @test "P6 the command's exit status is keylock's, all 256 of them" {
-	run_it sh -c 'for n in $(seq 0 255); do
+	it_gives 0 sh -c 'for n in $(seq 0 255); do
 		"$KEYLOCK" job7 sh -c "exit $n"
 		got=$?
 		[ "$got" = "$n" ] || echo "$n became $got"
 	done'
-	expect 0
 	[[ -z $output && -z $stderr && $(files) == 0 ]]
 }
 
 @test "P6 the command's death by a signal is keylock's, without a second core" {
-	local signal number
-	cd "$BATS_TEST_TMPDIR"
+	cd "$work"
 	ulimit -c unlimited 2>/dev/null || :
 	for signal in HUP INT QUIT ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM XCPU VTALRM SYS \
 		RTMIN; do
@@ -56,7 +41,6 @@ executable() {
 }
 
 @test "P6 status and death are the command's with each option that goes with one" {
-	local option
 	for option in -F -o -l -s -n -w9 -kother -j2 -A -R -r -v -E3; do
 		ended_as 'exit 75' "$option" job7 sh -c 'exit 75'
 		ended_as 'signal 15' "$option" job7 sh -c 'kill -TERM $$'
@@ -65,20 +49,8 @@ executable() {
 	ended_as 'signal 15' job7 -c 'kill -TERM $$'
 }
 
-@test "75: the key is taken; -E gives another status, 0 and 255 included" {
-	local number
-	hold job7
-	for number in '' 0 1 77 255; do
-		run_keylock -n ${number:+-E "$number"} job7 touch "$ran"
-		expect_taken "${number:-75}"
-		run_keylock -w 0.02 ${number:+-E "$number"} job7 touch "$ran"
-		expect_taken "${number:-75}"
-	done
-	[ ! -e "$ran" ]
-}
-
 @test "126: the command cannot be executed; 127: it is not found" {
-	local command option path=$BATS_TEST_TMPDIR
+	path=$work
 	echo 'echo ran' >"$path/plain"
 	for option in -x -F -o; do
 		for command in "$path/plain" "$path" /; do
@@ -96,24 +68,22 @@ executable() {
 }
 
 @test "126 and 127 along PATH: what can be executed is found behind what cannot" {
-	local one=$BATS_TEST_TMPDIR/one two=$BATS_TEST_TMPDIR/two
-	local try=(env "PATH=$BATS_TEST_TMPDIR/one:$BATS_TEST_TMPDIR/two" "$KEYLOCK" job7)
+	one=$work/one two=$work/two
+	try=(env "PATH=$work/one:$work/two" "$KEYLOCK" job7)
 	mkdir "$one" "$two"
 	echo 'exit 3' >"$one/odd-command"
 	it_fails 126 odd-command "${try[@]}" odd-command
 	executable "$two/odd-command" '#!/bin/sh\nexit 4\n'
-	run_it "${try[@]}" odd-command
-	expect 4
+	it_gives 4 "${try[@]}" odd-command
 	ln -s endless-link "$one/endless-link"
 	it_fails 126 endless-link "${try[@]}" endless-link
 	it_fails 127 sh "${try[@]}" sh
-	run_it env -u PATH "$KEYLOCK" job7 sh -c 'exit 6'
-	expect 6
+	it_gives 6 env -u PATH "$KEYLOCK" job7 sh -c 'exit 6'
 	[ "$(files)" = 0 ]
 }
 
 @test "127, not 126, though PATH names a folder that this user may not search" {
-	local closed=$BATS_TEST_TMPDIR/closed try
+	closed=$work/closed
 	try=(env "PATH=$closed:/usr/bin:/bin" "$KEYLOCK" job7)
 	mkdir -m 000 "$closed"
 	if [ "$(id -u)" = 0 ]; then
@@ -122,17 +92,16 @@ executable() {
 		try=(as_user 12345:12345 "${try[@]:0:2}" "$public/keylock" job7)
 	fi
 	it_fails 127 'no-such-command: command not found' "${try[@]}" no-such-command
-	run_it "${try[@]}" sh -c 'exit 5'
-	expect 5
+	it_gives 5 "${try[@]}" sh -c 'exit 5'
 	it_fails 126 'Permission denied' "${try[@]}" "$closed/no-such-command"
 }
 
 @test "P6 a script without #! is run by /bin/sh, 126 where that cannot be executed" {
-	local option name script=$BATS_TEST_TMPDIR/a-script
+	script=$work/a-script
 	executable "$script" 'echo "$0" "$#" "$1" "$2"\nexit 9\n'
 	for option in -x -F -o; do
 		for name in "$script" a-script; do
-			PATH=$BATS_TEST_TMPDIR:$PATH run_keylock "$option" job7 "$name" 'a b' ''
+			PATH=$work:$PATH run_keylock "$option" job7 "$name" 'a b' ''
 			expect 9
 			[[ $output == "$script 2 a b " && -z $stderr ]]
 		done
@@ -144,11 +113,9 @@ executable() {
 }
 
 @test "P6 on a small stack the command runs with a large environment, or one line says why not" {
-	local option size
 	for option in -F -x; do
-		run_it bash -c 'for i in {1..5000}; do vars+=("v$i="); done; ulimit -s 128
+		it_gives 0 bash -c 'for i in {1..5000}; do vars+=("v$i="); done; ulimit -s 128
 			exec env -i "${vars[@]}" "$KEYLOCK" -d "$KEYLOCK_DIR" "$0" x env' "$option"
-		expect 0
 		[ "$(grep -c '^v' "$out")" = 5000 ]
 	done
 	# The environment grows by KEYLOCK_KEY, which may be the little that is too much.
@@ -164,31 +131,17 @@ executable() {
 	[ "$(files)" = 0 ]
 }
 
-@test "what cannot be printed is not answered with 0" {
-	local option
-	[ -w /dev/full ] || skip 'needs /dev/full'
-	for option in --help --version '--path job7'; do
-		run_it sh -c 'exec "$KEYLOCK" "$@" >/dev/full' - $option
-		[ "$status" -ne 0 ]
-		expect_message "$status"
-	done
-}
-
 @test "P6 a standard error that is closed, full or has no reader changes no status and no command" {
-	local where waiter words log=$BATS_TEST_TMPDIR/log
-	local gone='exec 2> >(:); wait $!; exec env --default-signal=PIPE "$KEYLOCK" "$@"'
-	local limited='ulimit -f 1; exec 2>>"$0"; exec env --default-signal=XFSZ "$KEYLOCK" "$@"'
+	log=$work/log
+	gone='exec 2> >(:); wait $!; exec env --default-signal=PIPE "$KEYLOCK" "$@"'
+	limited='ulimit -f 1; exec 2>>"$0"; exec env --default-signal=XFSZ "$KEYLOCK" "$@"'
 	hold job7
 	for where in '&-' /dev/full; do
-		run_it sh -c "exec \"\$KEYLOCK\" -n -v job7 true 2>$where"
-		expect 75
-		run_it sh -c "exec \"\$KEYLOCK\" -v other sh -c 'exit 8' 2>$where"
-		expect 8
+		it_gives 75 sh -c "exec \"\$KEYLOCK\" -n -v job7 true 2>$where"
+		it_gives 8 sh -c "exec \"\$KEYLOCK\" -v other sh -c 'exit 8' 2>$where"
 	done
-	run_it bash -c "$gone" - -v -n job7 true
-	expect 75
-	run_it bash -c "$gone" - -n job7
-	expect 64
+	it_gives 75 bash -c "$gone" - -v -n job7 true
+	it_gives 64 bash -c "$gone" - -n job7
 	let_go
 	# With -F a SIGPIPE that is still pending would be the command's death, as would be the
 	# SIGXFSZ of a log that has reached the limit of its size.

@@ -1,4 +1,3 @@
-#!/usr/bin/env bats
 # Job control and the keys of a real terminal.
 # shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154 # inner shells' and the helper's variables
 
@@ -6,63 +5,38 @@ load helper
 
 setup() {
 	keylock_setup
-	cd "$BATS_TEST_TMPDIR" || return
-	# A command that writes its pid to NAME.run and ends with status 9 when it is told to go. It has
-	# no child from then on: a shell puts off a Ctrl-C until its child has ended, and cannot stop
-	# while its child is stopped before its exec.
-	cat >job <<-'END'
-		mkfifo $1.go
-		exec 8<>$1.go
-		echo $$ >$1.run
-		read -r _ <&8
-		exit 9
-	END
+	recorder=$tools/recorder.py
+	cd "$work" || return
 }
 
 teardown() {
-	show_screen
+	[ ! -S "$work/tmux" ] || tm capture-pane -p | sed -n '/./s/^/screen: /p'
 	keylock_teardown
 }
 
-# Waits until job NAME runs; sets command, its pid, and keylock.
+# type_job [WRAPPER [BEFORE]]: types "BEFORE keylock key WRAPPER COMMAND", where COMMAND does what it is told.
+# Has no child from when it runs: a shell puts off a Ctrl-C until its child has ended.
+type_job() {
+	new_hold
+	type_line "${2-} \"\$KEYLOCK\" key ${1-} ${obeys[*]}"
+	job_runs
+}
+
+# Waits until the job runs; sets command, its pid, and keylock.
 job_runs() {
-	wait_for 20 test -s "$1.run"
-	command=$(cat "$1.run")
+	has_begun
+	command=$held
 	keylock=$("$KEYLOCK" --who key)
 }
 
-# type_job NAME COMMAND: types COMMAND under the key, as job NAME.
-type_job() {
-	rm -f "$1".*
-	type_line "\"\$KEYLOCK\" key $2 $1"
-	job_runs "$1"
-}
-
-# Ends job NAME.
+# Ends the job.
 go() {
-	echo 1<>"$1.go"
+	tell "$command" let_go 'exit 9'
 }
 
 both_in_state() {
 	wait_for 20 in_state "$keylock" "$1"
 	wait_for 20 in_state "$command" "$1"
-}
-
-# The shell has its prompt again, and says STATUS of what it ran last.
-says() {
-	wait_for 20 at_prompt
-	rm -f said
-	type_line 'echo $? >said'
-	wait_for 20 test -s said
-	[ "$(cat said)" = "$1" ] || {
-		echo "said $(cat said), not $1"
-		return 1
-	}
-}
-
-taken() {
-	run_keylock -n key true
-	expect 75
 }
 
 both_ended() {
@@ -71,33 +45,33 @@ both_ended() {
 	[ "$(files)" = 0 ]
 }
 
-# The last child of the shell in the terminal that is a keylock.
-waiter_of_shell() {
-	local pid
-	for pid in $(<"/proc/$pane/task/$pane/children"); do
-		has_ticket "$pid" || continue
-		waiter=$pid
-		return 0
-	done
-	return 1
+# The shell has its prompt again, and says STATUS of what it ran last.
+says() {
+	wait_for 20 at_prompt
+	rm -f said
+	type_line 'echo $? >said'
+	wait_for 20 test -s said
+	echo "said $(cat said)"
+	[ "$(cat said)" = "$1" ]
 }
 
+# Sets waiter: the last child of the shell in the terminal that waits for a key. It is in the foreground.
 waits_in_front() {
-	wait_for 20 waiter_of_shell
+	wait_for 20 eval 'waiter=$(for pid in $(children "$pane"); do ! has_ticket "$pid" || echo "$pid"; done)
+		[ -n "$waiter" ]'
 	wait_for 20 in_front "$waiter"
 }
 
 @test "P6 Ctrl-Z, fg and bg work on a running command, in a process group of its own, too" {
-	local wrapper
 	terminal_shell
 	for wrapper in '' 'timeout 100'; do
-		type_job a "$wrapper sh job"
+		type_job "$wrapper"
 		wait_for 20 eval 'in_front "$keylock" || in_front "$command"'
 		press C-z
 		# keylock stopped by the same signal, TSTP.
 		both_in_state T
 		says 148
-		taken
+		taken key
 		type_line bg
 		both_in_state SRD
 		wait_for 20 at_prompt
@@ -109,30 +83,31 @@ waits_in_front() {
 		type_line fg
 		both_in_state SRD
 		wait_for 20 in_front "$keylock"
-		go a
+		go
 		says 9
 		[ "$(files)" = 0 ]
 	done
 }
 
 @test "P6 a command that stops itself, or reads in the background, stops keylock, fg and bg go on" {
-	local how
 	terminal_shell
 	for how in TSTP TTIN TTOU; do
-		type_line '"$KEYLOCK" key sh -c "kill -'$how' \$\$; . ./job '$how'" job '$how''
+		new_hold
+		type_line "\"\$KEYLOCK\" key sh -c 'kill -$how \$\$; exec \"\$@\"' - ${obeys[*]}"
 		says $((128 + $(kill -l "$how")))
-		[ ! -e "$how.run" ]
-		taken
+		[ ! -e "$base.pid" ]
+		taken key
 		case $how in
 		TSTP) type_line fg ;;
 		*) type_line 'bg; wait %1' ;;
 		esac
-		job_runs "$how"
-		go "$how"
+		job_runs
+		go
 		says 9
 	done
-	type_line '"$KEYLOCK" key sh -c "echo \$\$ >r.run; read -r word; echo \$word >word" &'
-	job_runs r
+	type_line '"$KEYLOCK" key sh -c "echo \$\$ >pid; read -r word; echo \$word >word" &'
+	wait_for 20 test -s pid
+	command=$(cat pid) keylock=$("$KEYLOCK" --who key)
 	both_in_state T
 	wait_for 20 at_prompt
 	type_line fg
@@ -142,18 +117,16 @@ waits_in_front() {
 	both_ended
 }
 
-# Starts keylock with the recorder (see recorder.c) in a terminal, by a shell without job control: it does
+# Starts keylock with the recorder (see recorder.py) in a terminal, by a shell without job control: it does
 # not mind a keylock that is stopped for a moment. Sets command and keylock.
 start_recorder() {
-	terminal sh -c 'trap : INT QUIT WINCH; '"$1"' "$KEYLOCK" key "$1" "$2/log"; echo $? >"$2/said"' sh \
-		"$(probe recorder)" "$BATS_TEST_TMPDIR"
+	terminal sh -c 'trap : INT QUIT WINCH; '"$1"' "$KEYLOCK" key "$1" log; echo $? >said' sh "$recorder"
 	wait_for 20 has_lines 1 log
 	read -r _ command <log
 	keylock=$(parent "$command")
 }
 
 @test "P6 one Ctrl-C is one SIGINT to the command" {
-	local i expected
 	start_recorder ''
 	for i in {1..5}; do
 		# Two signals that meet become one, and nobody could tell: so keylock comes late.
@@ -170,8 +143,7 @@ start_recorder() {
 		# keylock takes the lowest first: what it passes on would be there before this one.
 		kill -SYS "$keylock"
 		wait_for 20 grep -q "^31 " log
-		expected=$'2 kernel\n3 kernel\n28 kernel\n18 process\n31 process'
-		diff - <(sed 1d log) <<<"$expected"
+		diff - <(sed 1d log) <<<$'2 kernel\n3 kernel\n28 kernel\n18 process\n31 process'
 		echo "ready $command" >log
 	done
 	kill -RTMAX "$command"
@@ -193,21 +165,22 @@ start_recorder() {
 }
 
 @test "P6 Ctrl-C breaks a loop around keylock, of a shell, a script, and while it waits" {
-	local how loop='for i in 1 2 3; do echo $i >>loops; "$KEYLOCK" key sh job a; done'
 	terminal_shell
-	echo "$loop; exit 9" >script
 	for how in shell script waiting; do
-		rm -f a.* loops
+		new_hold
+		echo "for i in 1 2 3; do echo \$i >>loops; \"\$KEYLOCK\" key ${obeys[*]}; done" >script
+		rm -f loops
+		waiting=$base
 		[ $how != waiting ] || hold key
 		case $how in
 		script) type_line 'bash script' ;;
-		*) type_line "$loop" ;;
+		*) type_line "$(cat script)" ;;
 		esac
 		if [ $how = waiting ]; then
 			waits_in_front
 			keylock=$waiter command=$waiter
 		else
-			job_runs a
+			job_runs
 			wait_for 20 in_front "$keylock"
 		fi
 		press C-c
@@ -217,25 +190,22 @@ start_recorder() {
 		[ $how != waiting ] || let_go
 		both_ended
 	done
-	[ ! -e a.run ]
+	[ ! -e "$waiting.pid" ]
 }
 
 # In a process group of its own the command gets nothing of the terminal's but by way of keylock.
 @test "P6 Ctrl-C and Ctrl-\\ end a command in a process group of its own" {
-	local wrapper
 	terminal_shell
 	for wrapper in 'timeout 100' setsid 'setsid -w'; do
-		type_job a "$wrapper sh job"
-		press C-c
-		both_ended
-		says 130
-		type_job a "$wrapper sh job"
-		press C-\\
-		both_ended
-		says 131
+		for key in C-c=130 C-\\=131; do
+			type_job "$wrapper"
+			press "${key%=*}"
+			both_ended
+			says "${key#*=}"
+		done
 	done
 	# Who has left the session cannot be stopped so (setsid(1)), but ended.
-	type_job a 'setsid sh job'
+	type_job setsid
 	press C-z
 	press C-c
 	both_ended
@@ -247,96 +217,95 @@ start_recorder() {
 	terminal_shell
 	# $SHELL runs the command there, and may be nologin(8). The status is script's word, not keylock's:
 	# it need not have its child's when the terminal's other end closes first.
-	type_line 'SHELL=/bin/sh "$KEYLOCK" key script -qec "sh job t" /dev/null'
-	job_runs t
+	new_hold
+	type_line "SHELL=/bin/sh \"\$KEYLOCK\" key script -qec '${obeys[*]}' /dev/null"
+	job_runs
 	press C-c
 	wait_for 20 is_dead "$keylock"
 	is_dead "$command"
-	close_window
+	tm kill-window
 	# From a shell that does not move the terminal's foreground itself.
-	terminal sh -c '"$KEYLOCK" key bash --norc -ic "sh job i"; echo $? >ended'
-	job_runs i
+	new_hold
+	terminal sh -c '"$KEYLOCK" key bash --norc -ic "$1"; echo $? >ended' - "${obeys[*]}"
+	job_runs
 	wait_for 20 in_front "$command"
 	press C-c
 	wait_for 20 grep -qx 130 ended
 	[ "$(files)" = 0 ]
 }
 
+# tm kill-window does what a click on the window's cross does.
 @test "P6 the window is closed, with keylock or a shell as session leader: the command gets one SIGHUP, and ends" {
-	terminal "$KEYLOCK" key "$(probe recorder)" "$BATS_TEST_TMPDIR/log"
+	terminal "$KEYLOCK" key "$recorder" log
 	wait_for 20 has_lines 1 log
 	read -r _ command <log
 	keylock=$pane
 	[ "$(parent "$command")" = "$keylock" ]
-	close_window
+	tm kill-window
 	wait_for 20 grep -q '^1 ' log
 	in_state "$keylock" RSD
-	taken
+	taken key
 	kill -TERM "$keylock"
 	wait_for 20 grep -q '^15 ' log
 	[ "$(grep -c '^1 ' log)" = 1 ]
 	kill -RTMAX "$command"
 	both_ended
 
-	terminal "$KEYLOCK" key sh job a
-	job_runs a
+	new_hold
+	terminal "$KEYLOCK" key "${obeys[@]}"
+	job_runs
 	[ "$keylock" = "$pane" ]
-	close_window
+	tm kill-window
 	both_ended
 
 	terminal_shell
-	type_job b 'sh job'
-	close_window
+	type_job
+	tm kill-window
 	both_ended
 }
 
 @test "P9 the window is closed with a waiting keylock as session leader: it leaves the line" {
 	hold key
-	terminal "$KEYLOCK" key touch "$BATS_TEST_TMPDIR/ran"
+	terminal "$KEYLOCK" key touch "$ran"
 	wait_for 20 has_ticket "$pane"
-	close_window
+	tm kill-window
 	wait_for 20 is_dead "$pane"
 	let_go
-	[ ! -e ran ]
+	not_run
 	[ "$(files)" = 0 ]
 }
 
 @test "P4 Ctrl-Z on a waiter: those behind it go on, after fg it is served in its new turn" {
-	local first second third fourth
-	# Who is served writes its name to order.
 	terminal_shell
 	hold key
 	first=$holder
+	# Who is served writes its name to order.
 	type_line '"$KEYLOCK" key sh -c "echo stopped >>order; exit 9"'
 	waits_in_front
-	"$KEYLOCK" key sh -c 'echo second >>order; exec sh job second' 3>&- 4>&- &
-	second=$!
-	wait_for 20 has_ticket "$second"
-
+	stopped=$waiter
+	new_hold
+	line_up key sh -c 'echo second >>order; exec "$@"' - "${obeys[@]}"
+	second=$waiter
 	press C-z
-	wait_for 20 in_state "$waiter" T
+	wait_for 20 in_state "$stopped" T
 	# By TSTP's default action.
 	says 148
-	[ -z "$(ticket "$waiter")" ]
+	[ -z "$(ticket "$stopped")" ]
 	let_go "$first"
-	wait_for 20 test -s second.run
+	has_begun
 	order_is second
-
 	# It came before third, and comes after it now.
-	"$KEYLOCK" key sh -c 'echo third >>order' 3>&- 4>&- &
-	third=$!
-	wait_for 20 has_ticket "$third"
-	in_state "$waiter" T
+	queue third
+	third=$waiter
+	in_state "$stopped" T
 	type_line fg
-	wait_for 20 has_ticket "$waiter"
-	"$KEYLOCK" key sh -c 'echo fourth >>order' 3>&- 4>&- &
-	fourth=$!
-	wait_for 20 has_ticket "$fourth"
-	go second
+	wait_for 20 has_ticket "$stopped"
+	queue fourth
+	tell "$held" let_go 'exit 9'
 	says 9
 	ended_with "$second" 9
-	wait "$third"
-	wait "$fourth"
+	ended_with "$third" 0
+	ended_with "$waiter" 0
 	order_is 'second third stopped fourth'
 	[ "$(files)" = 0 ]
 }
@@ -344,18 +313,18 @@ start_recorder() {
 @test "P3 Ctrl-Z on the only waiter: the key is as if it were not there" {
 	terminal_shell
 	hold key
-	type_line '"$KEYLOCK" -w 100 key sh job a'
+	new_hold
+	type_line "\"\$KEYLOCK\" -w 100 key ${obeys[*]}"
 	waits_in_front
 	press C-z
 	says 148
 	let_go
 	[ "$(files)" = 0 ]
-	run_keylock -n key true
-	expect 0
+	free key
 	type_line fg
-	job_runs a
+	job_runs
 	[ "$keylock" = "$waiter" ]
-	go a
+	go
 	says 9
 	[ "$(files)" = 0 ]
 }
@@ -363,18 +332,13 @@ start_recorder() {
 @test "P6 --hold in the background stops when something is typed, as any reader does, and keeps the key" {
 	terminal_shell
 	type_line '"$KEYLOCK" --hold key & true'
-	wait_for 20 eval '"$KEYLOCK" --who key >who'
-	keylock=$(cat who)
+	wait_for 20 eval 'keylock=$("$KEYLOCK" --who key)'
 	# The shell may have read what is typed before keylock has woken for it.
-	stops_when_typed() {
-		type_line true
-		in_state "$keylock" T
-	}
-	wait_for 20 stops_when_typed
-	taken
+	wait_for 20 eval 'type_line true; in_state "$keylock" T'
+	taken key
 	type_line fg
 	wait_for 20 in_front "$keylock"
-	taken
+	taken key
 	press C-d
 	says 0
 	[ "$(files)" = 0 ]

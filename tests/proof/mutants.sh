@@ -119,7 +119,7 @@ created-at-first directory fs.protected_regular lockfile_open: LOCKFILE_FLAGS) =
 not-sticky directory rule.5:.the.file lockfile_make: S_ISVTX => 0
 not-handed-on lifetime keylock.is.killed:.its.command become: F_DUPFD, FIRST_COMMAND_FD => F_GETFD
 daemon-keeps-the-key lifetime ended.by.itself lock_release: lock_try(lock->file.fd, F_UNLCK, LOCK) => 0
-tidy-blind-to-tickets hostile ticket.or.presence lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, PRESENCE, TICKETS)
+tidy-blind-to-tickets waiting each.place lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, PRESENCE, TICKETS)
 tidy-blind-to-guests nesting whatever.became lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, TICKETS, 0)
 tidy-looks-once nesting removal.stopped lockfile_tidy: LOCK) == 0 && !is_held(fd, PRESENCE, 0) => LOCK) == 0
 tidy-without-gate waiting gate.is.closed lockfile_tidy: lock_try_again(fd, F_WRLCK, GATE) == 0 => true
@@ -142,8 +142,8 @@ slot-without-gate slots somebody.stopped.in slot_take: if (!gated) error = lock_
 slot-name-not-compared refused loses.its.name slot_try: renamed = lockfile_recheck => renamed = 0 && lockfile_recheck
 queue-name-not-compared slots stands.in.the.line slots_take: error = lockfile_recheck => error = 0 && lockfile_recheck
 slots-blind-to-tickets slots nobody.passes slots_take: is_held(fd, TICKETS, 0) ? EAGAIN : => false ? EAGAIN :
-slots-not-in-turn slots in.the.order slots_take: error = turn_await(lock, wait) => error = 0
-slots-not-retried hostile looks.no.more slots_await: left < pause ? left : pause => left
+slots-not-in-turn waiting slot.run.in.the.order slots_take: error = turn_await(lock, wait) => error = 0
+slots-not-retried slots looks.no.more slots_await: left < pause ? left : pause => left
 slots-awake slots come.and.gone slots_await: read(slots_events, ignored, sizeof(ignored)) > 0 => false
 keys-unsorted several in.the.order.of keys_order: qsort => (void)sizeof
 # Nesting
@@ -208,7 +208,7 @@ network directory rule.8 directory_check: is_networked(directory->fd) => false
 15-small-stack status small.stack command_start: stack[8 * PATH_MAX] => stack[40 * PATH_MAX]
 16-no-word-of-a-free-key command_line how.long.it.took run: if (options->verbose) => if (options->verbose && now() - start > SECOND)
 17-foreign-file-emptied record not.keylock.s.own record_check: !(found->st_mode & S_ISVTX) => false
-17-foreign-file-pinned hold pin.leaves pin: record_check(&lock, &file) => fstat(lock.file.fd, &file)
+17-foreign-file-pinned record not.keylock.s.own pin: record_check(&lock, &file) => fstat(lock.file.fd, &file)
 gate-for-ever waiting for.the.gate lock_take: error && !(error == ETIMEDOUT && wait->nonblock) => error
 slot-gate-waited-for slots somebody.stopped.in slot_take: lock_try(fd, F_WRLCK, GATE) => request(fd, F_WRLCK, GATE, true)
 MUTANTS
