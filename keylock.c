@@ -767,7 +767,7 @@ proc_text(const char *format, ...)
 	va_start(arguments, format);
 	vsnprintf(path, sizeof(path), format, arguments);
 	va_end(arguments);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
+	fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
 	while (fd >= 0 && got > 0) {
 		if (size - used <= ROOM) {
 			char *grown = realloc(text, 2 * size + 2 * ROOM);
@@ -897,7 +897,7 @@ directory_open(struct directory *directory)
 
 	if (directory->fd >= 0)
 		close(directory->fd);
-	directory->fd = open(directory->path, flags);
+	directory->fd = openat(AT_FDCWD, directory->path, flags);
 	/* A cleaner may remove the empty directory between any two of these; a
 	 * dangling link, which is not made good here, ends the tries. */
 	for (int tries = 0; tries < 100 && directory->fd < 0 && errno == ENOENT; tries++) {
@@ -907,7 +907,7 @@ directory_open(struct directory *directory)
 		if (!directory->made && errno != EEXIST)
 			return directory_failure(directory, status_of(errno), "cannot be made",
 			                         strerror(errno));
-		directory->fd = open(directory->path, flags);
+		directory->fd = openat(AT_FDCWD, directory->path, flags);
 	}
 	if (directory->fd < 0 && (errno == ENOTDIR || errno == ELOOP))
 		return directory_failure(directory, UNSAFE, "not safe for lockfiles",
@@ -1350,13 +1350,17 @@ lock_acquire(struct lock *lock, struct wait *wait)
 }
 
 /* Let the lock go: for everybody at once, also while a daemon that the command left behind
- * has the description; with `linger` when the last process that inherited it has ended. */
+ * has the description; with `linger` when the last process that inherited it has ended. So,
+ * too, where a guest goes on, who alone can be present beside an exclusive holder: flock(1)
+ * knows nothing of guests, and is to find the key taken. */
 static void
 lock_release(struct lock *lock, bool linger)
 {
-	if (!linger) {
-		bytes_give_up(lock->file.fd, GATE);
-		lock_try(lock->file.fd, F_UNLCK, LOCK);
+	int fd = lock->file.fd;
+
+	if (!linger && (lock->shared || lock->guest || !is_held(fd, PRESENCE, PRESENCE + 1))) {
+		bytes_give_up(fd, GATE);
+		lock_try(fd, F_UNLCK, LOCK);
 	}
 	lockfile_close(&lock->file);
 	lockfile_tidy(lock->directory, lock->name);
@@ -2122,9 +2126,9 @@ by_name(const void *name, const void *seat)
 static size_t
 seats_at(const struct seats *seats, const char *name, const struct seat **first)
 {
-	const struct seat *at = NULL, *end = seats->list + seats->count;
+	const struct seat *at = NULL, *end = seats ? seats->list + seats->count : NULL;
 
-	if (seats->count)
+	if (seats && seats->count)
 		at = bsearch(name, seats->list, seats->count, sizeof(*at), by_name);
 	while (at && at > seats->list && strcmp(at[-1].name, name) == 0)
 		at--;
@@ -2159,13 +2163,15 @@ tickets_count(int fd)
 	return count;
 }
 
-/* Look at the lockfile `name`. Returns 0; ENOENT where there is none that we could lock;
- * else an errno. */
+/* Look at the lockfile `name`, where those seats may be. Returns 0; ENOENT where there is none that
+ * we could lock; else an errno. */
 static int
-glance_at(const struct directory *directory, const char *name, struct glance *glance)
+glance_at(const struct directory *directory, const char *name, const struct seats *seats,
+          struct glance *glance)
 {
 	int fd = openat(directory->fd, name, LOOK_FLAGS), error = 0;
-	const char *line;
+	const struct seat *first;
+	const char *line = "";
 
 	if (fd < 0)
 		return status_of(errno) == REFUSED || errno == EIO ? errno : ENOENT;
@@ -2174,7 +2180,9 @@ glance_at(const struct directory *directory, const char *name, struct glance *gl
 	else if (!S_ISREG(glance->file.st_mode))
 		error = ENOENT;
 	glance->inode = glance->file.st_ino;
-	for (line = proc_text("/proc/self/fdinfo/%d", fd); *line; line = line_after(line))
+	if (!seats_at(seats, name, &first) || first->inode != glance->inode)
+		line = proc_text("/proc/self/fdinfo/%d", fd);
+	for (; *line; line = line_after(line))
 		sscanf(line, "ino: %llu", &glance->inode); /* since Linux 5.14 */
 	glance->held = is_held(fd, PRESENCE, PRESENCE + 1);
 	glance->waiting = tickets_count(fd);
@@ -2394,6 +2402,21 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	return COVERED;
 }
 
+/* Close the descriptors of a guest's file that we came with: where the host has ended its lock
+ * lasts as long as they do, and keeps the file from being removed. */
+static void
+host_close(const struct lock *lock)
+{
+	struct seats seats = {.count = 0};
+	pid_t pid = 0, parent;
+
+	if (lock->guest && process_parent(&pid, &parent))
+		seats_of(&seats, lock->directory, pid, true, lock->name);
+	for (size_t i = 0; i < seats.count; i++)
+		close(seats.list[i].fd);
+	free(seats.list);
+}
+
 /* Say that an ancestor holds the key. Returns ENDLESS. */
 static int
 say_nested(const struct looker *looker, const struct lock *lock, const struct seat *seat)
@@ -2451,14 +2474,10 @@ say_whose(const struct lock *lock, const struct wait *wait, const char *what)
 {
 	char who[SHOWN_SIZE + 64] = "another process", held[48], more[32] = "";
 	char process[64] = "?";
-	struct seats seats, holders;
-	struct glance glance;
+	struct seats seats = seats_scan(lock->directory, lock->name, wait), holders;
+	struct glance glance = {.held = false};
 
-	if (glance_at(lock->directory, lock->name, &glance) != 0) {
-		say(0, "%s: %s another", show(lock->key), what);
-		return;
-	}
-	seats = seats_scan(lock->directory, lock->name, wait);
+	glance_at(lock->directory, lock->name, &seats, &glance);
 	holders = holders_of(lock->name, &glance, &seats);
 	if (holders.count) {
 		sscanf(proc_text("/proc/%ld/comm", (long)holders.list->command), "%63[^\n]",
@@ -2780,7 +2799,7 @@ child_run(void *argument)
 			signal(handled[i], SIG_IGN);
 	command->status = become(command);
 	command->error = errno;
-	return 0;
+	return command->status; /* which tells, too, where an emulator shares no memory */
 }
 
 /* Pass a signal on to the command. Not what its group has got from the terminal itself; but
@@ -3070,6 +3089,10 @@ row_read_record(struct row *row, const struct directory *directory)
 static void
 row_look(struct row *row, const struct listing *listing)
 {
+	static char command[sizeof(row->command)];
+	static pid_t last; /* whose that is: a process may hold many keys */
+	pid_t pid;
+
 	row->waiter_count = seats_at(&listing->seats, row->name, &row->waiters);
 	for (; row->waiter_count && !row->waiters->ticket; row->waiter_count--)
 		row->waiters++;
@@ -3084,8 +3107,12 @@ row_look(struct row *row, const struct listing *listing)
 		date_text(row->glance.file.st_mtim.tv_sec, row->since);
 	if (row->holders.count) {
 		row->mode = row->holders.list->shared ? "shared" : "exclusive";
-		snprintf(row->command, sizeof(row->command), "%s",
-		         proc_text("/proc/%ld/cmdline", (long)row->holders.list->command));
+		pid = row->holders.list->command;
+		if (pid != last)
+			snprintf(command, sizeof(command), "%s",
+			         proc_text("/proc/%ld/cmdline", (long)pid));
+		last = pid;
+		strcpy(row->command, command);
 	}
 }
 
@@ -3145,7 +3172,7 @@ static int
 list_file(struct listing *listing, const char *name, const char *key, int slot)
 {
 	struct row row = {.name = name, .key = key, .slot = slot};
-	int error = glance_at(listing->directory, name, &row.glance);
+	int error = glance_at(listing->directory, name, &listing->seats, &row.glance);
 
 	if (!error)
 		row_look(&row, listing);
@@ -3569,9 +3596,10 @@ say_taken(const struct options *options, const struct lock *lock)
 	bool asked = options->verbose || (options->warn_held == FOREVER && isatty(STDERR_FILENO));
 	struct glance glance;
 
-	if (!options->quiet && (asked || (options->warn_held != FOREVER &&
-	                                  glance_at(lock->directory, lock->name, &glance) == 0 &&
-	                                  age_of(&glance) > options->warn_held)))
+	if (!options->quiet &&
+	    (asked || (options->warn_held != FOREVER &&
+	               glance_at(lock->directory, lock->name, NULL, &glance) == 0 &&
+	               age_of(&glance) > options->warn_held)))
 		say_whose(lock, NULL, options->wait ? "not had in time:" : "taken:");
 }
 
@@ -3738,6 +3766,8 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 		say(0, "%s: had, took %.3f s", show(*options->keys),
 		    (double)(now() - start) / (double)SECOND);
 	ending = run_under(options, &keys, came_umask);
+	for (size_t i = 0; i < keys.count; i++)
+		host_close(&keys.locks[i]);
 	keys_release(&keys, keys.count, options->linger || has_died(&ending));
 	hurried = false;
 	if (ending.error) { /* as any program does, with signals let in */

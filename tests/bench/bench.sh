@@ -193,28 +193,18 @@ listing() { # BINARY NAME
 
 # ---- The other lock commands ----
 
-# A line a tool: how often as long as keylock's one run takes, by hyperfine. PACKAGE : COMMAND.
+# A line a tool: how often as long as keylock's one run takes, by hyperfine.
 tools() {
-	local package tool words found=() missing=() file=$shm/tool
-	while read -r package words; do
-		tool=${words%% *}
-		if command -v "$tool" >/dev/null; then
+	local words found=() missing='' file=$shm/tool
+	for words in 'flock FILE' 'flock -F FILE' 'setlock FILE' 's6-setlock FILE' 'chpst -l FILE' \
+		'lckdo -w FILE' 'with-lock-ex -w FILE' 'dotlockfile -r -1 FILE' \
+		'lockfile-create -r 100 FILE' 'sem --id bench --fg -u'; do
+		if command -v "${words%% *}" >/dev/null; then
 			found+=(-n "$words" "${words//FILE/$file} $true")
 		else
-			missing+=("$tool ($package)")
+			missing+=" ${words%% *}"
 		fi
-	done <<-END
-		util-linux flock FILE
-		util-linux flock -F FILE
-		daemontools setlock FILE
-		s6 s6-setlock FILE
-		runit chpst -l FILE
-		moreutils lckdo -w FILE
-		chiark-utils-bin with-lock-ex -w FILE
-		liblockfile-bin dotlockfile -r -1 FILE
-		lockfile-progs lockfile-create -r 100 FILE
-		parallel sem --id bench --fg -u
-	END
+	done
 	echo
 	if ! command -v hyperfine >/dev/null; then
 		echo 'keylock beside the other lock commands: not measured, needs hyperfine'
@@ -226,7 +216,7 @@ tools() {
 		-n 'keylock -F' "${binaries[0]} -d $shm/keylock0 -F key $true" \
 		"${found[@]}" >"$build/error" 2>&1 || cat "$build/error"
 	awk -F , 'NR == 2 { own = $4 } NR > 1 { printf "%-62s %8.3f ms %7.3f\n", $1, 1000 * $4, own / $4 }' "$build/csv"
-	[ "${#missing[@]}" -eq 0 ] || printf 'not installed: %s\n' "${missing[@]}"
+	echo "not installed:${missing:- none}"
 }
 
 # ---- The report ----

@@ -1,16 +1,11 @@
 /*
- * Linked to keylock by coverage.sh: all its processes count in one piece of
- * shared memory, so that nothing has to be written when one ends, and what a
- * process did that was killed, executed something, or is a child of vfork(2) is
- * counted too. No descriptor is needed for it, and no file, which a closed
- * namespace would hide.
- *
- * With COVERAGE_DUMP in the environment: writes the counters to standard output
- * as gcov's .gcda, and runs nothing.
+ * Linked to keylock by coverage.sh: all its processes count in one piece of shared memory, so
+ * that what a process did that was killed, executed something, or is a child of vfork(2) is
+ * counted too. No descriptor is needed for it, and no file, which a closed namespace would hide.
+ * With COVERAGE_DUMP in the environment: writes the counters to standard output as gcov's .gcda,
+ * and runs nothing.
  */
-
 #define _GNU_SOURCE
-
 #include <gcov.h>
 #include <stdlib.h>
 #include <sys/shm.h>

@@ -10,10 +10,12 @@ witness.c, which says that it runs and waits for an answer. Meanwhile this progr
 key's lock is held, by flock(2) on a descriptor of its own, so it needs no trust in keylock. What is
 right is in the functions called judge: the promises, and no more.
 """
+import contextlib
 import fcntl
 import json
 import multiprocessing
 import os
+import pathlib
 import random
 import re
 import select
@@ -189,37 +191,22 @@ class Fault:
         return options + (["-P", WITNESS] if self.path else [])
 
 
-def taken(path, ask):
-    """Whether somebody has a lock on the file that bears this name now: `ask` tries."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        return ask(fd)
-    finally:
-        os.close(fd)
-
-
 def locked(path):
-    def ask(fd):
+    """Whether somebody has the lock of the file that bears this name now."""
+    with contextlib.suppress(FileNotFoundError), open(path, "r+b") as file:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        return False
-
-    return taken(path, ask)
+    return False
 
 
 def awaited(path):
-    """Whether somebody has a ticket."""
-
-    def ask(fd):
-        wish = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 1000, (1 << 61) - 1000, 0)
-        return struct.unpack("hhqqi4x", fcntl.fcntl(fd, 36, wish))[0] != fcntl.F_UNLCK
-
-    return taken(path, ask)
+    """Whether somebody has a ticket there."""
+    wish = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 1000, (1 << 61) - 1000, 0)
+    with contextlib.suppress(FileNotFoundError), open(path, "r+b") as file:
+        return struct.unpack("hhqqi4x", fcntl.fcntl(file, 36, wish))[0] != fcntl.F_UNLCK
+    return False
 
 
 def hear(ours):
@@ -231,10 +218,8 @@ def hear(ours):
 
 
 def answer(ours):
-    try:
+    with contextlib.suppress(OSError):  # it was killed meanwhile
         ours.send(b"!")
-    except OSError:
-        pass  # it was killed meanwhile
 
 
 def process(arguments, **more):
@@ -253,7 +238,7 @@ class Place:
         self.folder = folder
         self.scenario = scenario
         self.dir = os.path.join(folder, "d")
-        self.trace = os.path.join(folder, "trace")
+        self.trace = pathlib.Path(folder, "trace")
         self.holders = []
         self.left = b""
         shutil.rmtree(folder, ignore_errors=True)
@@ -263,8 +248,7 @@ class Place:
                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
         if scenario.record or scenario.look:
             subprocess.run([KEYLOCK, "-A", KEY, "sh", "-c", "kill -KILL $$"], **self.quiet)
-            with open(self.path(KEY), "rb") as file:
-                self.left = file.read()
+            self.left = self.content()
         if scenario.look:
             os.rename(self.path(KEY), self.path("left"))
             self.next("--pin", key="pinned")
@@ -295,8 +279,7 @@ class Place:
 
     def prepare(self):
         """Bring the directory to what the scenario begins with."""
-        if os.path.exists(self.trace):
-            os.truncate(self.trace, 0)
+        self.trace.write_text("")
         if self.scenario.keeps:
             return
         shutil.rmtree(self.dir, ignore_errors=True)
@@ -304,8 +287,7 @@ class Place:
             return
         os.mkdir(self.dir, 0o700)
         if self.scenario.record:
-            with open(self.path(KEY), "wb") as file:
-                file.write(self.left)
+            pathlib.Path(self.path(KEY)).write_bytes(self.left)
             os.chmod(self.path(KEY), 0o1600)
         if self.scenario.holder == "leaves":
             self.hold()
@@ -326,7 +308,7 @@ class Place:
         elif scenario.ending:
             keylock += [WITNESS, "SOCKET", *scenario.ending.split()]
         if strace:
-            keylock = ["strace", "-qq", "-o", self.trace, *strace, "--", *keylock]
+            keylock = ["strace", "-qq", "-o", str(self.trace), *strace, "--", *keylock]
         if scenario.outer == "other":
             keylock = [KEYLOCK, "outer", "--", *keylock]
         elif scenario.outer is not None:
@@ -335,11 +317,12 @@ class Place:
 
     def traced(self):
         """strace's words."""
-        try:
-            with open(self.trace, encoding="utf-8", errors="replace") as file:
-                return file.read()
-        except FileNotFoundError:
-            return ""
+        return self.trace.read_text(encoding="utf-8", errors="replace")
+
+    def content(self):
+        """What is in the key's file."""
+        path = pathlib.Path(self.path(KEY))
+        return path.read_bytes() if path.exists() else b""
 
 
 class Run:
@@ -371,10 +354,8 @@ class Run:
             place.release()
         if pty:
             os.close(pty[1])
-            try:
+            with contextlib.suppress(OSError):
                 self.err.write(os.read(pty[0], 65536).replace(b"\r\n", b"\n"))
-            except OSError:
-                pass
             os.close(pty[0])
         self.say_done()
         self.ours.close()
@@ -418,18 +399,14 @@ class Run:
 
     def say_done(self):
         if self.child.stdin and not self.child.stdin.closed:
-            try:
+            with contextlib.suppress(BrokenPipeError):  # it was killed meanwhile
                 self.child.stdin.write(b"done\n" if self.ran else b"")
                 self.child.stdin.close()
-            except BrokenPipeError:
-                pass  # it was killed meanwhile
 
     def on_message(self, word, pid):
         # A process that exits closes its socket before it closes the lockfile.
-        try:
+        with contextlib.suppress(ProcessLookupError):
             self.others.append(os.pidfd_open(int(pid)))
-        except ProcessLookupError:
-            pass
         if word == b"runs":
             self.on_runs()
             answer(self.ours)
@@ -449,10 +426,8 @@ class Run:
             self.on_runs()
             self.say_done()
         if self.fault and self.fault.signal == "TSTP" and "--- stopped by" in place.traced():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.child.pid, signal.SIGCONT)
-            except ProcessLookupError:
-                pass
         if self.daemon and self.child.poll() is not None:
             # keylock has left a daemon behind that has the lock's description.
             self.daemon = False
@@ -487,16 +462,12 @@ class Run:
         self.hung = True
         family = [self.child.pid]
         for pid in family:
-            try:
+            with contextlib.suppress(OSError):
                 with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
                     family += [int(word) for word in file.read().split()]
-            except OSError:
-                pass
         for pid in reversed(family):
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 # --- what is right -------------------------------------------------------
@@ -552,11 +523,7 @@ def judge_status(scenario, fault, run):
 def judge_record(place, fault, run, settled):
     """P8: what is in the file after a run with -A, -R or --forget, or of a key left in doubt."""
     scenario = place.scenario
-    try:
-        with open(place.path(KEY), "rb") as file:
-            record = file.read()
-    except FileNotFoundError:
-        record = b""
+    record = place.content()
     if "--forget" in scenario.options:
         if run.status == 0 and record:
             yield "0, and the record is still there"

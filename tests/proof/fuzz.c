@@ -14,12 +14,8 @@
  *
  * Nothing is asked of the system for what is read: fopen(3) and read(2) are caught by
  * macros and answered with the input. An input that is found wrong ends it by abort().
- *
- * Built with -DBATCH it is a program that writes pairs for reference.py to check:
- *
- *	fuzz name|time|shown SEED COUNT [FILE]...
- *
- * for each FILE as an input and for COUNT random ones: text NUL answer NUL.
+ * Of those of name, time and shown some are written to descriptor 3, with what keylock makes of
+ * them, for reference.py to check: text NUL answer NUL.
  */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
@@ -137,6 +133,19 @@ strings_of(const uint8_t *data, size_t size, size_t least)
 	return strings;
 }
 
+/* Have one in so many of these checked by reference.py. */
+static void
+refer(unsigned chances, const char *text, const char *answer)
+{
+	static FILE *pairs;
+	static unsigned seen;
+
+	if (!pairs)
+		pairs = fdopen(3, "w");
+	if (pairs && *text && seen++ % chances == 0)
+		fprintf(pairs, "%s%c%s%c", text, '\0', answer, '\0');
+}
+
 static void
 strings_free(struct strings *strings)
 {
@@ -220,6 +229,7 @@ target_name(const uint8_t *data, size_t size)
 		if (!*key)
 			continue;
 		check_key(key, name);
+		refer(4, key, name);
 		slot_name(slot, name, 2);
 		check_pair(slot, key);
 		/* A name is a key, too: of another file, but where it stands for itself. */
@@ -496,9 +506,11 @@ target_time(const uint8_t *data, size_t size)
 	const char *text = strings.list[0];
 	nanoseconds time = -1;
 	int64_t number = 0;
+	char answer[32];
 
-	/* How long it is, is compared with reference.py. */
 	MUST(parse_time(text, &time) == (time >= 0));
+	snprintf(answer, sizeof(answer), "%lld", (long long)time);
+	refer(32, text, answer);
 	check_number(text, 0, 255);
 	check_number(text, 1, 1000);
 	memcpy(&number, data, size < sizeof(number) ? size : sizeof(number));
@@ -567,146 +579,39 @@ target_shown(const uint8_t *data, size_t size)
 		check_line(said, said_size);
 		for (int json = 0; json < 2; json++) {
 			size_t length;
-			char *line = row_shown(strings.list[i], strings.list[1 - i], json, &length);
+			const char *command = strings.list[json ? i : 1 - i];
+			char *line = row_shown(strings.list[i], command, json, &length);
 
 			if (json) /* where C1 controls may stand (RFC 8259) */
 				MUST(strpbrk(line, "\n\t\r\x1b\x7f") == line + length - 1 &&
 				     is_utf8(line, false));
 			else
 				check_line(line, length);
+			if (json)
+				refer(4, strings.list[i], line);
 			free(line);
 		}
 	}
 	strings_free(&strings);
 }
 
-static const struct target {
-	const char *name;
-	void (*run)(const uint8_t *data, size_t size);
-} targets[] = {
-    {"name", target_name},     {"file", target_file}, {"options", target_options},
-    {"record", target_record}, {"read", target_read}, {"time", target_time},
-    {"shown", target_shown},
-};
-
-/* The target of that name. */
-static const struct target *
-target_of(const char *name)
-{
-	for (size_t i = 0; i < sizeof(targets) / sizeof(*targets); i++)
-		if (name && strcmp(name, targets[i].name) == 0)
-			return &targets[i];
-	fprintf(stderr, "fuzz: no such target: %s\n", name ? name : "FUZZ_TARGET is not set");
-	exit(64);
-}
-
-#ifndef BATCH
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const struct target *target;
+	static const struct {
+		const char *name;
+		void (*run)(const uint8_t *data, size_t size);
+	} targets[] = {
+	    {"name", target_name},     {"file", target_file}, {"options", target_options},
+	    {"record", target_record}, {"read", target_read}, {"time", target_time},
+	    {"shown", target_shown},
+	};
+	const char *name = getenv("FUZZ_TARGET");
 
-	if (!target)
-		target = target_of(getenv("FUZZ_TARGET"));
-	target->run(data, size);
+	for (size_t i = 0; i < sizeof(targets) / sizeof(*targets); i++)
+		if (strcmp(name, targets[i].name) == 0)
+			targets[i].run(data, size);
 	return 0;
 }
-
-#else
-
-static uint64_t seed; /* odd */
-
-static unsigned
-pick(unsigned below)
-{
-	static uint64_t state;
-
-	state = state * 6364136223846793005 + seed;
-	return (unsigned)(state >> 33) % below;
-}
-
-/*
- * A random text of 1 byte or more, most often short or such that its name is about
- * as long as a name may be, and of bytes that mean something somewhere.
- */
-static size_t
-random_text(char *text, bool time)
-{
-	static const char odd[] =
-	    "%%%...hs0123456789ABCDEFabcdef/ \\\"\n\x7f\xc2\x9b\xe2\x82\xac\xff";
-	static const char digits[] = "0123456789012345678900000999.smhdx";
-	unsigned length = 1 + (time              ? pick(24)
-	                       : pick(1024) == 0 ? pick(131000)
-	                       : pick(2)         ? 40 + pick(190)
-	                                         : pick(12));
-	unsigned plain = pick(257); /* how many of 256 are letters */
-
-	for (unsigned i = 0; i < length; i++)
-		text[i] = time                ? digits[pick(sizeof(digits) - 1)]
-		          : pick(256) < plain ? "etaoin.-_"[pick(9)]
-		          : pick(2)           ? odd[pick(sizeof(odd) - 1)]
-		                              : (char)(1 + pick(255));
-	if (time && pick(2))
-		text[length - 1] = "smhd"[pick(4)];
-	text[length] = '\0';
-	return length;
-}
-
-/* Write the text and what keylock makes of it. */
-static void
-batch_line(const char *kind, const char *text, size_t length)
-{
-	char name[NAME_SIZE];
-
-	if (!length || length > KEY_MAX_BYTES)
-		return;
-	fwrite(text, 1, length + 1, stdout);
-	if (strcmp(kind, "name") == 0) {
-		name_of_key(text, name);
-		fwrite(name, 1, strlen(name) + 1, stdout);
-	} else if (strcmp(kind, "time") == 0) {
-		nanoseconds time = -1;
-
-		printf("%lld%c", parse_time(text, &time) ? (long long)time : -1, '\0');
-	} else {
-		char *key = copy_of(text, length);
-		size_t size;
-		char *line = row_shown(key, text, true, &size);
-
-		fwrite(line, 1, size + 1, stdout);
-		free(line);
-		free(key);
-	}
-}
-
-int
-main(int argc, char **argv)
-{
-	static char text[KEY_MAX_BYTES + 2];
-
-	if (argc < 4) {
-		fputs("usage: fuzz name|time|shown SEED COUNT [FILE]...\n", stderr);
-		return 64;
-	}
-	(void)target_of(argv[1]);
-	seed = strtoull(argv[2], NULL, 10) * 2 + 1;
-	for (long count = strtol(argv[3], NULL, 10); count > 0; count--)
-		batch_line(argv[1], text, random_text(text, strcmp(argv[1], "time") == 0));
-	for (int i = 4; i < argc; i++) {
-		FILE *file = fopen(argv[i], "r");
-		size_t size = file ? fread(text, 1, sizeof(text) - 1, file) : 0;
-
-		for (size_t at = 0; at < size; at += strlen(text + at) + 1) {
-			text[size] = '\0';
-			batch_line(argv[1], text + at, strlen(text + at));
-		}
-		if (file)
-			fclose(file);
-	}
-	return ferror(stdout) || fflush(stdout) ? 1 : 0;
-}
-
-#endif

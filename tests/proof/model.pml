@@ -1,96 +1,53 @@
 /*
  * The lockfile protocol of DESIGN.md, sections 6 and 9, for spin. model.sh
- * builds and runs it; nothing here is part of keylock.
+ * builds and runs it; nothing here is part of keylock. See steps.pml first.
  *
- * Each contender is one keylock with the command that it starts and the
- * daemon that this may leave behind. It runs again and again, or stops for
- * good between two runs. Each step is one system call, and keylock can be
- * SIGKILLed before every one of them. A contender with a host is a nested run
- * (-r): it begins while the host's command runs, and has ancestors, whom it
- * looks at one after the other; the host does not wait for it. The labels
- * follow section 6 and, from "guests" to "look", section 9. As in the kernel
- * (fs/locks.c, locks_remove_file) the last close of a description lets go
- * first of its byte locks and then of its flock.
+ * Each contender is one keylock with the command that it starts and the daemon that this may
+ * leave behind. A contender with a host is a nested run (-r): it begins while the host's
+ * command runs, and has ancestors, whom it looks at one after the other; the host does not
+ * wait for it. The labels follow section 6 and, from "guests" to "look", section 9. As in the
+ * kernel (fs/locks.c, locks_remove_file) the last close of a description lets go first of its
+ * byte locks and then of its flock.
  *
  * What is checked
- *   - who holds is alone: an exclusive command with no other, a shared one
- *     with shared ones, and both only when older guests have ended; a guest
- *     runs beside nobody but its ancestors and their guests (P1);
- *   - nobody who waits stands for ever, as long as commands end: no state
- *     but those labelled end is without a way on. A daemon may live for ever
- *     when its keylock has released the lock (P2);
- *   - whenever all are at rest no file is left, but for the first time after
- *     a SIGKILL, a stop in the gate, a foreigner, a lock that was kept (P3);
- *   - of two, one of them exclusive, of which one drew its place before the
- *     other came, the other's command does not start first (P4), but for
- *     nested runs and -n past a gate that somebody is stopped in;
- *   - without kills -n says "taken" only of a key that somebody holds or
- *     waits for, not of one that is being tidied;
- *   - who drew a ticket on the file that bears the name never finds it gone;
- *   - LIVE: contender 0, once it has its ticket there, is served, if every
- *     process that can go on at last does (weak fairness).
+ *   - who holds is alone: an exclusive command with no other, a shared one with shared ones,
+ *     and both only when older guests have ended; a guest runs beside nobody but its ancestors
+ *     and their guests (P1);
+ *   - a daemon may live for ever when its keylock has released the lock (P2);
+ *   - whenever all are at rest no file is left, but for the first time after a SIGKILL, a stop
+ *     in the gate, a foreigner, a lock that was kept (P3);
+ *   - of two, one of them exclusive, of which one drew its place before the other came, the
+ *     other's command does not start first (P4), but for nested runs and -n past a gate that
+ *     somebody is stopped in;
+ *   - without kills -n says "taken" only of a key that somebody holds or waits for, not of one
+ *     that is being tidied;
+ *   - who drew a ticket on the file that bears the name never finds it gone.
  *
  * What is abstracted
- *   - Tickets have no numbers: each has the set of those drawn before it and
- *     still held (ahead). Both searches by bisection are one step each: while
- *     one draws nobody else does, and below a waiter's own none is drawn again.
- *   - Waiting for a byte or for the flock is a guard: which of several
- *     waiters the kernel wakes is free, and a newcomer may go before.
- *   - A time-out or a signal to give up comes at any step of waiting or not
- *     at all; a gate held for 100 ms by a stopped process (STALL) likewise.
- *     The look before tidying, without the gate, comes in time or not.
- *   - Records, several keys and slots (slots.pml) are left out. -F is a
- *     command whose keylock was killed, and where it has closed the lock's
- *     descriptor, or never had it (-o), it is as one that has ended, since
- *     P1 does not count it any more. -l is a command that died (DIES).
- *   - Locks are sets of the contenders whose description has them; a number
- *     of an inode without a name is used again as soon as nobody has it open.
- *     The inode that bears the name is always number 1.
+ *   - Tickets have no numbers: each has the set of those drawn before it and still held
+ *     (ahead). Both searches by bisection are one step each: while one draws nobody else does,
+ *     and below a waiter's own none is drawn again.
+ *   - The look before tidying, without the gate, comes in time or not.
+ *   - Records, several keys and slots (slots.pml) are left out. -F is a command whose keylock
+ *     was killed, and where it has closed the lock's descriptor, or never had it (-o), it is as
+ *     one that has ended, since P1 does not count it any more. -l is a command that died (DIES).
+ *   - Locks are sets of the contenders whose description has them; a number of an inode without
+ *     a name is used again as soon as nobody has it open. That with the name is number 1.
  *
- * Sizes by -D, with defaults in model.sh: N contenders, their modes M0…M3,
- * hosts H0… and ancestors A0… (sets), NI inodes, KILLS kills (anew from each
- * rest) among the set MORTALS, the sets DAEMONS (may leave one), DIES (whose
- * command may die) and ONCE (run once), STALL, LIVE, STICKY (unlinking may fail
- * with EPERM). The mutants are words in capitals, 0 but for the one that is tried.
+ * Sizes of its own: hosts H0… and ancestors A0… (sets), the sets DAEMONS (may leave one) and
+ * DIES (whose command may die), STICKY (unlinking may fail with EPERM).
  */
 
-/* Modes are sets of these; 0 is plain: exclusive, waits. */
-#define SHARED	1
-#define NONBLOCK	2
-#define TIMED	4
-#define PINNER	8
-#define CAREFUL	16
-
-#define USED	(M0 | M1 | M2 | M3)
-#define BIT(k)	(1 << (k))
-#define ME	BIT(me)
-
-/* One system call, or death before it; what the kernel goes on to do. */
-#define STEP(guard, act)	if :: d_step { (guard) -> act } KILL fi
-#define KERNEL(act)	if :: d_step { true -> act } fi
-#if KILLS > 0
-#define KILL	:: atomic { (ME & MORTALS) && kills > 0 -> kills--; excused = 1 }; goto dead
-#else
-#define KILL
-#endif
-/* One of two, in a step; with `label` next in the second case. */
-#define TEST(guard, act, otherwise, label)	if :: d_step { (guard) -> act } :: d_step { !(guard) -> otherwise }; goto label KILL fi
-#if USED & TIMED
-#define TIMEOUT	:: (mode & TIMED) -> goto giveup
-#else
-#define TIMEOUT
-#endif
-#define AWAIT(guard, act)	if :: d_step { (guard) -> act } TIMEOUT KILL fi
+#include "steps.pml"
 
 byte name;			/* the inode that the name leads to: 1, or 0 */
 bit pinned;			/* and whether it is */
 byte ino[4];			/* inode of the contender's main description, */
-byte gate, pres, tick;		/* who has there byte 0, byte 1, a ticket, */
+byte gate, pres;		/* who has there byte 0, byte 1, */
 byte guest, clears;		/* byte 2 for reading, for writing, */
 byte ex, sh;			/* the flock */
 byte tidies[4];			/* inode of the description that tidies, */
 byte ygate, yex;		/* who has there byte 0, the flock */
-byte ahead[4];			/* tickets drawn before, still held */
 byte runx, runs, rung;		/* whose commands run: exclusive, shared, guests */
 byte lives;			/* whose keylock or command does */
 byte busy;			/* who is in a run */
@@ -98,7 +55,6 @@ byte kills;			/* kills left until all are at rest again */
 bit excused;			/* a file may be left this time */
 byte came;			/* ghost: drew a place and still wait for it */
 byte before[4];			/* ghost: those of them who drew before */
-hidden byte i, j;
 
 #define y	tidies[me]
 #define RUN	(runx | runs | rung)
@@ -127,9 +83,6 @@ hidden byte i, j;
 /* What tidying looks for. */
 #define SEEN(i)	ON((TIDY_NO_PRESENCE -> 0 : pres) | (TIDY_NO_TICKET -> 0 : tick) | (TIDY_NO_GUEST -> 0 : guest | clears), i)
 
-#define STRIKE_OFF(set)	/* me, from everybody's set */ \
-	for (j : 0 .. 3) { set[j] = set[j] & ~ME }
-
 inline lock() {
 	sh = sh | ((mode & SHARED) -> ME : 0);
 	ex = ex | ((mode & SHARED) -> 0 : ME)
@@ -138,12 +91,6 @@ inline lock() {
 inline unlock() {
 	ex = ex & ~ME;
 	sh = sh & ~ME
-}
-
-inline ticket_back() {
-	tick = tick & ~ME;
-	STRIKE_OFF(ahead);
-	ahead[me] = 0
 }
 
 inline wait_over() {		/* ghost */

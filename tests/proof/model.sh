@@ -15,42 +15,22 @@
 # compression and partial order reduction, no bitstate hashing).
 #
 # JOBS: how many searches at once, 2 by default.
-set -u
-
-here=$(cd "$(dirname "$0")" && pwd) || exit 1
-size=${1:-quick}
-only=${2:-*}
-case $size in
-quick | long) ;;
-*)
-	echo "usage: model.sh [quick|long [PART]]" >&2
-	exit 64
-	;;
-esac
-for tool in spin gcc; do
-	command -v "$tool" >/dev/null || {
-		echo "model: skipped: needs $tool"
-		exit 0
-	}
-done
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-trap 'exit 130' INT TERM HUP
-running=0 number=0
+# shellcheck source=tests/proof/head.sh
+. "$(dirname "$0")/head.sh"
+only=${1:-*}
+needs spin gcc
+running=0 number=0 models=$PWD/tests/proof
 defaults="-DN=3 -DM0=0 -DM1=0 -DM2=0 -DM3=0 -DH0=0 -DH1=0 -DH2=0 -DH3=0 -DA0=0 -DA1=0 -DA2=0 -DA3=0
 	-DNI=7 -DKILLS=0 -DMORTALS=15 -DDAEMONS=0 -DDIES=0 -DENDLESS=0 -DONCE=0 -DSTICKY=0 -DSKIP_WHERE_BUSY=0"
-defaults+=$(sed -n 's/^in_turn mutant \([A-Z_0-9]*\) .*/ -D\1=0/p' "$0")
+defaults+=$(sed -n 's/^in_turn mutant \([A-Z_0-9]*\) .*/ -D\1=0/p' tests/proof/model.sh)
 
 # search DIR MODEL KIND DEFINES: build and run; spin's report is in DIR/report.
 search() {
 	local compile run
 	mkdir "$1" && cd "$1" || return 1
-	case $3 in
-	safe) compile="-DSAFETY" run="" ;;
-	live) compile="-DNFAIR=3" run="-a -f" ;;
-	esac
+	[ "$3" = safe ] && compile=-DSAFETY run='' || compile=-DNFAIR=3 run='-a -f'
 	# shellcheck disable=SC2086,SC2094 # lists of options, of which the last counts
-	spin $defaults $4 -a "$here/$2.pml" >spin 2>&1 &&
+	spin $defaults $4 -a "$models/$2.pml" >spin 2>&1 &&
 		gcc $optimize -w $compile -DCOLLAPSE -DMEMLIM=6000 -o pan pan.c &&
 		./pan $run -m2000000 -w$hash >report 2>&1
 }
@@ -129,11 +109,8 @@ in_turn() {
 	number=$((number + 1))
 	running=$((running + 1))
 	(
-		if "$@"; then
-			echo >"$work/$number.passed"
-		else
-			echo >"$work/$number.failed"
-		fi
+		"$@" && verdict=passed || verdict=failed
+		echo >"$work/$number.$verdict"
 		rm -rf "${work:?}/$number"
 	) &
 }
@@ -222,5 +199,5 @@ fi
 wait
 passed=$(find "$work" -name '*.passed' | wc -l)
 failed=$(find "$work" -name '*.failed' | wc -l)
-echo "$passed passed, $failed failed"
+echo "model: $passed passed, $failed failed"
 [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

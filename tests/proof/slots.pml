@@ -1,83 +1,52 @@
 /*
- * Slots (-j), DESIGN.md section 9, for spin. model.sh builds and runs it;
+ * Slots (-j), DESIGN.md section 9, for spin. model.sh builds and runs it; see steps.pml first;
  * nothing here is part of keylock. How one file is locked, rechecked and
  * tidied, and guests, are model.pml's; here those parts are coarse.
  *
- * Contenders as in model.pml: each is a keylock with its command, runs again
- * and again or stops for good between two runs, and keylock can be SIGKILLed
- * before every step. A search has shown what that section does not say:
- *   - Every slot's file is tidied, by whoever leaves. With the one taken and
- *     file 1 alone (TIDY_TAKEN) a file that a killed holder of another slot
- *     left is not removed by the next run. Where file 1 shows a presence or a
- *     ticket, the others may be left to that one (SKIP_WHERE_BUSY, no mutant).
- *   - File 1's name is compared before the ticket is given back: the ticket
- *     is what keeps file 1 from being removed (LATE_RECHECK).
+ * A search has shown what that section does not say:
+ *   - Every slot's file is tidied, by whoever leaves. With the one taken and file 1 alone
+ *     (TIDY_TAKEN) a file that a killed holder of another slot left is not removed by the next
+ *     run. Where file 1 shows a presence or a ticket, the others may be left to that one
+ *     (SKIP_WHERE_BUSY, no mutant).
+ *   - File 1's name is compared before the ticket is given back: the ticket is what keeps
+ *     file 1 from being removed (LATE_RECHECK).
  *
- * What is checked
+ * What is checked, beside what steps.pml has
  *   - never more commands than slots (P1);
- *   - nobody stands for ever: no state but those labelled end is without a
- *     way on;
- *   - all at rest: no file is left, but for the first time after a SIGKILL
- *     or a stop in a gate (P3);
+ *   - all at rest: no file is left, but for the first time after a SIGKILL or a stop in a gate
+ *     (P3);
  *   - of two, the one that drew its place first is served first (P4);
- *   - who drew a ticket on the file that bears the name never finds it gone;
- *   - LIVE: contender 0, once it has its ticket there, is served, if every
- *     process that can go on at last does (weak fairness).
+ *   - who drew a ticket on the file that bears the name never finds it gone.
  *
  * What is abstracted
- *   - What is done under a gate and seen by nobody else is one step: a try
- *     is gate, flock, presence and gate again; a tidier looks and tries the
- *     flock in one step, and unlinks and unlocks in the next. Opening and
- *     making a file are one step.
- *   - The first in line sleeps until a try would come to something. That it
- *     tries again once a second at the latest, whatever it has missed, is
- *     what makes that right; how soon is not modelled.
- *   - The inode that bears slot k's name is always number k + 1. Of those that
- *     lost theirs a number is used again as soon as nobody has it open.
+ *   - What is done under a gate and seen by nobody else is one step: a try is gate, flock,
+ *     presence and gate again; a tidier looks and tries the flock in one step, and unlinks and
+ *     unlocks in the next. Opening and making a file are one step.
+ *   - The first in line sleeps until a try would come to something. That it tries again once a
+ *     second at the latest, whatever it has missed, is what makes that right.
+ *   - The inode that bears slot k's name is always number k + 1. Of those that lost theirs a
+ *     number is used again as soon as nobody has it open.
  *
- * Sizes by -D as in model.pml, and ENDLESS, the set of those whose command may
- * run for ever. Two slots. Mutants beside those above: KEEP_STALE (does not
- * open anew a slot file whose name is gone), NO_TIDY_1 (who took another slot
- * does not tidy file 1), NO_RECHECK.
+ * Sizes of its own: ENDLESS, the set of those whose command may run for ever. Two slots.
+ * Mutants beside those above: KEEP_STALE (does not open anew a slot file whose name is gone),
+ * NO_TIDY_1 (who took another slot does not tidy file 1), NO_RECHECK.
  */
-#define NONBLOCK	2
-#define TIMED	4
+#include "steps.pml"
 
-#define USED	(M0 | M1 | M2 | M3)
 #define S 2
-#define BIT(k)	(1 << (k))
-#define ME	BIT(me)
-
-#define STEP(guard, act)	if :: d_step { (guard) -> act } KILL fi
-#define KERNEL(act)	if :: d_step { true -> act } fi
-#if KILLS > 0
-#define KILL	:: atomic { (ME & MORTALS) && kills > 0 -> kills--; excused = 1 }; goto dead
-#else
-#define KILL
-#endif
-/* One of two, in a step; with `label` next in the second case. */
-#define TEST(guard, act, otherwise, label)	if :: d_step { (guard) -> act } :: d_step { !(guard) -> otherwise }; goto label KILL fi
-#if USED & TIMED
-#define TIMEOUT	:: (mode & TIMED) -> goto giveup
-#else
-#define TIMEOUT
-#endif
-#define AWAIT(guard, act)	if :: d_step { (guard) -> act } TIMEOUT KILL fi
 
 byte name[S];			/* inode of each slot's name: k + 1, or 0 */
 byte fd[4 * S];			/* inodes of a contender's descriptions */
 byte pres[S], lock[S];		/* who has there the presence, the flock */
-byte gate, tick;		/* who has file 1's gate, a ticket on it */
+byte gate;			/* who has file 1's gate; tickets are on it, too */
 byte tidies[4];			/* inode of the description that tidies */
 byte trial;			/* who has there gate and flock */
-byte ahead[4];			/* of those with tickets, who drew before */
 byte came;			/* ghost: drew it on the file that bears the name */
 byte before[4];			/* ghost: of those, who drew before */
 byte runs;			/* whose commands run */
 byte busy;			/* who is in a run */
 byte kills;
 bit excused;
-hidden byte i, j;
 
 #define FD(k)	fd[me * S + (k)]
 #define y	tidies[me]
@@ -93,15 +62,6 @@ hidden byte i, j;
 #define SEEN(k, i)	(ON(pres[k], k, i) | ((k) == 0 -> ON(tick, 0, i) : 0))
 /* What a try of a slot finds, for one who has the gate of file 1 or not. */
 #define IS_FREE(k)	(!ON(lock[k], k, FD(k)) && !TRIED(FD(k)) && ((gate & ME) || (k) != 0 || !ON(gate, 0, FD(0))))
-
-#define STRIKE_OFF(set)	/* me, from everybody's set */ \
-	for (j : 0 .. 3) { set[j] = set[j] & ~ME }
-
-inline ticket_back() {
-	tick = tick & ~ME;
-	STRIKE_OFF(ahead);
-	ahead[me] = 0
-}
 
 inline leave_queue() {
 	ticket_back();

@@ -45,8 +45,9 @@
 /* Keys k0 and k1 are exclusive or shared, k2 keeps records, k3 and k4 have slots. */
 enum { FOREIGN = 1, RECORDED = 2, SLOTTED = 3, KEYS = 5, SLOTS = 3 };
 enum { RUNS = 512, FAMILIES = 300, DEEPEST = 3 };
-/* Descriptors that all have; all but the first two are of no use to them. */
-enum { JUDGE = 200, WITNESS, LOG, DEAD, PIPE, PIPE_END, OUTPUT };
+/* Descriptors that all have, most by torture.sh; all but the first two are of no use to them:
+ * a pipe that is full, our output, and a file system that never answers. */
+enum { JUDGE = 200, WITNESS, PIPE, OUTPUT, DEAD };
 enum { STUCK_AFTER = 30 * 1000000, SHRINK_FOR = 90 * 1000000, STOPPED_FOR = 200000 };
 
 enum kind {
@@ -96,7 +97,7 @@ static struct judge {
 	int wave, size, count, parallel; /* its number; families; runs; families at once */
 	enum kind kind;
 	int hot; /* key of most runs, or -1 */
-	bool foreign, nests, over, given_up;
+	bool foreign, nests, over, given_up, aloud;
 	const char *fault; /* the first one's kind: the same in all processes, being static */
 	int stamps, entries;
 	int forgets, last_forgets; /* odd: somebody forgets the record; when the last one ran */
@@ -165,8 +166,9 @@ found(const char *kind, const struct run *run, const char *format, ...)
 	va_start(arguments, format);
 	vsnprintf(text, sizeof(text), format, arguments);
 	va_end(arguments);
-	dprintf(LOG, "torture: wave %d: %s: %s: %s%s\n", judge->wave, kind, text,
-	        run ? run->options : "", run ? run->text : "");
+	if (judge->aloud)
+		dprintf(OUTPUT, "torture: wave %d: %s: %s: %s%s\n", judge->wave, kind, text,
+		        run ? run->options : "", run ? run->text : "");
 	if (!judge->fault)
 		judge->fault = kind;
 }
@@ -302,6 +304,9 @@ record_enter(int number)
 	const struct run *run = &judge->runs[number];
 	bool told = getenv("KEYLOCK_ABANDONED") != NULL;
 
+	/* Others may have had the key since, and died. */
+	if (run->voided)
+		return;
 	if (told && judge->kind != WILD)
 		found("wrong records", run, "told of a death that was not");
 	/* --hold with -R cannot tell. */
@@ -393,6 +398,21 @@ leave_behind(int number, bool works)
 	_exit(0);
 }
 
+/* Whether these ancestors let go what they hold: where one is killed, or its command dies, a
+ * daemon keeps what it has inherited from there. */
+static bool
+lets_all_go(int number)
+{
+	for (; number >= 0; number = judge->runs[number].parent) {
+		const struct run *run = &judge->runs[number];
+
+		if (run->event.signo || run->stays || !ends_by_itself(run) ||
+		    memchr(run->how, 'e', sizeof(run->how)))
+			return false;
+	}
+	return true;
+}
+
 /* What keylock is called with for this run. */
 static void
 add_keylock(struct words *words, const struct run *run)
@@ -461,7 +481,7 @@ job(int number)
 		kill(worker, SIGKILL);
 		waitpid(worker, NULL, 0);
 	}
-	if (run->daemon)
+	if (run->daemon && lets_all_go(run->parent))
 		leave_behind(number, false);
 	run->finished = true;
 	if (run->end < 0)
@@ -492,7 +512,7 @@ caller(int number)
 			record_enter(number);
 		sleep_us(run->work);
 		if (run->event.to == 'c') {
-			run->voided = true;
+			run->voided = !is_stop(run->event.signo);
 			note_sent(run);
 			kill(holder, run->event.signo);
 		}
@@ -635,14 +655,13 @@ draw_command(struct run *run, int depth)
 		kids = 1 + one_in(3);
 	becomes = kids && !run->records && one_in(5);
 	for (int i = 0; i < kids; i++)
-		run->how[i] = becomes && i == kids - 1 ? 'e' : pick(2) || !wild ? 'w' : 'b';
+		run->how[i] = becomes && i == kids - 1 ? 'e' : pick(2) ? 'w' : 'b';
 	run->end = pick(8) ? 0 : pick(2) ? 7 : 193 + (int)pick(63);
 	if (one_in(8) && (wild || (!kids && !depth && !run->records && judge->kind != EASY)))
 		run->end = pick(2) ? -signals[pick(5)] : 129 + (int)pick(64);
 	if (wild && !run->close && !becomes && one_in(8))
 		run->worker = 100 + pick_size(13);
-	/* Where somebody above was killed, a daemon keeps what it has inherited from there. */
-	run->daemon = !(wild && judge->nests) && !run->stays && ends_by_itself(run) && one_in(20);
+	run->daemon = !run->stays && ends_by_itself(run) && one_in(20);
 	NOTE(run, " {%ld us, %s %d}", run->work, run->end < 0 ? "signal" : "exit", abs(run->end));
 	if (run->worker)
 		NOTE(run, " leaves work of %ld us", run->worker);
@@ -974,12 +993,26 @@ reap(void)
 	return pid < 0 && !families ? -1 : families;
 }
 
+/* P9: that a keylock is left that nobody has started, and does not end by itself. */
+static void
+end_stragglers(void)
+{
+	char name[40], text[2000], call[2000];
+
+	snprintf(name, sizeof(name), "task/%d/children", (int)getpid());
+	for (char *pid = strtok(glance(getpid(), name, text), " "); pid; pid = strtok(NULL, " ")) {
+		found("hanging", NULL, "pid %s is left: system call %s", pid,
+		      glance(atoi(pid), "syscall", call));
+		kill(atoi(pid), SIGKILL);
+	}
+}
+
 /* Play the runs of the wave, to their end. */
 static void
 play(pid_t init)
 {
 	int next = 0, first = 0, alive = 0, looked = 0, ended;
-	int64_t continued = 0;
+	int64_t continued = 0, over = 0;
 
 	while ((ended = reap()) >= 0 || next < judge->count) {
 		int64_t time = now(), overslept;
@@ -1017,6 +1050,9 @@ play(pid_t init)
 		}
 		/* Daemons end when all others have. */
 		judge->over = next == judge->count && alive == 0;
+		over = judge->over && over ? over : time;
+		if (time > over + (int64_t)scale * STUCK_AFTER)
+			end_stragglers();
 		time = now();
 		sleep_us(100);
 		overslept = now() - time - 100;
@@ -1121,28 +1157,13 @@ play_wave(int number)
 	return judge->fault;
 }
 
-/* Show what was found, or only drop it. */
-static void
-tell(bool aloud)
-{
-	char text[4096];
-	ssize_t length;
-
-	lseek(LOG, 0, SEEK_SET);
-	while ((length = read(LOG, text, sizeof(text))) > 0)
-		if (aloud && write(OUTPUT, text, (size_t)length) < 0)
-			fail("output");
-	lseek(LOG, 0, SEEK_SET);
-	if (ftruncate(LOG, 0) < 0)
-		fail("log");
-}
-
 /* Find the fewest families that still show the fault, each in a few tries, and list them. */
 static void
 shrink(const char *fault)
 {
 	int64_t until = now() + SHRINK_FOR;
 
+	judge->aloud = false;
 	for (int part = judge->size / 2; part > 0; part /= 2)
 		for (int from = 0; from < judge->size && now() < until; from += part) {
 			bool kept[FAMILIES], still = false;
@@ -1156,55 +1177,24 @@ shrink(const char *fault)
 				memcpy(skipped, kept, sizeof(kept));
 		}
 	draw_wave();
-	tell(false);
 	dprintf(OUTPUT, "seed %llu, wave %d, shrunk to %d at once of\n", (unsigned long long)seed,
 	        judge->wave, judge->parallel);
 	for (int i = 0; i < judge->count; i++)
 		dprintf(OUTPUT, "\t%d:%s%s\n", i, judge->runs[i].options, judge->runs[i].text);
 }
 
-/* Give a descriptor a number of those above, for all that is played. */
-static void
-keep_as(int fd, int number)
-{
-	if (fd < 0 || dup2(fd, number) < 0)
-		fail("set up");
-	close(fd);
-}
-
-/*
- * What all that is played has: /dev/null; as standard error of some a pipe that nobody
- * reads; and a descriptor of a file system that never answers.
- */
 static void
 set_up(void)
 {
 	const char *dead = getenv("TORTURE_DEAD"), *longer = getenv("TORTURE_SLACK");
-	struct rlimit none = {0, 0};
-	int ends[2];
 
 	scale = longer ? atoi(longer) : 1;
-	keep_as(memfd_create("judge", 0), JUDGE);
-	keep_as(memfd_create("witness", 0), WITNESS);
-	keep_as(memfd_create("log", 0), LOG);
-	if (dead)
-		keep_as(open(dead, O_PATH), DEAD);
-	if (pipe2(ends, O_NONBLOCK) < 0)
-		fail("pipe");
-	while (write(ends[1], "full", 4) > 0)
-		;
-	fcntl(ends[1], F_SETFL, 0);
-	keep_as(ends[0], PIPE_END);
-	keep_as(ends[1], PIPE);
-	keep_as(dup(1), OUTPUT);
-	for (int fd = 0; fd < 3; fd++)
-		keep_as(open("/dev/null", O_RDWR | O_CLOEXEC), fd);
-	setrlimit(RLIMIT_CORE, &none);
+	if (dead && dup2(open(dead, O_PATH), DEAD) < 0)
+		fail(dead);
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	prctl(PR_SET_TIMERSLACK, 1L);
-	unsetenv("KEYLOCK_KEY");
-	unsetenv("KEYLOCK_ABANDONED");
 	setenv("TORTURE", keylock, 1);
+	judge->aloud = true;
 }
 
 /* The judge, in memory that all share. */
@@ -1252,8 +1242,8 @@ main(int argc, char **argv)
 		return 64;
 	}
 	keylock = argv[optind];
-	set_up();
 	judge_open();
+	set_up();
 	our_pids = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
 	for (; !fault && now() - begin < atol(argv[optind + 1]) * 1000000; wave++)
 		fault = play_wave(only >= 0 ? only : wave);
@@ -1265,7 +1255,6 @@ main(int argc, char **argv)
 	         judge->counts.ran, judge->counts.nested, judge->counts.signals,
 	         judge->counts.stops, judge->counts.taken, judge->counts.doubtful,
 	         judge->counts.cycles, judge->counts.seen, fault ? fault : "no fault");
-	tell(true);
 	if (fault)
 		shrink(fault);
 	dprintf(OUTPUT, "%s\n", figures);

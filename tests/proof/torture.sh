@@ -24,6 +24,12 @@ done 2>/dev/null &
 cleaner=$!
 at_end() { kill "$cleaner"; }
 
+# What all that is played has: files of the judge, a pipe that nobody reads any more.
+mkfifo "$work/pipe"
+exec 200<>"$work/judge" 201<>"$work/witness" 202<>"$work/pipe" 203>&1
+head -c 65536 /dev/zero >&202
+ulimit -c 0
+
 # The file system that never answers is mounted where nobody else sees it.
 torture=("$work/torture" -s "$seed" "$@" "$keylock" "$seconds")
 if [ -c /dev/fuse ] && unshare -m true 2>/dev/null; then
@@ -40,4 +46,4 @@ if [ -c /dev/fuse ] && unshare -m true 2>/dev/null; then
 else
 	echo 'torture: without a file system that never answers'
 fi
-"${torture[@]}"
+"${torture[@]}" >/dev/null 2>&1

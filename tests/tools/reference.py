@@ -2,7 +2,7 @@
 """
 reference.py name|time|shown - what keylock makes of a text, worked out a second time
 
-Reads pairs `text NUL answer NUL` from standard input, as fuzz.c built with -DBATCH writes
+Reads pairs `text NUL answer NUL` from standard input, as fuzz.c writes
 them, and compares each answer with its own:
 
     name   the file name of a key (DESIGN's section 5), hashed by hashlib; and the key read
