@@ -3,26 +3,15 @@
 
 load helper
 
-# names OPTIONS: the keys that a run with these options and KEY "key" takes.
-names() {
-	case $1 in
-	'-k other'*) echo 'key other' ;;
-	*) echo key ;;
-	esac
-}
-
+# all_taken OPTIONS, all_free OPTIONS: so are the keys that a run with these options and KEY "key" takes.
 all_taken() {
-	local name
-	for name in $(names "$1"); do
-		taken "$name" || return
-	done
+	taken key
+	[[ $1 != '-k other'* ]] || taken other
 }
 
 all_free() {
-	local name
-	for name in $(names "$1"); do
-		free "$name" || return
-	done
+	free key
+	[[ $1 != '-k other'* ]] || free other
 	[ "$(files)" = 0 ]
 }
 
@@ -108,7 +97,7 @@ all_free() {
 		done
 		# Denied the key, it holds nothing up; of slots it has its own alone.
 		leave_daemon "$end" -o key
-		all_free key
+		all_free -x
 		kill_hard "$daemon"
 		leave_daemon "$end" -j 2 key
 		gives 75 -n -j 2 key "$KEYLOCK" -n -j 2 key true
@@ -141,7 +130,7 @@ all_free() {
 	taken key
 	# The limit that the manual states: without the descriptor nothing holds the key any more.
 	kill_hard "$holder"
-	all_free key
+	all_free -x
 	in_state "$held" RSD
 }
 
@@ -158,7 +147,7 @@ all_free() {
 		kill_hard "$holder"
 		taken key
 		kill_hard "$held"
-		all_free key
+		all_free -x
 	done
 }
 
@@ -168,7 +157,7 @@ all_free() {
 	within 0 2000 let_go
 	expect 0
 	stop_keeping
-	all_free key
+	all_free -x
 	hold key
 	line_up key touch "$work/served"
 	keep gate
@@ -176,7 +165,7 @@ all_free() {
 	wait_for 20 test -e "$work/served"
 	stop_keeping
 	ended_with "$waiter" 0
-	all_free key
+	all_free -x
 }
 
 @test "P1 nobody ever runs beside another, whoever is killed" {
@@ -202,5 +191,5 @@ all_free() {
 		seconds=$((2 * seconds))
 		[ "$seconds" -le 40 ]
 	done
-	all_free key
+	all_free -x
 }
