@@ -299,31 +299,36 @@ alone_in() {
 	[ "$(files)" = 0 ]
 }
 
-@test "P2 P3 a nested run that outlives its host keeps the key to its end, no longer; where the host died, its daemon does" {
-	while IFS='|' read -r options end; do
-		leave_guest "$options"
+@test "P2 P3 a nested run that outlives its host keeps the key to its end, for flock(1) too, and no longer" {
+	need flock
+	for options in -x '-j 1' '-j 2' '-k other' -s; do
+		leave_guest "$options" '' "$([ "$options" != -s ] || echo -s)"
+		let_go "$outer" 'exit 5'
+		expect 5
+		[ "$options" = '-j 2' ] || taken key
+		run_it flock -n "$KEYLOCK_DIR/key" touch "$ran"
+		expect 1
+		nested=$(parent "$guest")
+		guest_ends
+		wait_for 20 is_dead "$nested"
+		all_gone
+	done
+}
+
+@test "P2 beside such a run, or where the host died, what else the host left keeps the key as with -l" {
+	for end in 5 137; do
+		leave_guest ''
 		tell "$outer" daemon 'sleep 1000 & echo $!'
 		answered daemon 0
 		let_go "$outer" "exit $end"
 		expect "$end"
-		[ "$options" = '-j 2' ] || taken key
 		nested=$(parent "$guest")
 		guest_ends
-		in_state "$(cat "$work/daemon.said")" RSD
-		if [ "$end" = 137 ]; then
-			wait_for 20 is_dead "$nested"
-			taken key
-			kill "$(cat "$work/daemon.said")"
-		fi
+		wait_for 20 is_dead "$nested"
+		taken key
+		kill "$(cat "$work/daemon.said")"
 		wait_for 20 free key
-		all_gone
-	done <<-'FORMS'
-		|5
-		-j 1|0
-		-j 2|0
-		-k other|0
-		|137
-	FORMS
+	done
 }
 
 @test "P9 never stuck: what a guest runs finds the guest as its ancestor" {
@@ -353,24 +358,6 @@ alone_in() {
 		answered nested 75
 		not_run
 		let_go
-	done
-}
-
-@test "P1 alone: nor is it beside a nested run that goes on; P2 it gets the key when that has ended or was killed" {
-	for how in ended killed; do
-		leave_guest ''
-		hold_under "$outer"
-		let_go "$outer"
-		tell "$held" second 'keylock -r key touch "$ran"'
-		wait_for 20 eval '[[ $("$KEYLOCK" --list --json key) == *"\"waiting\":1"* ]]'
-		not_run
-		case $how in
-		ended) guest_ends ;;
-		killed) kill_hard "$(parent "$guest")" "$guest" ;;
-		esac
-		answered second 0
-		[ -e "$ran" ]
-		all_gone
 	done
 }
 
