@@ -199,10 +199,12 @@ idle:
 	   }
 	:: goto retired
 	fi;
+#if A0 | A1 | A2 | A3
 	if
 	:: copies & ME -> host_close()	/* -o has denied it */
 	:: true
 	fi;
+#endif
 
 again:
 	if
@@ -358,11 +360,13 @@ start:
 	fi;
 
 release:
+#if A0 | A1 | A2 | A3
 	if
 	:: (copies & ME) && !dmn -> host_close()
 	:: d_step { (copies & ME) && dmn -> excused = 1 }
 	:: !(copies & ME)
 	fi;
+#endif
 	/* Beside an exclusive holder only its guests are present. */
 	TEST(!kept && ((mode & SHARED) || (guest & ME) || OTHERS(pres, ino[me]) == 0) && !RELEASE_BY_CLOSE,
 	     skip, assert(kept || RELEASE_BY_CLOSE || OTHERS(guest, ino[me])); kept = !RELEASE_BY_CLOSE; excused = (excused | (kept && dmn)), closes);
@@ -469,10 +473,12 @@ orphan:
 	:: ino[me] == 0
 	:: ino[me] != 0 && !(left & ME) && !(INHERITED(copies) & ME) -> close_main()
 	fi;
+#if A0 | A1 | A2 | A3
 	if
 	:: copies & ME -> host_close()
 	:: !(copies & ME)
 	fi;
+#endif
 	KERNEL(rest());
 	goto idle;
 
