@@ -38,6 +38,10 @@
  * DIES (whose command may die), STICKY (unlinking may fail with EPERM).
  */
 
+/* Who waits, and has itself inherited the lock that is waited for, is told so (78). */
+#if A0 | A1 | A2 | A3
+#define FOR_ITSELF	:: (copies & ME) && (ON(ex, ino[me]) & ancestors) -> goto giveup
+#endif
 #include "steps.pml"
 
 byte name;			/* the inode that the name leads to: 1, or 0 */
@@ -46,6 +50,8 @@ byte ino[4];			/* inode of the contender's main description, */
 byte gate, pres;		/* who has there byte 0, byte 1, */
 byte guest, clears;		/* byte 2 for reading, for writing, */
 byte ex, sh;			/* the flock */
+byte copies;			/* nested runs, by whose processes their ancestors' descriptions are open, too */
+byte left;			/* who has ended, so that only those have its description */
 byte tidies[4];			/* inode of the description that tidies, */
 byte ygate, yex;		/* who has there byte 0, the flock */
 byte runx, runs, rung;		/* whose commands run: exclusive, shared, guests */
@@ -75,8 +81,12 @@ byte before[4];			/* ghost: those of them who drew before */
 
 #define GUESTS(i)	(!NO_LOOK && OTHERS(guest | clears, i))
 
+/* Whose descriptions those of a set have inherited; and which a last close by me would let go. */
+#define INHERITED(set)	(((set) & 1 -> A0 : 0) | ((set) & 2 -> A1 : 0) | ((set) & 4 -> A2 : 0) | ((set) & 8 -> A3 : 0))
+#define LAST	(copies & ME -> left & ancestors & ~INHERITED(copies & ~ME) : 0)
+
 /* Who of a set holds by such a lock the inode that is asked for. */
-#define HOLDS(set, by)	(lives & (set) & (ON((NO_PROOF -> 15 : pres) & (by), ino[me]) | (NO_PROOF -> TRIED(ino[me]) : 0)))
+#define HOLDS(set, by)	((lives | (copies & ME -> 15 : 0)) & (set) & (ON((NO_PROOF -> 15 : pres) & (by), ino[me]) | (NO_PROOF -> TRIED(ino[me]) : 0)))
 #define HOLDING(by)	HOLDS(ancestors, by)
 #define COVERS	(ex | guest | ((mode & SHARED) -> sh : 0))
 
@@ -120,6 +130,15 @@ inline close_main() {
 	:: d_step { !((ex | sh) & ME) -> drop_bytes(); drop_flock() }
 	:: d_step { (ex | sh) & ME -> drop_bytes() };
 		KERNEL(drop_flock())
+	fi
+}
+
+/* Close what came from ancestors, in the kernel's two steps where it is the last close. */
+inline host_close() {
+	if
+	:: d_step { LAST == 0 -> copies = copies & ~ME }
+	:: d_step { LAST != 0 -> q = LAST; copies = copies & ~ME; pres = pres & ~q };
+		KERNEL(ex = ex & ~q; left = left & ~q; q = 0)
 	fi
 }
 
@@ -175,10 +194,17 @@ idle:
 		:: else
 		fi;
 		busy = busy | ME;
-		lives = lives | ME
+		lives = lives | ME;
+		copies = copies | (host -> ME : 0)
 	   }
 	:: goto retired
 	fi;
+#if A0 | A1 | A2 | A3
+	if
+	:: copies & ME -> host_close()	/* -o has denied it */
+	:: true
+	fi;
+#endif
 
 again:
 	if
@@ -334,18 +360,25 @@ start:
 	fi;
 
 release:
-	TEST(!kept && !RELEASE_BY_CLOSE, skip, excused = (excused | (kept && dmn)), closes);
-	/* The bytes and the lock, in whichever order. */
+#if A0 | A1 | A2 | A3
 	if
-	:: d_step { true -> pres = pres & ~ME; guest = guest & ~ME }
-	:: d_step { true -> unlock() }
-	KILL
+	:: (copies & ME) && !dmn -> host_close()
+	:: d_step { (copies & ME) && dmn -> excused = 1 }
+	:: !(copies & ME)
 	fi;
-	STEP(true, pres = pres & ~ME; guest = guest & ~ME; unlock());
+#endif
+	/* Beside an exclusive holder only its guests are present. */
+	TEST(!kept && ((mode & SHARED) || (guest & ME) || OTHERS(pres, ino[me]) == 0) && !RELEASE_BY_CLOSE,
+	     skip, assert(kept || RELEASE_BY_CLOSE || OTHERS(guest, ino[me])); kept = !RELEASE_BY_CLOSE; excused = (excused | (kept && dmn)), closes);
+	/* Were the lock given up first, another could take it, and see this presence for a guest's. */
+	STEP(true, pres = (UNLOCK_FIRST -> pres : pres & ~ME); guest = guest & ~ME);
+	STEP(true, unlock());
+	STEP(true, pres = pres & ~ME);
 closes:
 	if
 	:: dmn
-	:: !dmn -> close_main()
+	:: d_step { !dmn && (INHERITED(copies) & ME) -> left = left | ME }
+	:: !dmn && !(INHERITED(copies) & ME) -> close_main()
 	fi;
 	goto tidy;
 
@@ -388,9 +421,9 @@ leave:
 
 done:
 	if
-	:: d_step { !dmn -> rest() }; goto idle
-	:: d_step { dmn -> lives = lives & ~ME }; goto orphan
-	:: d_step { dmn && !kept -> rest() }; goto forever
+	:: d_step { !dmn && !(left & ME) && !(copies & ME) -> rest() }; goto idle
+	:: d_step { dmn || (left & ME) || (copies & ME) -> lives = lives & ~ME }; goto orphan
+	:: d_step { dmn && !kept && !(copies & ME) -> rest() }; goto forever
 	fi;
 
 #if USED & (PINNER | CAREFUL)
@@ -433,13 +466,19 @@ dead:
 	/* A daemon may live for ever if it holds no lock that others wait for. */
 	if
 	:: true
-	:: dmn && !((ex | sh | guest) & ME) -> goto forever
+	:: dmn && !((ex | sh | guest | copies) & ME) -> goto forever
 	fi;
 orphan:
 	if
 	:: ino[me] == 0
-	:: ino[me] != 0 -> close_main()
+	:: ino[me] != 0 && !(left & ME) && !(INHERITED(copies) & ME) -> close_main()
 	fi;
+#if A0 | A1 | A2 | A3
+	if
+	:: copies & ME -> host_close()
+	:: !(copies & ME)
+	fi;
+#endif
 	KERNEL(rest());
 	goto idle;
 

@@ -41,7 +41,10 @@
 #else
 #define TIMEOUT
 #endif
-#define AWAIT(guard, act)	if :: d_step { (guard) -> act } TIMEOUT KILL fi
+#ifndef FOR_ITSELF
+#define FOR_ITSELF
+#endif
+#define AWAIT(guard, act)	if :: d_step { (guard) -> act } FOR_ITSELF TIMEOUT KILL fi
 
 #define STRIKE_OFF(set)	/* me, from everybody's set */ \
 	for (j : 0 .. 3) { set[j] = set[j] & ~ME }

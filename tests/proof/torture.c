@@ -398,16 +398,16 @@ leave_behind(int number, bool works)
 	_exit(0);
 }
 
-/* Whether these ancestors let go what they hold: where one is killed, or its command dies, a
- * daemon keeps what it has inherited from there. */
+/* Whether all of a family let go what they hold: where one is killed, its command dies, or a nested
+ * run goes on beside it, a daemon keeps what it has inherited. */
 static bool
-lets_all_go(int number)
+lets_all_go(int top)
 {
-	for (; number >= 0; number = judge->runs[number].parent) {
-		const struct run *run = &judge->runs[number];
+	for (int i = 0; i < judge->count; i++) {
+		const struct run *run = &judge->runs[i];
 
-		if (run->event.signo || run->stays || !ends_by_itself(run) ||
-		    memchr(run->how, 'e', sizeof(run->how)))
+		if (run->top == top && (run->event.signo || run->stays || !ends_by_itself(run) ||
+		                        memchr(run->how, 'e', 2) || memchr(run->how, 'b', 2)))
 			return false;
 	}
 	return true;
@@ -481,7 +481,7 @@ job(int number)
 		kill(worker, SIGKILL);
 		waitpid(worker, NULL, 0);
 	}
-	if (run->daemon && lets_all_go(run->parent))
+	if (run->daemon && lets_all_go(run->top))
 		leave_behind(number, false);
 	run->finished = true;
 	if (run->end < 0)
