@@ -2726,13 +2726,15 @@ execute_file(const struct command *command, char *file)
 	static char shell[] = "/bin/sh";
 	char **argv = command->argv;
 
-	execve(file, argv, command->environment);
-	if (errno == E2BIG)
-		execve(file, argv, command->environment + 1);
-	if (errno == ENOEXEC) {
-		*argv = file;
-		*--argv = shell;
-		execve(shell, argv, command->environment);
+	for (size_t without = 0; without < 2; without++) {
+		execve(file, argv, command->environment + without);
+		if (errno == ENOEXEC) {
+			*argv = file;
+			*--argv = file = shell;
+			execve(file, argv, command->environment + without);
+		}
+		if (errno != E2BIG)
+			return;
 	}
 }
 
