@@ -140,15 +140,6 @@ time_in(nanoseconds wait)
 	return wait > FOREVER - start ? FOREVER : start + wait;
 }
 
-static struct timespec
-to_timespec(nanoseconds time)
-{
-	return (struct timespec){
-	    .tv_sec = (time_t)(time / SECOND),
-	    .tv_nsec = (long)(time % SECOND),
-	};
-}
-
 /* Read a TIME: digits with an optional fraction and an optional unit. What is finer than a
  * nanosecond is rounded up, so that only 0 is 0. Returns false for anything else, a sign,
  * an exponent and what passes 292 years included. */
@@ -247,7 +238,8 @@ timer_arm(nanoseconds until)
 	if (until == signals.armed)
 		return 0;
 	if (until != FOREVER)
-		alarm.it_value = to_timespec(until);
+		alarm.it_value =
+		    (struct timespec){(time_t)(until / SECOND), (long)(until % SECOND)};
 	signals.armed = until;
 	return timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL) < 0 ? errno : 0;
 }
@@ -393,38 +385,37 @@ wait_goes_on(const struct wait *wait)
 	return !signal_came() && !is_late(wait);
 }
 
-/* What is to be done before sleeping on. Returns 0 to sleep until *until at most; ETIMEDOUT
- * when the deadline has passed; EINTR when a signal came (signals.caught); a result of
- * `look` as a negative number; else an errno. */
+/* What is to be done before sleeping on, until `until` at most. Returns 0, and the timer will
+ * end the sleep; ETIMEDOUT when the deadline has passed; EINTR when a signal came
+ * (signals.caught); a result of `look` as a negative number; else an errno. */
 static int
-wait_check(struct wait *wait, nanoseconds *until)
+wait_check(struct wait *wait, nanoseconds until)
 {
 	int error = waiting_begin();
 
+	until = wait->deadline < until ? wait->deadline : until;
 	while (!error) {
-		*until = wait->look_at < wait->deadline ? wait->look_at : wait->deadline;
 		if (signals.caught)
 			return EINTR;
 		if (wait->look_at && is_late(wait)) /* the look that is due at once comes first */
 			return ETIMEDOUT;
 		if (wait->look_at == FOREVER || now() < wait->look_at)
-			return 0;
+			return timer_arm(wait->look_at < until ? wait->look_at : until);
 		error = -wait->look(wait);
 	}
 	return error;
 }
 
-/* Wait until the lock is granted. Returns 0, or as wait_check() does. */
+/* Have a lock, at once or waiting. Returns 0, or as wait_check() does. */
 static int
-wait_for(int fd, short type, off_t what, struct wait *wait)
+lock_have(int fd, short type, off_t what, struct wait *wait)
 {
-	nanoseconds until;
-	int error;
+	int error = request(fd, type, what, false);
 
+	if (error != EAGAIN)
+		return error;
 	do {
-		error = wait_check(wait, &until);
-		if (!error)
-			error = timer_arm(until);
+		error = wait_check(wait, FOREVER);
 		if (error)
 			return error;
 		signals_let_in();
@@ -451,7 +442,6 @@ static bool hurried;
 __attribute__((format(printf, 2, 3))) static int
 say(int status, const char *format, ...)
 {
-	struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
 	int kept = errno;
 	char line[MESSAGE_SIZE] = "keylock: ";
 	size_t used = strlen(line);
@@ -464,18 +454,20 @@ say(int status, const char *format, ...)
 	used = strlen(line);
 	line[used++] = '\n';
 	sigemptyset(&own);
-	if (hurried && waiting_begin() == 0) { /* others may fill it after poll(2) */
+	if (hurried && waiting_begin() == 0) {
 		sigaddset(&own, WAKER);
 		timer_arm(now() + 10 * MILLISECOND);
 		sigprocmask(SIG_UNBLOCK, &own, NULL);
 	}
-	if ((!hurried || poll(&ready, 1, 0) != 0) && write(STDERR_FILENO, line, used) < 0) {
+	if (write(STDERR_FILENO, line, used) < 0) {
 		sigaddset(&own, SIGPIPE);
 		sigaddset(&own, SIGXFSZ);
 		sigtimedwait(&own, NULL, &(struct timespec){.tv_sec = 0});
 	}
-	if (hurried)
+	if (hurried) {
+		timer_arm(FOREVER);
 		signals_keep_out();
+	}
 	errno = kept;
 	return status;
 }
@@ -508,17 +500,17 @@ show(const char *text)
 	shown[0] = '\0';
 	while (*text) {
 		size_t length = utf8_length(text, &character);
-		bool plain = length && !iswcntrl((wint_t)character);
 
 		if (used + sizeof("\\xHH...") > SHOWN_SIZE) {
 			strcpy(shown + used, "...");
 			break;
 		}
-		if (plain)
+		length = iswcntrl((wint_t)character) ? 0 : length;
+		if (length)
 			used += (size_t)sprintf(shown + used, "%.*s", (int)length, text);
 		else
 			used += (size_t)sprintf(shown + used, "\\x%02x", (unsigned char)*text);
-		text += plain ? length : 1;
+		text += length ? length : 1;
 	}
 	return shown;
 }
@@ -716,7 +708,6 @@ key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 
 struct directory {
 	const char *path;
-	char own[64];   /* the default's path */
 	bool named;     /* by --dir or KEYLOCK_DIR, not the default */
 	bool look_only; /* where it is missing it stays so */
 	bool made;      /* by this process */
@@ -727,8 +718,10 @@ struct directory {
 
 /* Say what is wrong with the directory, and the way out of a default. Returns `status`. */
 static int
-directory_failure(const struct directory *directory, int status, const char *what, const char *why)
+directory_failure(const struct directory *directory, int status, const char *why)
 {
+	const char *what = status == UNSAFE ? "not safe for lockfiles" : "cannot be made or opened";
+
 	return say(status, "%s: %s: %s%s", show(directory->path), what, why,
 	           directory->named ? "" : "; name another with -d DIR or KEYLOCK_DIR");
 }
@@ -755,9 +748,7 @@ look_note(int error)
 __attribute__((format(printf, 1, 2))) static const char *
 proc_text(const char *format, ...)
 {
-	enum { ROOM = 4096 };
-	static char *text;
-	static size_t size;
+	static char text[1 << 24]; /* what is not written to costs nothing */
 	ssize_t got = 1;
 	size_t used = 0;
 	char path[64];
@@ -767,20 +758,10 @@ proc_text(const char *format, ...)
 	va_start(arguments, format);
 	vsnprintf(path, sizeof(path), format, arguments);
 	va_end(arguments);
-	fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
-	while (fd >= 0 && got > 0) {
-		if (size - used <= ROOM) {
-			char *grown = realloc(text, 2 * size + 2 * ROOM);
-
-			if (!grown)
-				break;
-			text = grown;
-			size = 2 * size + 2 * ROOM;
-		}
-		got = read(fd, text + used, ROOM);
-		used += got > 0 ? (size_t)got : 0;
-	}
-	if (fd < 0 || got)
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	while (fd >= 0 && (got = read(fd, text + used, sizeof(text) - 1 - used)) > 0)
+		used += (size_t)got;
+	if (got)
 		look_note(errno);
 	if (fd >= 0)
 		close(fd);
@@ -788,9 +769,8 @@ proc_text(const char *format, ...)
 		used--;
 	for (size_t i = 0; i < used; i++)
 		text[i] = text[i] ? text[i] : ' ';
-	if (text)
-		text[used] = '\0';
-	return text ? text : "";
+	text[used] = '\0';
+	return text;
 }
 
 /* What is behind the first line of `text`. */
@@ -822,21 +802,22 @@ tmp_is_private(void)
 static int
 directory_choose(struct directory *directory, const char *named)
 {
+	static char own[64];
 	uid_t user = named ? 0 : geteuid();
 	struct stat lock;
 	bool shared;
 
 	directory->named = named != NULL;
-	directory->path = named ? named : user ? directory->own : "/run/keylock";
+	directory->path = named ? named : user ? own : "/run/keylock";
 	if (named || !user)
 		return 0;
 	shared = stat("/run/lock", &lock) == 0 && S_ISDIR(lock.st_mode) &&
 	         (lock.st_mode & S_ISVTX) && (lock.st_mode & S_IWOTH);
-	snprintf(directory->own, sizeof(directory->own), "%s/keylock-%lu",
-	         shared ? "/run/lock" : "/tmp", (unsigned long)user);
+	snprintf(own, sizeof(own), "%s/keylock-%lu", shared ? "/run/lock" : "/tmp",
+	         (unsigned long)user);
 	if (shared || !tmp_is_private())
 		return 0;
-	return directory_failure(directory, UNSAFE, "not safe for lockfiles",
+	return directory_failure(directory, UNSAFE,
 	                         "/tmp is this service's own (PrivateTmp), and a key there would "
 	                         "be another one outside");
 }
@@ -857,8 +838,7 @@ is_networked(int fd)
 	};
 	struct statfs system = {0};
 
-	if (fstatfs(fd, &system) < 0)
-		return false;
+	fstatfs(fd, &system);
 	for (size_t i = 0; i < sizeof(systems) / sizeof(*systems); i++)
 		if ((uint32_t)system.f_type == systems[i])
 			return true;
@@ -873,7 +853,7 @@ directory_check(struct directory *directory)
 	struct stat file;
 
 	if (fstat(directory->fd, &file) < 0)
-		return directory_failure(directory, NO_FILE, "cannot be opened", strerror(errno));
+		return directory_failure(directory, NO_FILE, strerror(errno));
 	directory->mode = file.st_mode;
 	directory->group = file.st_gid;
 	if (is_networked(directory->fd))
@@ -884,7 +864,7 @@ directory_check(struct directory *directory)
 		why = "it belongs to another user";
 	else if (!directory->named && (file.st_mode & (S_IRWXG | S_IRWXO)))
 		why = "it is open to others; chmod 700 it";
-	return why ? directory_failure(directory, UNSAFE, "not safe for lockfiles", why) : 0;
+	return why ? directory_failure(directory, UNSAFE, why) : 0;
 }
 
 /* Open the directory and check it; make it, but not what it is in, where it is missing
@@ -897,28 +877,26 @@ directory_open(struct directory *directory)
 
 	if (directory->fd >= 0)
 		close(directory->fd);
-	directory->fd = openat(AT_FDCWD, directory->path, flags);
 	/* A cleaner may remove the empty directory between any two of these; a
 	 * dangling link, which is not made good here, ends the tries. */
-	for (int tries = 0; tries < 100 && directory->fd < 0 && errno == ENOENT; tries++) {
+	for (int tries = 0; tries < 100; tries++) {
+		directory->fd = openat(AT_FDCWD, directory->path, flags);
+		if (directory->fd >= 0 || errno != ENOENT)
+			break;
 		if (directory->look_only)
 			return 0;
 		directory->made = mkdir(directory->path, S_IRWXU) == 0;
 		if (!directory->made && errno != EEXIST)
-			return directory_failure(directory, status_of(errno), "cannot be made",
-			                         strerror(errno));
-		directory->fd = openat(AT_FDCWD, directory->path, flags);
+			break;
 	}
 	if (directory->fd < 0 && (errno == ENOTDIR || errno == ELOOP))
-		return directory_failure(directory, UNSAFE, "not safe for lockfiles",
-		                         "it is a link or no directory");
+		return directory_failure(directory, UNSAFE, "it is a link or no directory");
 	/* Where 0, 1 or 2 came in closed, this is there: as good as closed (O_PATH), until exec
 	 * closes it; nothing else of ours gets their numbers. */
 	while (directory->fd >= 0 && directory->fd <= STDERR_FILENO)
 		directory->fd = fcntl(directory->fd, F_DUPFD_CLOEXEC, 0);
 	if (directory->fd < 0)
-		return directory_failure(directory, status_of(errno), "cannot be opened",
-		                         strerror(errno));
+		return directory_failure(directory, status_of(errno), strerror(errno));
 	return directory_check(directory);
 }
 
@@ -982,11 +960,9 @@ enum { PINNED = S_IXUSR }; /* the mode bit of a file that is never removed */
 /* An open lockfile. */
 struct lockfile {
 	int fd; /* -1: not open */
-	/* Names it had when it was opened, before its name was compared: whose other name goes
+	/* Its state when it was opened, before its name was compared: whose other name goes
 	 * between the two was never a lockfile. */
-	nlink_t links;
-	dev_t device;
-	ino_t inode;
+	struct stat was;
 };
 
 static const struct lockfile NO_LOCKFILE = {.fd = -1};
@@ -1032,15 +1008,6 @@ bytes_give_up(int fd, off_t start)
 	struct flock bytes = {.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = start};
 
 	fcntl(fd, F_OFD_SETLK, &bytes);
-}
-
-/* Have a lock, at once or waiting. Returns as wait_for() does. */
-static int
-lock_have(int fd, short type, off_t what, struct wait *wait)
-{
-	int error = lock_try(fd, type, what);
-
-	return error == EAGAIN ? wait_for(fd, type, what, wait) : error;
 }
 
 /* Find a lock of others that keeps us from a lock of `type` on the bytes from `start` to
@@ -1134,7 +1101,6 @@ static int
 lockfile_open(struct directory *directory, const char *name, struct lockfile *file)
 {
 	const char *why = NULL;
-	struct stat found;
 	int status;
 
 	for (int tries = 0; tries < 100; tries++) {
@@ -1154,11 +1120,8 @@ lockfile_open(struct directory *directory, const char *name, struct lockfile *fi
 			return status;
 		errno = ENOENT;
 	}
-	if (file->fd >= 0 && fstat(file->fd, &found) == 0) {
-		file->device = found.st_dev;
-		file->inode = found.st_ino;
-		file->links = found.st_nlink;
-		if (S_ISREG(found.st_mode))
+	if (file->fd >= 0 && fstat(file->fd, &file->was) == 0) {
+		if (S_ISREG(file->was.st_mode))
 			return 0;
 		errno = EISDIR;
 	}
@@ -1170,18 +1133,15 @@ lockfile_open(struct directory *directory, const char *name, struct lockfile *fi
 	                        why ? why : strerror(errno));
 }
 
-/* Whether the open lockfile still bears its name: 0; ESTALE when not; or, where that cannot
- * be told, an exit status as a negative number, and has said why. */
+/* Whether the open lockfile still bears its name: 0; ESTALE when not; else an errno. */
 static int
 lockfile_recheck(const struct directory *directory, const char *name, const struct lockfile *file)
 {
 	struct stat named;
 
-	if (fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0)
-		return named.st_ino == file->inode && named.st_dev == file->device ? 0 : ESTALE;
-	if (errno == ENOENT)
-		return ESTALE;
-	return -lockfile_failure(directory, name, NO_FILE, strerror(errno));
+	if (fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? ESTALE : errno;
+	return named.st_ino == file->was.st_ino && named.st_dev == file->was.st_dev ? 0 : ESTALE;
 }
 
 /* Close the lockfile; all that our description of it held is let go. */
@@ -1201,27 +1161,25 @@ static void
 lockfile_tidy(const struct directory *directory, const char *name)
 {
 	int fd = openat(directory->fd, name, LOCKFILE_FLAGS);
-	struct stat file, named;
+	struct lockfile file = {.fd = fd};
 	bool removed = false;
 
 	/* Whoever is there tidies. */
 	if (fd >= 0 && !is_held(fd, PRESENCE, 0) && lock_try_again(fd, F_WRLCK, GATE) == 0) {
 		if (lock_try(fd, F_WRLCK, LOCK) == 0 && !is_held(fd, PRESENCE, 0) &&
-		    fstat(fd, &file) == 0 && S_ISREG(file.st_mode) && !(file.st_mode & PINNED) &&
-		    file.st_size == 0 &&
-		    fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
-		    named.st_ino == file.st_ino && named.st_dev == file.st_dev)
+		    fstat(fd, &file.was) == 0 && S_ISREG(file.was.st_mode) &&
+		    !(file.was.st_mode & PINNED) && file.was.st_size == 0 &&
+		    lockfile_recheck(directory, name, &file) == 0)
 			removed = unlinkat(directory->fd, name, 0) == 0;
 		/* close(2) alone opens the gate a moment before it gives up the lock, and a
 		 * newcomer would find taken what nobody has: of a file that has its name. */
 		if (!removed)
 			lock_try(fd, F_UNLCK, LOCK);
 	}
-	if (fd >= 0)
-		close(fd);
+	lockfile_close(&file);
 }
 
-/* Wait, with a ticket, until none below it is held. Returns as wait_for() does. What is
+/* Wait, with a ticket, until none below it is held. Returns as lock_have() does. What is
  * read-locked on the way is given up with the ticket. */
 static int
 turn_await(const struct lock *lock, struct wait *wait)
@@ -1237,7 +1195,7 @@ turn_await(const struct lock *lock, struct wait *wait)
 }
 
 /* Draw the ticket above the highest held. Inside the gate, which stays closed where another
- * program's locks are in the way, until they are gone. Returns as wait_for() does. */
+ * program's locks are in the way, until they are gone. Returns as lock_have() does. */
 static int
 ticket_draw(struct lock *lock, struct wait *wait)
 {
@@ -1257,7 +1215,7 @@ ticket_draw(struct lock *lock, struct wait *wait)
 }
 
 /* Wait, with a ticket, for our turn, for the lock and for the guests; become a holder and
- * give the ticket back, with what was locked on the way. Returns as wait_for() does. */
+ * give the ticket back, with what was locked on the way. Returns as lock_have() does. */
 static int
 lock_await(struct lock *lock, struct wait *wait)
 {
@@ -1310,10 +1268,12 @@ lock_result(struct lock *lock, int error)
 	int fd = lock->file.fd, result = CAUGHT;
 
 	lock->ticket = 0;
+	timer_arm(FOREVER);
 	if (!error && !signals.caught) {
 		/* Held since now, unless others hold it along with us. A file that has a
 		 * second name may be a stranger's, whose times are not ours. */
-		if (lock->file.links == 1 && !(lock->shared && is_held(fd, PRESENCE, PRESENCE + 1)))
+		if (lock->file.was.st_nlink == 1 &&
+		    !(lock->shared && is_held(fd, PRESENCE, PRESENCE + 1)))
 			futimens(fd, NULL);
 		return 0;
 	}
@@ -1381,13 +1341,11 @@ enum { RECORD_SIZE = 192, DATE_SIZE = sizeof("2026-11-24T23:26:16Z") };
 #define RECORD_VERSION "keylock1 "
 
 struct record {
-	char found[RECORD_SIZE]; /* what was left when the lock was acquired, or empty */
-	off_t old_size;          /* of what was found */
-	char old[RECORD_SIZE];   /* its beginning */
+	char found[RECORD_SIZE];   /* what was left when the lock was acquired, or empty */
+	char old[RECORD_SIZE + 1]; /* that as it was; of what is no record, its beginning */
 	size_t old_length;
-	char own[RECORD_SIZE + 1];
+	char own[RECORD_SIZE + 1]; /* what we have written; empty: nothing */
 	char since[DATE_SIZE];
-	bool written; /* one of our own is in the file */
 };
 
 /* Write a time of CLOCK_REALTIME as RFC 3339 has it, in UTC; what lies before 1970 or after
@@ -1452,7 +1410,7 @@ record_check(const struct lock *lock, struct stat *found)
 
 	if (fstat(lock->file.fd, found) < 0)
 		return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(errno));
-	if (found->st_nlink != 1 || lock->file.links != 1)
+	if (found->st_nlink != 1 || lock->file.was.st_nlink != 1)
 		why = "not safe to write to: it has another name; remove it";
 	else if (found->st_size && !(found->st_mode & S_ISVTX) &&
 	         (pread(lock->file.fd, version, sizeof(version) - 1, 0) < 0 ||
@@ -1477,8 +1435,7 @@ record_read(const struct lock *lock)
 	if (length < 0)
 		return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(errno));
 	record->old_length = (size_t)length;
-	record->old_size = file.st_size;
-	record_text(record->old, file.st_size == RECORD_SIZE ? RECORD_SIZE : 0, record->found);
+	record_text(record->old, record->old_length, record->found);
 	return 0;
 }
 
@@ -1500,39 +1457,37 @@ directory_sync(const struct directory *directory)
 	return error;
 }
 
-/* Write `length` bytes to the beginning of the file, make it `size` large, and bring it to
- * disk. Returns 0 or an errno. */
+/* Have `length` bytes in the file and nothing else, on disk. Returns 0 or an errno. */
 static int
-record_put(int fd, const char *bytes, size_t length, off_t size)
+record_put(int fd, const char *bytes, size_t length)
 {
 	ssize_t written = length ? pwrite(fd, bytes, length, 0) : 0;
 
 	if (written >= 0 && (size_t)written != length)
 		return ENOSPC;
-	if (written < 0 || ftruncate(fd, size) < 0 || (fdatasync(fd) < 0 && errno != EINVAL))
+	if (written < 0 || ftruncate(fd, (off_t)length) < 0 ||
+	    (fdatasync(fd) < 0 && errno != EINVAL))
 		return errno;
 	return 0;
 }
 
-/* Write our record before the command starts. What was found stays behind it where it is
- * longer, so that it can be brought back. Returns 0, or NO_FILE and says why; the file is
- * then as it was, as far as that can be had. */
+/* Write our record before the command starts. Returns 0, or NO_FILE and says why; the file
+ * is then as it was, as far as that can be had. */
 static int
 record_write(const struct lock *lock, const char *command)
 {
 	struct record *record = lock->record;
-	off_t size = record->old_size > RECORD_SIZE ? record->old_size : RECORD_SIZE;
 	int error;
 
 	date_text(time(NULL), record->since);
 	record_compose(record, "killed", command);
-	error = record_put(lock->file.fd, record->own, RECORD_SIZE, size);
-	if (!error && !record->old_size)
+	error = record_put(lock->file.fd, record->own, RECORD_SIZE);
+	if (!error && !record->old_length)
 		error = directory_sync(lock->directory);
-	record->written = !error;
 	if (!error)
 		return 0;
-	record_put(lock->file.fd, record->old, record->old_length, record->old_size);
+	*record->own = '\0';
+	record_put(lock->file.fd, record->old, record->old_length);
 	return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(error));
 }
 
@@ -1546,7 +1501,7 @@ record_settle(const struct lock *lock, bool ran, const char *cause, const char *
 	int fd = lock->file.fd, error;
 	char there[RECORD_SIZE] = "";
 
-	if (!record->written)
+	if (!*record->own)
 		return;
 	error = lock_try(fd, F_WRLCK, LOCK);
 	if (error)
@@ -1556,12 +1511,12 @@ record_settle(const struct lock *lock, bool ran, const char *cause, const char *
 	else if (memcmp(there, record->own, RECORD_SIZE) != 0)
 		error = 0;
 	else if (!ran)
-		error = record_put(fd, record->old, record->old_length, record->old_size);
+		error = record_put(fd, record->old, record->old_length);
 	else if (!cause)
-		error = record_put(fd, NULL, 0, 0);
+		error = record_put(fd, NULL, 0);
 	else {
 		record_compose(record, cause, command);
-		error = record_put(fd, record->own, RECORD_SIZE, RECORD_SIZE);
+		error = record_put(fd, record->own, RECORD_SIZE);
 	}
 	if (error)
 		lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(error));
@@ -1580,11 +1535,9 @@ record_settle(const struct lock *lock, bool ran, const char *cause, const char *
  */
 
 struct slots {
-	struct lock *lock;      /* whose file is the queue */
-	char base[NAME_SIZE];   /* the first file's name */
-	struct lockfile *files; /* lock->slots of them */
-	int watched;            /* how many of them, from the first on */
-	int taken;              /* the place of the one that was had */
+	struct lock *lock; /* whose file is the queue; it has the first file's name meanwhile */
+	struct lockfile files[SLOTS_MAX]; /* lock->slots of them */
+	int taken;                        /* the place of the one that was had */
 };
 
 /* Closing it takes the kernel milliseconds (synchronize_srcu): it is left to exit. */
@@ -1626,7 +1579,7 @@ slot_try(struct slots *slots, int place, bool gated)
 	int error = EAGAIN, renamed = ESTALE;
 	char name[NAME_SIZE];
 
-	slot_name(name, slots->base, place + 1);
+	slot_name(name, slots->lock->name, place + 1);
 	/* That of a holder who has left may be gone, and another of that name be there. */
 	for (int tries = 0; renamed == ESTALE && tries < 100; tries++) {
 		error = file->fd < 0 ? -lockfile_open(slots->lock->directory, name, file) : 0;
@@ -1635,16 +1588,14 @@ slot_try(struct slots *slots, int place, bool gated)
 		if (error && error != EAGAIN)
 			return error;
 		renamed = lockfile_recheck(slots->lock->directory, name, file);
-		if (renamed == ESTALE && place > 0) {
-			lockfile_close(file);
-			slots->watched = 0;
-		}
-		if (renamed < 0 || (renamed && place == 0))
+		if (renamed && (renamed != ESTALE || place == 0))
 			return renamed;
+		if (renamed)
+			lockfile_close(file);
 	}
 	if (error || renamed)
 		return EAGAIN;
-	return lockfile_recheck(slots->lock->directory, slots->base, &slots->lock->file);
+	return lockfile_recheck(slots->lock->directory, slots->lock->name, &slots->lock->file);
 }
 
 /* Try all slots. Returns as slot_try(); slots->taken is the one that was had. */
@@ -1668,9 +1619,9 @@ slots_watch(struct slots *slots)
 
 	if (slots_events < 0)
 		slots_events = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-	for (; slots_events >= 0 && slots->watched < slots->lock->slots; slots->watched++) {
+	for (int i = 0; slots_events >= 0 && i < slots->lock->slots; i++) {
 		/* By descriptor: the name may be another file's by now. */
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", slots->files[slots->watched].fd);
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", slots->files[i].fd);
 		if (inotify_add_watch(slots_events, path, IN_CLOSE) < 0)
 			return false;
 	}
@@ -1683,23 +1634,20 @@ slots_watch(struct slots *slots)
 static int
 slots_await(struct slots *slots, struct wait *wait)
 {
-	nanoseconds pause = MILLISECOND, until, left;
-	int error = timer_arm(FOREVER);
+	nanoseconds pause = MILLISECOND;
 	char ignored[4096]; /* which slot it was does not matter: all are tried */
+	int error;
 
-	while (!error && (error = slots_try(slots, false)) == EAGAIN) {
+	while ((error = slots_try(slots, false)) == EAGAIN) {
 		struct pollfd ready = {.events = POLLIN};
-		struct timespec timeout;
 
-		error = wait_check(wait, &until);
-		if (error)
-			break;
 		if (!slots_watch(slots))
 			pause = 50 * MILLISECOND;
-		left = until - now();
-		timeout = to_timespec(left < 0 ? 0 : left < pause ? left : pause);
+		error = wait_check(wait, time_in(pause));
+		if (error)
+			break;
 		ready.fd = slots_events;
-		if (ppoll(&ready, 1, &timeout, &signals.wait_mask) < 0 && errno != EINTR)
+		if (ppoll(&ready, 1, NULL, &signals.wait_mask) < 0 && errno != EINTR)
 			return errno;
 		pause = pause < SECOND / 2 ? 2 * pause : SECOND;
 		while (slots_events >= 0 && read(slots_events, ignored, sizeof(ignored)) > 0)
@@ -1720,7 +1668,7 @@ slots_take(struct slots *slots, struct wait *wait)
 		return error;
 	/* Here too, and not only after a slot is had: inside the gate, and then by
 	 * our ticket, the file keeps its name. */
-	error = lockfile_recheck(slots->lock->directory, slots->base, &lock->file);
+	error = lockfile_recheck(lock->directory, lock->name, &lock->file);
 	if (error)
 		return error;
 	error = is_held(fd, TICKETS, 0) ? EAGAIN : slots_try(slots, true);
@@ -1753,46 +1701,35 @@ slots_tidy(const struct lock *lock)
 	}
 }
 
-/* Close the slots' files. */
-static void
-slots_close(struct slots *slots)
-{
-	for (int i = 0; i < slots->lock->slots; i++)
-		lockfile_close(&slots->files[i]);
-	slots->watched = 0;
-}
-
 /* Acquire one of lock->slots slots. Returns as lock_result() does; lock->name is then that
  * of the slot's file. */
 static int
 slots_acquire(struct lock *lock, struct wait *wait)
 {
-	struct slots slots = {.lock = lock};
+	static struct slots slots;
+	char base[NAME_SIZE];
 	int error;
 
-	slots.files = malloc((size_t)lock->slots * sizeof(*slots.files));
-	if (!slots.files)
-		return lock_refused(lock, ENOMEM);
-	name_of_key(lock->key, slots.base); /* lock->name may be that of a slot had before a stop */
+	slots.lock = lock;
+	name_of_key(lock->key, base); /* lock->name may be that of a slot had before a stop */
 	for (int i = 0; i < lock->slots; i++)
 		slots.files[i] = NO_LOCKFILE;
 	do {
-		slots_close(&slots);
 		lockfile_close(&lock->file);
 		lock->ticket = 0;
-		strcpy(lock->name, slots.base);
-		error = -lockfile_open(lock->directory, lock->name, &lock->file);
+		strcpy(lock->name, base);
+		error = -lockfile_open(lock->directory, base, &lock->file);
 		if (!error)
 			error = slots_take(&slots, wait);
+		if (!error) {
+			lockfile_close(&lock->file); /* the place in the queue */
+			lock->file = slots.files[slots.taken];
+			slots.files[slots.taken] = NO_LOCKFILE;
+			slot_name(lock->name, base, slots.taken + 1);
+		}
+		for (int i = 0; i < lock->slots; i++)
+			lockfile_close(&slots.files[i]);
 	} while (error == ESTALE && (wait->nonblock || !is_late(wait)));
-	if (!error) {
-		lockfile_close(&lock->file); /* the place in the queue */
-		lock->file = slots.files[slots.taken];
-		slots.files[slots.taken] = NO_LOCKFILE;
-		slot_name(lock->name, slots.base, slots.taken + 1);
-	}
-	slots_close(&slots);
-	free(slots.files);
 	error = lock_result(lock, error == ESTALE ? ETIMEDOUT : error);
 	if (error)
 		slots_tidy(lock);
@@ -1864,7 +1801,6 @@ keys_acquire(struct keys *keys, struct wait *wait, size_t *failed)
 		signo = signals.caught;
 		if (result != CAUGHT || !is_stop_signal(signo))
 			break;
-		timer_arm(FOREVER);
 		signals.caught = 0;
 		stop_by(signo);
 		i = (size_t)-1;
@@ -2372,17 +2308,14 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	struct lockfile file = NO_LOCKFILE;
 	bool shared = seat->flocked && seat->shared;
 	bool come = looker->reentrant && (lock->shared || !shared) && holds(seat);
-	struct stat found = {0};
 	int result = 0;
 
 	file.fd = openat(looker->directory->fd, seat->name, LOCKFILE_FLAGS);
-	if (file.fd >= 0 && fstat(file.fd, &found) == 0 &&
+	if (file.fd >= 0 && fstat(file.fd, &file.was) == 0 &&
 	    lock_try_again(file.fd, F_RDLCK, GUESTS) == 0 &&
 	    (!come || !shared || lock_try(file.fd, F_RDLCK, LOCK) == 0) &&
 	    ancestor_holds(looker, lineage, file.fd, seat))
 		result = ENDLESS;
-	file.device = found.st_dev;
-	file.inode = found.st_ino;
 	if (result && come && holds(seat) && lock_try_again(file.fd, F_RDLCK, PRESENCE) == 0)
 		result = lockfile_recheck(looker->directory, seat->name, &file) ? 0 : COVERED;
 	if (result != COVERED) {

@@ -274,7 +274,7 @@ in_doubt() {
 	[ "$status" != 200 ] || skip 'may not mount here'
 	[ "$status" != 201 ] || skip 'this build is no static one'
 	[[ $output == 'keylock '*$'\ndefault: 73\nkeylock '* && $output != *$'\nkey' ]]
-	[[ $stderr == 'keylock: /'*': cannot be made: No such file or directory'*'-d DIR'* ]]
+	[[ $stderr == 'keylock: /'*': cannot be made or opened: No such file or directory'*'-d DIR'* ]]
 }
 
 @test "73: directory or lockfile cannot be seen, opened, made, or brought to disk" {

@@ -123,13 +123,13 @@ tidy-blind-to-tickets hostile ticket.or.presence lockfile_tidy: is_held(fd, PRES
 tidy-blind-to-guests nesting whatever.became lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, TICKETS, 0)
 tidy-looks-once nesting removal.stopped lockfile_tidy: LOCK) == 0 && !is_held(fd, PRESENCE, 0) => LOCK) == 0
 tidy-without-gate waiting gate.is.closed lockfile_tidy: lock_try_again(fd, F_WRLCK, GATE) == 0 => true
-tidy-another-file nesting came.to.tidy lockfile_tidy: named.st_ino == file.st_ino => true
+tidy-another-file nesting came.to.tidy lockfile_tidy: lockfile_recheck(directory, name, &file) == 0 => true
 tidy-late lifetime nobody.ever lockfile_tidy: removed = unlinkat(directory->fd, name, 0) == 0 => removed = true
 	lockfile_tidy: close(fd) => close(fd), removed && (usleep(5000), unlinkat(directory->fd, name, 0))
-tidy-the-pinned hold makes.the.file lockfile_tidy: !(file.st_mode & PINNED) => true
-tidy-the-record record run.without.-A lockfile_tidy: file.st_size == 0 => true
+tidy-the-pinned hold makes.the.file lockfile_tidy: !(file.was.st_mode & PINNED) => true
+tidy-the-record record run.without.-A lockfile_tidy: file.was.st_size == 0 => true
 # Record
-record-stays record end.by.itself record_settle: error = record_put(fd, NULL, 0, 0) => error = 0
+record-stays record end.by.itself record_settle: error = record_put(fd, NULL, 0) => error = 0
 record-goes record end.by.itself record_settle: !cause => true
 record-of-a-guest record with.-r.the.outer records_begin: if (lock->guest) => if (false)
 record-of-another record only.its.own record_settle: memcmp(there, record->own, RECORD_SIZE) != 0 => false
@@ -143,7 +143,7 @@ slot-name-not-compared refused loses.its.name slot_try: renamed = lockfile_reche
 queue-name-not-compared slots stands.in.the.line slots_take: error = lockfile_recheck => error = 0 && lockfile_recheck
 slots-blind-to-tickets slots nobody.passes slots_take: is_held(fd, TICKETS, 0) ? EAGAIN : => false ? EAGAIN :
 slots-not-in-turn slots in.the.order slots_take: error = turn_await(lock, wait) => error = 0
-slots-not-retried hostile looks.no.more slots_await: left < pause ? left : pause => left
+slots-not-retried hostile looks.no.more slots_await: time_in(pause) => FOREVER
 slots-awake slots come.and.gone slots_await: read(slots_events, ignored, sizeof(ignored)) > 0 => false
 keys-unsorted several in.the.order.of keys_order: qsort => (void)sizeof
 # Nesting
@@ -188,7 +188,7 @@ network directory rule.8 directory_check: is_networked(directory->fd) => false
 	process_parent: " %*c %d", parent) == 1 => " %*c %d", parent) == 1 && (asked || (*parent = getppid()))
 4-look-that-blocks looking dead.file.system seats_of: fd = => fd = 0 * fstatat(dirfd(fds), entry->d_name, &(struct stat){0}, 0) +
 5-look-without-end looking on.all.bytes tickets_count: last = next => last = hit
-6-full-pipe waiting nobody.reads error_output: if (!hurried) => if (true)
+6-full-pipe waiting nobody.reads say: if (hurried && waiting_begin() == 0) => if (false)
 6-full-output hold full.output hold: count = ppoll => count = ends[1].fd >= 0 ? (ends[1].revents = POLLOUT) : ppoll
 7-hold-reads-deaf terminal hold.in.the.background hold: signals_let_in() => (void)0
 8-output-closed-first hold without.the.line hold: ends[1].fd = -1 => ends[1].events = 0
@@ -197,7 +197,7 @@ network directory rule.8 directory_check: is_networked(directory->fd) => false
 10-found-before-the-stop signals knows.nothing key_acquire: lock->file = => if (!lock->guest) lock->file =
 	key_acquire: lock->guest = false => (void)0
 	key_acquire: result = lock->slots > 1 => result = lock->guest ? COVERED : lock->slots > 1
-11-timer-runs-on slots who.waits.for.a.slot.sleeps slots_await: int error = timer_arm(FOREVER) => int error = 0
+11-timer-runs-on hold has.waited.for lock_result: timer_arm(FOREVER) => (void)0
 12-forget-under-r record do.not.go.with parse_check: options->action == FORGET && nested => false
 14-cycle-through-a-guest cycles through.a.guest search_go_on: holds(holder) => holds(holder) && holder->flocked
 15-own-XFSZ-passed-on status full.or.has say: sigaddset(&own, SIGXFSZ) => (void)0
