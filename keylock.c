@@ -53,6 +53,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -3128,6 +3129,7 @@ look(struct directory *directory, char **keys, bool json, const char *who)
 	    (fchdir(directory->fd) < 0 || (count = scandir(".", &entries, NULL, alphasort)) < 0))
 		error = errno;
 	listing.seats = seats_scan(directory, NULL, NULL);
+	setvbuf(stdout, NULL, _IOFBF, BUFSIZ); /* musl's writes the first line at once */
 	for (int i = 0; i < count && !error; i++)
 		if (key_of_name(entries[i]->d_name, name, &slot, &hashed))
 			error = list_file(&listing, entries[i]->d_name, hashed ? NULL : name, slot);
@@ -3138,9 +3140,11 @@ look(struct directory *directory, char **keys, bool json, const char *who)
 			error = list_file(&listing, name, *keys, slot);
 		}
 	}
-	if (error)
+	if (error) {
+		__fpurge(stdout); /* better nothing than a part */
 		return say(status_of(error), "%s: cannot be read: %s", show(directory->path),
 		           strerror(error));
+	}
 	if (who && listing.held && !listing.lines)
 		say(0, "%s: held, but by whom cannot be seen", show(who));
 	status = printed();

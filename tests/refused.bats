@@ -288,9 +288,6 @@ in_doubt() {
 		$stat:error=EIO:when=1|$KEYLOCK_DIR|
 		$open:error=ENOENT:when=2+|$KEYLOCK_DIR $lockfile key|
 		$open:error=EIO:when=2+|key|
-		newfstatat:error=EIO|key|
-		newfstatat:error=EIO|key|-j 2
-		newfstatat:error=EIO|key|-n
 		fdatasync:error=EIO|$lockfile|-A
 		fsync:error=EIO||-A
 		openat:error=EIO:when=3|$KEYLOCK_DIR|-A
@@ -298,8 +295,13 @@ in_doubt() {
 		pwrite64:retval=9|$lockfile|-A
 		$stat:error=EIO:when=2|$lockfile|-A
 	END
+	for words in '' '-j 2' -n; do
+		fault newfstatat:error=EIO key -- $words key touch "$ran"
+		refused 71 key
+		unharmed
+	done
 	fault newfstatat:error=EIO key -- --pin key
-	expect_message 73 "$lockfile: "
+	expect_message 71 key
 	hold key
 	fault $stat:error=EIO:when=1 "$lockfile" -- --list key
 	expect_message 73 "$KEYLOCK_DIR"
