@@ -452,8 +452,7 @@ say(int status, const char *format, ...)
 	va_start(arguments, format);
 	vsnprintf(line + used, sizeof(line) - used - 1, format, arguments);
 	va_end(arguments);
-	used = strlen(line);
-	line[used++] = '\n';
+	used = strlen(strcat(line, "\n"));
 	sigemptyset(&own);
 	if (hurried && waiting_begin() == 0) {
 		sigaddset(&own, WAKER);
@@ -713,8 +712,7 @@ struct directory {
 	bool look_only; /* where it is missing it stays so */
 	bool made;      /* by this process */
 	int fd;         /* -1: not open */
-	mode_t mode;
-	gid_t group;
+	struct stat is;
 };
 
 /* Say what is wrong with the directory, and the way out of a default. Returns `status`. */
@@ -850,20 +848,18 @@ is_networked(int fd)
 static int
 directory_check(struct directory *directory)
 {
+	const struct stat *is = &directory->is;
 	const char *why = NULL;
-	struct stat file;
 
-	if (fstat(directory->fd, &file) < 0)
+	if (fstat(directory->fd, &directory->is) < 0)
 		return directory_failure(directory, NO_FILE, strerror(errno));
-	directory->mode = file.st_mode;
-	directory->group = file.st_gid;
 	if (is_networked(directory->fd))
 		why = "it is on a network file system";
-	else if (directory->named && (file.st_mode & S_IWOTH) && !(file.st_mode & S_ISVTX))
+	else if (directory->named && (is->st_mode & S_IWOTH) && !(is->st_mode & S_ISVTX))
 		why = "all may write to it and it is not sticky; chmod +t it";
-	else if (!directory->named && file.st_uid != geteuid())
+	else if (!directory->named && is->st_uid != geteuid())
 		why = "it belongs to another user";
-	else if (!directory->named && (file.st_mode & (S_IRWXG | S_IRWXO)))
+	else if (!directory->named && (is->st_mode & (S_IRWXG | S_IRWXO)))
 		why = "it is open to others; chmod 700 it";
 	return why ? directory_failure(directory, UNSAFE, why) : 0;
 }
@@ -1063,20 +1059,6 @@ lockfile_failure(const struct directory *directory, const char *name, int status
 	return say(status, "%s/%s: %s", show(directory->path), name, why);
 }
 
-/* Say what the system refused for `lock`; returns REFUSED. */
-static int
-lock_refused(const struct lock *lock, int error)
-{
-	const char *why = strerror(error);
-
-	if (error == EINVAL)
-		why = "this kernel or file system has no open file description locks; keylock "
-		      "needs Linux 3.15 or newer";
-	else if (error == EDQUOT)
-		why = "no timer is left to wait with; see ulimit -i";
-	return say(REFUSED, "%s: cannot be locked: %s", show(lock->key), why);
-}
-
 /* Make the lockfile (rule 2; the umask is 0). Returns its descriptor, or -1 and errno. */
 static int
 lockfile_make(const struct directory *directory, const char *name)
@@ -1084,13 +1066,13 @@ lockfile_make(const struct directory *directory, const char *name)
 	mode_t mode = S_ISVTX | S_IRUSR | S_IWUSR;
 	int fd;
 
-	if (directory->mode & S_IWGRP)
+	if (directory->is.st_mode & S_IWGRP)
 		mode |= S_IRGRP | S_IWGRP;
-	if (directory->mode & S_IWOTH)
+	if (directory->is.st_mode & S_IWOTH)
 		mode |= S_IROTH | S_IWOTH;
 	fd = openat(directory->fd, name, LOCKFILE_FLAGS | O_CREAT | O_EXCL, mode);
 	/* The members of the directory's group, not those of the maker's. */
-	if (fd >= 0 && (mode & S_IWGRP) && fchown(fd, (uid_t)-1, directory->group) < 0) {
+	if (fd >= 0 && (mode & S_IWGRP) && fchown(fd, (uid_t)-1, directory->is.st_gid) < 0) {
 		/* Not a member: the directory's owner wanted it so. */
 	}
 	return fd;
@@ -1235,6 +1217,22 @@ lock_await(struct lock *lock, struct wait *wait)
 	return error;
 }
 
+/* Take the lock of the open file, and be present, without waiting: where nobody has it, nor a
+ * byte from the guests' to before `end` (0: to the last one). Returns 0, or an errno, EAGAIN
+ * when it is taken, and nothing is kept. */
+static int
+lock_take_now(int fd, short type, off_t end)
+{
+	int error = lock_try(fd, type, LOCK);
+
+	if (error)
+		return error;
+	error = is_held(fd, GUESTS, end) ? EAGAIN : lock_try(fd, F_RDLCK, PRESENCE);
+	if (error)
+		lock_try(fd, F_UNLCK, LOCK);
+	return error;
+}
+
 /* Take the lock of the open lockfile, or a place in its queue and then the lock. Returns as
  * lock_await() does; EAGAIN when it is taken and we do not wait. */
 static int
@@ -1246,14 +1244,8 @@ lock_take(struct lock *lock, struct wait *wait)
 	 * the hands of one who only tidies. */
 	if (error && !(error == ETIMEDOUT && wait->nonblock))
 		return error;
-	error = lock_try(fd, lock->shared ? F_RDLCK : F_WRLCK, LOCK);
-	if (!error && is_held(fd, GUESTS, 0)) {
-		lock_try(fd, F_UNLCK, LOCK);
-		error = EAGAIN;
-	}
-	if (!error)
-		error = lock_have(fd, F_RDLCK, PRESENCE, wait);
-	else if (error == EAGAIN && !wait->nonblock)
+	error = lock_take_now(fd, lock->shared ? F_RDLCK : F_WRLCK, 0);
+	if (error == EAGAIN && !wait->nonblock)
 		error = ticket_draw(lock, wait);
 	lock_try(fd, F_UNLCK, GATE);
 	return !error && lock->ticket ? lock_await(lock, wait) : error;
@@ -1265,7 +1257,7 @@ lock_take(struct lock *lock, struct wait *wait)
 static int
 lock_result(struct lock *lock, int error)
 {
-	bool taken = error == EAGAIN || error == ETIMEDOUT;
+	const char *why = strerror(error);
 	int fd = lock->file.fd, result = CAUGHT;
 
 	lock->ticket = 0;
@@ -1278,36 +1270,43 @@ lock_result(struct lock *lock, int error)
 			futimens(fd, NULL);
 		return 0;
 	}
-	if (!signals.caught)
-		result = taken ? TAKEN : error < 0 ? -error : lock_refused(lock, error);
+	if (error == EINVAL)
+		why = "this kernel or file system has no open file description locks; keylock "
+		      "needs Linux 3.15 or newer";
+	else if (error == EDQUOT)
+		why = "no timer is left to wait with; see ulimit -i";
+	if (!signals.caught && (error == EAGAIN || error == ETIMEDOUT))
+		result = TAKEN;
+	else if (!signals.caught)
+		result = error < 0 ? -error
+		                   : say(REFUSED, "%s: cannot be locked: %s", show(lock->key), why);
 	lockfile_close(&lock->file);
 	lockfile_tidy(lock->directory, lock->name);
 	return result;
 }
 
-/* Acquire the lock of lock->key: open its file, take the lock, and see that the file is
- * still the one that bears the name. Returns as lock_result() does. */
+/* Acquire the lock of lock->key: open its file, `take` it, and see that the file is still the
+ * one that bears the name. Returns as `take` does, or what lock_result() takes for an error. */
 static int
-lock_acquire(struct lock *lock, struct wait *wait)
+lock_acquire(struct lock *lock, struct wait *wait, int (*take)(struct lock *, struct wait *))
 {
 	int error, renamed;
 
 	for (;;) {
+		lockfile_close(&lock->file);
 		lock->ticket = 0;
 		error = -lockfile_open(lock->directory, lock->name, &lock->file);
 		if (!error)
-			error = lock_take(lock, wait);
-		if (error && error != EAGAIN)
-			break;
+			error = take(lock, wait);
+		renamed = error;
 		/* "Taken" too is only true of the file that bears the name. */
-		renamed = lockfile_recheck(lock->directory, lock->name, &lock->file);
-		if (renamed != ESTALE || (!wait->nonblock && is_late(wait))) {
-			error = renamed == ESTALE ? ETIMEDOUT : renamed ? renamed : error;
-			break;
-		}
-		lockfile_close(&lock->file);
+		if (!error || error == EAGAIN)
+			renamed = lockfile_recheck(lock->directory, lock->name, &lock->file);
+		if (renamed != ESTALE)
+			return renamed ? renamed : error;
+		if (!wait->nonblock && is_late(wait))
+			return ETIMEDOUT;
 	}
-	return lock_result(lock, error);
 }
 
 /* Let the lock go: for everybody at once, also while a daemon that the command left behind
@@ -1535,17 +1534,16 @@ record_settle(const struct lock *lock, bool ran, const char *cause, const char *
  * fs/file_table.c). Who releases makes an event by tidying, after it has unlocked.
  */
 
-struct slots {
-	struct lock *lock; /* whose file is the queue; it has the first file's name meanwhile */
-	struct lockfile files[SLOTS_MAX]; /* lock->slots of them */
-	int taken;                        /* the place of the one that was had */
-};
+/* The files of the slots of the lock that is being acquired, and the place of the one that was
+ * had. lock->file, of the first one's name, is the queue meanwhile. */
+static struct lockfile slots[SLOTS_MAX];
+static int slots_taken;
 
 /* Closing it takes the kernel milliseconds (synchronize_srcu): it is left to exit. */
 static int slots_events = -1;
 
 /* Try to take the lock of the open file of a slot; `gated` where we are in its gate, else it
- * is taken where the gate is closed. Returns 0, or an errno and nothing is kept. */
+ * is taken where the gate is closed. Returns as lock_take_now() does. */
 static int
 slot_take(int fd, bool gated)
 {
@@ -1558,71 +1556,61 @@ slot_take(int fd, bool gated)
 		error = lock_try(fd, F_WRLCK, GATE);
 	if (error)
 		return error;
-	error = lock_try(fd, F_WRLCK, LOCK);
-	if (!error && is_held(fd, GUESTS, GUESTS + 1))
-		error = EAGAIN;
-	if (!error)
-		error = lock_try(fd, F_RDLCK, PRESENCE);
-	if (error)
-		lock_try(fd, F_UNLCK, LOCK);
+	error = lock_take_now(fd, F_WRLCK, GUESTS + 1);
 	if (!gated)
 		lock_try(fd, F_UNLCK, GATE);
 	return error;
 }
 
-/* Try to acquire slot `place`, from 0, whose file is opened where it is not; with `gated`
- * we are in the gate of the first. Returns 0, EAGAIN when it is taken, ESTALE where the
- * first file has lost its name, another errno, or a result as a negative number. */
+/* Try to acquire slot `place`, from 0, whose file is opened where it is not. Returns 0, EAGAIN
+ * when it is taken, another errno, or a result as a negative number. */
 static int
-slot_try(struct slots *slots, int place, bool gated)
+slot_try(const struct lock *lock, int place)
 {
-	struct lockfile *file = &slots->files[place];
-	int error = EAGAIN, renamed = ESTALE;
+	struct lockfile *file = &slots[place];
 	char name[NAME_SIZE];
+	int error, renamed;
 
-	slot_name(name, slots->lock->name, place + 1);
+	slot_name(name, lock->name, place + 1);
 	/* That of a holder who has left may be gone, and another of that name be there. */
-	for (int tries = 0; renamed == ESTALE && tries < 100; tries++) {
-		error = file->fd < 0 ? -lockfile_open(slots->lock->directory, name, file) : 0;
-		if (!error)
-			error = slot_take(file->fd, gated && place == 0);
+	for (int tries = 0; tries < 100; tries++) {
+		error = file->fd < 0 ? -lockfile_open(lock->directory, name, file) : 0;
+		if (!error) /* without a ticket we are in the gate of the first */
+			error = slot_take(file->fd, place == 0 && !lock->ticket);
 		if (error && error != EAGAIN)
 			return error;
-		renamed = lockfile_recheck(slots->lock->directory, name, file);
-		if (renamed && (renamed != ESTALE || place == 0))
-			return renamed;
-		if (renamed)
-			lockfile_close(file);
+		renamed = lockfile_recheck(lock->directory, name, file);
+		if (renamed != ESTALE)
+			return renamed ? renamed : error;
+		lockfile_close(file);
 	}
-	if (error || renamed)
-		return EAGAIN;
-	return lockfile_recheck(slots->lock->directory, slots->lock->name, &slots->lock->file);
+	return EAGAIN;
 }
 
-/* Try all slots. Returns as slot_try(); slots->taken is the one that was had. */
+/* Try all slots. Returns as slot_try(); slots_taken is the one that was had. */
 static int
-slots_try(struct slots *slots, bool gated)
+slots_try(const struct lock *lock)
 {
 	int error = EAGAIN;
 
-	for (int i = 0; i < slots->lock->slots && error == EAGAIN; i++) {
-		slots->taken = i;
-		error = slot_try(slots, i, gated);
+	for (int i = 0; i < lock->slots && error == EAGAIN; i++) {
+		slots_taken = i;
+		error = slot_try(lock, i);
 	}
 	return error;
 }
 
 /* Watch the slots' files for being closed. Returns whether that can be had. */
 static bool
-slots_watch(struct slots *slots)
+slots_watch(const struct lock *lock)
 {
 	char path[64];
 
 	if (slots_events < 0)
 		slots_events = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-	for (int i = 0; slots_events >= 0 && i < slots->lock->slots; i++) {
+	for (int i = 0; slots_events >= 0 && i < lock->slots; i++) {
 		/* By descriptor: the name may be another file's by now. */
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", slots->files[i].fd);
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", slots[i].fd);
 		if (inotify_add_watch(slots_events, path, IN_CLOSE) < 0)
 			return false;
 	}
@@ -1633,16 +1621,16 @@ slots_watch(struct slots *slots)
  * are let in by the same step as sleep comes (ppoll(2)). Returns as slots_try() does, and
  * as wait_check(). */
 static int
-slots_await(struct slots *slots, struct wait *wait)
+slots_await(const struct lock *lock, struct wait *wait)
 {
 	nanoseconds pause = MILLISECOND;
 	char ignored[4096]; /* which slot it was does not matter: all are tried */
 	int error;
 
-	while ((error = slots_try(slots, false)) == EAGAIN) {
+	while ((error = slots_try(lock)) == EAGAIN) {
 		struct pollfd ready = {.events = POLLIN};
 
-		if (!slots_watch(slots))
+		if (!slots_watch(lock))
 			pause = 50 * MILLISECOND;
 		error = wait_check(wait, time_in(pause));
 		if (error)
@@ -1660,11 +1648,12 @@ slots_await(struct slots *slots, struct wait *wait)
 /* Take a slot, or a place in the queue of the open first file and then a slot. Returns as
  * slots_await() does; EAGAIN when all are taken and we do not wait. */
 static int
-slots_take(struct slots *slots, struct wait *wait)
+slots_take(struct lock *lock, struct wait *wait)
 {
-	struct lock *lock = slots->lock;
 	int fd = lock->file.fd, error = lock_have(fd, F_WRLCK, GATE, wait);
 
+	for (int i = 0; i < lock->slots; i++)
+		lockfile_close(&slots[i]);
 	if (error && !(error == ETIMEDOUT && wait->nonblock)) /* as lock_take() */
 		return error;
 	/* Here too, and not only after a slot is had: inside the gate, and then by
@@ -1672,7 +1661,7 @@ slots_take(struct slots *slots, struct wait *wait)
 	error = lockfile_recheck(lock->directory, lock->name, &lock->file);
 	if (error)
 		return error;
-	error = is_held(fd, TICKETS, 0) ? EAGAIN : slots_try(slots, true);
+	error = is_held(fd, TICKETS, 0) ? EAGAIN : slots_try(lock);
 	if (error == EAGAIN && !wait->nonblock) {
 		error = ticket_draw(lock, wait);
 		lock_try(fd, F_RDLCK, SLOT_WAITER);
@@ -1680,7 +1669,7 @@ slots_take(struct slots *slots, struct wait *wait)
 	lock_try(fd, F_UNLCK, GATE);
 	if (!error && lock->ticket)
 		error = turn_await(lock, wait);
-	return error || !lock->ticket ? error : slots_await(slots, wait);
+	return error || !lock->ticket ? error : slots_await(lock, wait);
 }
 
 /* Who leaves a slot leaves the first file, too, whose queue it has used; and where nobody
@@ -1693,8 +1682,7 @@ slots_tidy(const struct lock *lock)
 	if (lock->slots < 2)
 		return;
 	name_of_key(lock->key, base);
-	if (strcmp(base, lock->name) != 0)
-		lockfile_tidy(lock->directory, base);
+	lockfile_tidy(lock->directory, base);
 	for (int number = 2;
 	     number <= lock->slots && faccessat(lock->directory->fd, base, F_OK, 0) < 0; number++) {
 		slot_name(name, base, number);
@@ -1702,38 +1690,26 @@ slots_tidy(const struct lock *lock)
 	}
 }
 
-/* Acquire one of lock->slots slots. Returns as lock_result() does; lock->name is then that
+/* Acquire one of lock->slots slots. Returns as lock_acquire() does; lock->name is then that
  * of the slot's file. */
 static int
 slots_acquire(struct lock *lock, struct wait *wait)
 {
-	static struct slots slots;
 	char base[NAME_SIZE];
 	int error;
 
-	slots.lock = lock;
-	name_of_key(lock->key, base); /* lock->name may be that of a slot had before a stop */
 	for (int i = 0; i < lock->slots; i++)
-		slots.files[i] = NO_LOCKFILE;
-	do {
-		lockfile_close(&lock->file);
-		lock->ticket = 0;
-		strcpy(lock->name, base);
-		error = -lockfile_open(lock->directory, base, &lock->file);
-		if (!error)
-			error = slots_take(&slots, wait);
-		if (!error) {
-			lockfile_close(&lock->file); /* the place in the queue */
-			lock->file = slots.files[slots.taken];
-			slots.files[slots.taken] = NO_LOCKFILE;
-			slot_name(lock->name, base, slots.taken + 1);
-		}
-		for (int i = 0; i < lock->slots; i++)
-			lockfile_close(&slots.files[i]);
-	} while (error == ESTALE && (wait->nonblock || !is_late(wait)));
-	error = lock_result(lock, error == ESTALE ? ETIMEDOUT : error);
-	if (error)
-		slots_tidy(lock);
+		slots[i] = NO_LOCKFILE;
+	error = lock_acquire(lock, wait, slots_take);
+	if (!error) {
+		lockfile_close(&lock->file); /* the place in the queue */
+		lock->file = slots[slots_taken];
+		slots[slots_taken] = NO_LOCKFILE;
+		strcpy(base, lock->name);
+		slot_name(lock->name, base, slots_taken + 1);
+	}
+	for (int i = 0; i < lock->slots; i++)
+		lockfile_close(&slots[i]);
 	return error;
 }
 
@@ -1755,18 +1731,22 @@ key_acquire(struct lock *lock, struct wait *wait)
 	char base[NAME_SIZE];
 	int result;
 
+	name_of_key(lock->key, base);
+	strcpy(lock->name, base); /* it may be that of a slot had before a stop */
 	wait->lock = lock;
 	wait->look_at = time_in(SECOND);
 	lock->file = lock->cover = NO_LOCKFILE;
 	lock->guest = false;
-	result = lock->slots > 1 ? slots_acquire(lock, wait) : lock_acquire(lock, wait);
+	result = lock_result(lock, lock->slots > 1 ? slots_acquire(lock, wait)
+	                                           : lock_acquire(lock, wait, lock_take));
+	if (result)
+		slots_tidy(lock);
 	if (result == TAKEN && wait->nonblock) { /* an ancestor may have it, and cover us */
 		result = wait->look(wait);
 		result = result ? result : TAKEN;
 	}
 	if (result == COVERED && !signals.caught) {
 		lock->file = lock->cover;
-		name_of_key(lock->key, base);
 		slot_name(lock->name, base, lock->cover_slot);
 		return 0;
 	}

@@ -109,10 +109,10 @@ taken-without-gate waiting gate.is.closed lock_take: error = lock_have(fd, F_WRL
 early-unlock lifetime free.and.their.files command_run: return => lock_try(command->locks->file.fd, F_UNLCK, LOCK); return
 no-tickets waiting stream.of.arrivals ticket_draw: return lock_have(fd, F_WRLCK, lock->ticket, wait) => return 0
 not-in-turn waiting stream.of.arrivals turn_await: => return 0;
-newcomer-blind-to-tickets waiting shared.holders.keep lock_take: is_held(fd, GUESTS, 0) => is_held(fd, GUESTS, GUESTS + 1)
-newcomer-blind-to-guests nesting whatever.became lock_take: is_held(fd, GUESTS, 0) => is_held(fd, TICKETS, 0)
+newcomer-blind-to-tickets waiting shared.holders.keep lock_take: F_WRLCK, 0) => F_WRLCK, GUESTS + 1)
+newcomer-blind-to-guests nesting whatever.became lock_take_now: is_held(fd, GUESTS, end) => is_held(fd, TICKETS, end)
 waiter-blind-to-guests nesting whatever.became lock_await: is_held(fd, GUESTS, GUESTS + 1) => false
-no-presence-at-once several one.taken.nothing lock_take: lock_have(fd, F_RDLCK, PRESENCE, wait) => 0
+no-presence-at-once several one.taken.nothing lock_take_now: lock_try(fd, F_RDLCK, PRESENCE) => 0
 no-presence-after-waiting nesting had.to.wait lock_await: lock_have(fd, F_RDLCK, PRESENCE, wait) => 0
 truncated directory rule.6 -: LOCKFILE_FLAGS = O_RDWR => LOCKFILE_FLAGS = O_RDWR | O_TRUNC
 created-at-first directory fs.protected_regular lockfile_open: LOCKFILE_FLAGS) => LOCKFILE_FLAGS | O_CREAT, 0600)
@@ -137,7 +137,7 @@ record-not-on-disk record is.on.disk record_put: fdatasync(fd) < 0 => false
 # Slots
 one-slot-more slots N.hold.at.once keys_make: slots = options->slots => slots = options->slots ? options->slots + 1 : 0
 slot-blind-to-guests nesting slot.of.a.guest slot_take: is_held(fd, PRESENCE, GUESTS + 1) => false
-	slot_take: is_held(fd, GUESTS, GUESTS + 1) => false
+	lock_take_now: is_held(fd, GUESTS, end) => !end && is_held(fd, GUESTS, end)
 slot-without-gate slots somebody.stopped.in slot_take: if (!gated) error = lock_try(fd, F_WRLCK, GATE) => error = 0
 slot-name-not-compared refused loses.its.name slot_try: renamed = lockfile_recheck => renamed = 0 && lockfile_recheck
 queue-name-not-compared slots stands.in.the.line slots_take: error = lockfile_recheck => error = 0 && lockfile_recheck
@@ -175,8 +175,8 @@ sent-back signals not.sent.back forward: info->si_pid == child => false
 done-not-heeded hold without.the.line hold: == 0 ? NULL : => == 7 ? NULL :
 -x-does-not-win command_line the.last.one.wins parse_option: options->shared = false => (void)0
 # Directory
-open-to-all directory not.sticky.is.refused directory_check: !(file.st_mode & S_ISVTX) => false
-anybodys-default directory belongs.to.another directory_check: file.st_uid != geteuid() => false
+open-to-all directory not.sticky.is.refused directory_check: !(is->st_mode & S_ISVTX) => false
+anybodys-default directory belongs.to.another directory_check: is->st_uid != geteuid() => false
 linked-default directory rule.1:.a.default.directory.that.is directory_open: (directory->named ? 0 : O_NOFOLLOW) => 0
 private-tmp directory service.s.own directory_choose: shared || !tmp_is_private() => true
 network directory rule.8 directory_check: is_networked(directory->fd) => false
@@ -196,7 +196,7 @@ network directory rule.8 directory_check: is_networked(directory->fd) => false
 9-stopped-for-good signals SIGSTOP.and.SIGCONT command_wait: is_stop_signal(WSTOPSIG(status)) => true
 10-found-before-the-stop signals knows.nothing key_acquire: lock->file = => if (!lock->guest) lock->file =
 	key_acquire: lock->guest = false => (void)0
-	key_acquire: result = lock->slots > 1 => result = lock->guest ? COVERED : lock->slots > 1
+	key_acquire: result = lock_result => result = lock->guest ? COVERED : lock_result
 11-timer-runs-on hold has.waited.for lock_result: timer_arm(FOREVER) => (void)0
 12-forget-under-r record do.not.go.with parse_check: options->action == FORGET && nested => false
 14-cycle-through-a-guest cycles through.a.guest search_go_on: holds(holder) => holds(holder) && holder->flocked
