@@ -250,8 +250,6 @@ timer_arm(nanoseconds until)
 static void
 on_signal(int signo)
 {
-	int kept = errno;
-
 	if (signals.in_child && is_stop_signal(signo)) {
 		signals.child_stop = signo;
 	} else if (signals.in_child) {
@@ -262,7 +260,6 @@ on_signal(int signo)
 			signals.caught = signo;
 		timer_arm(now() + MILLISECOND);
 	}
-	errno = kept;
 }
 
 /* Make the timer and set the handlers up, but for signals that came ignored, once. Returns 0
@@ -766,9 +763,9 @@ proc_text(const char *format, ...)
 		close(fd);
 	while (used && !text[used - 1])
 		used--;
-	for (size_t i = 0; i < used; i++)
-		text[i] = text[i] ? text[i] : ' ';
 	text[used] = '\0';
+	for (size_t i = strlen(text); i < used; i += strlen(text + i))
+		text[i] = ' ';
 	return text;
 }
 
@@ -821,10 +818,11 @@ directory_choose(struct directory *directory, const char *named)
 	                         "be another one outside");
 }
 
-/* Whether `fd` is on a network or cluster file system (statfs(2), linux/magic.h). */
-static bool
-is_networked(int fd)
+/* Check the open directory against the rules. Returns 0, or a status and says why. */
+static int
+directory_check(struct directory *directory)
 {
+	/* Network and cluster file systems (statfs(2), linux/magic.h). */
 	static const uint32_t systems[] = {
 	    0x00006969,                         /* NFS */
 	    0x0000517b, 0xff534d42, 0xfe534d42, /* SMB */
@@ -836,31 +834,21 @@ is_networked(int fd)
 	    0x01021997,                         /* 9p */
 	};
 	struct statfs system = {0};
-
-	fstatfs(fd, &system);
-	for (size_t i = 0; i < sizeof(systems) / sizeof(*systems); i++)
-		if ((uint32_t)system.f_type == systems[i])
-			return true;
-	return false;
-}
-
-/* Check the open directory against the rules. Returns 0, or a status and says why. */
-static int
-directory_check(struct directory *directory)
-{
 	const struct stat *is = &directory->is;
 	const char *why = NULL;
 
 	if (fstat(directory->fd, &directory->is) < 0)
 		return directory_failure(directory, NO_FILE, strerror(errno));
-	if (is_networked(directory->fd))
-		why = "it is on a network file system";
-	else if (directory->named && (is->st_mode & S_IWOTH) && !(is->st_mode & S_ISVTX))
+	if (directory->named && (is->st_mode & S_IWOTH) && !(is->st_mode & S_ISVTX))
 		why = "all may write to it and it is not sticky; chmod +t it";
 	else if (!directory->named && is->st_uid != geteuid())
 		why = "it belongs to another user";
 	else if (!directory->named && (is->st_mode & (S_IRWXG | S_IRWXO)))
 		why = "it is open to others; chmod 700 it";
+	fstatfs(directory->fd, &system);
+	for (size_t i = 0; i < sizeof(systems) / sizeof(*systems); i++)
+		if ((uint32_t)system.f_type == systems[i])
+			why = "it is on a network file system";
 	return why ? directory_failure(directory, UNSAFE, why) : 0;
 }
 
@@ -1341,9 +1329,9 @@ enum { RECORD_SIZE = 192, DATE_SIZE = sizeof("2026-11-24T23:26:16Z") };
 #define RECORD_VERSION "keylock1 "
 
 struct record {
-	char found[RECORD_SIZE];   /* what was left when the lock was acquired, or empty */
-	char old[RECORD_SIZE + 1]; /* that as it was; of what is no record, its beginning */
+	char found[RECORD_SIZE]; /* what was left when the lock was acquired, or empty */
 	size_t old_length;
+	char old[RECORD_SIZE + 1]; /* that as it was; of what is no record, its beginning */
 	char own[RECORD_SIZE + 1]; /* what we have written; empty: nothing */
 	char since[DATE_SIZE];
 };
@@ -1539,9 +1527,6 @@ record_settle(const struct lock *lock, bool ran, const char *cause, const char *
 static struct lockfile slots[SLOTS_MAX];
 static int slots_taken;
 
-/* Closing it takes the kernel milliseconds (synchronize_srcu): it is left to exit. */
-static int slots_events = -1;
-
 /* Try to take the lock of the open file of a slot; `gated` where we are in its gate, else it
  * is taken where the gate is closed. Returns as lock_take_now() does. */
 static int
@@ -1600,46 +1585,38 @@ slots_try(const struct lock *lock)
 	return error;
 }
 
-/* Watch the slots' files for being closed. Returns whether that can be had. */
-static bool
-slots_watch(const struct lock *lock)
-{
-	char path[64];
-
-	if (slots_events < 0)
-		slots_events = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-	for (int i = 0; slots_events >= 0 && i < lock->slots; i++) {
-		/* By descriptor: the name may be another file's by now. */
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", slots[i].fd);
-		if (inotify_add_watch(slots_events, path, IN_CLOSE) < 0)
-			return false;
-	}
-	return slots_events >= 0;
-}
-
 /* First in line: try the slots whenever one may have become free, until one is had; signals
  * are let in by the same step as sleep comes (ppoll(2)). Returns as slots_try() does, and
  * as wait_check(). */
 static int
 slots_await(const struct lock *lock, struct wait *wait)
 {
+	/* Closing it takes the kernel milliseconds (synchronize_srcu): it is left to exit. */
+	static int events = -1;
 	nanoseconds pause = MILLISECOND;
+	char path[64];
 	char ignored[4096]; /* which slot it was does not matter: all are tried */
 	int error;
 
 	while ((error = slots_try(lock)) == EAGAIN) {
 		struct pollfd ready = {.events = POLLIN};
 
-		if (!slots_watch(lock))
-			pause = 50 * MILLISECOND;
+		if (events < 0)
+			events = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+		for (int i = 0; i < lock->slots; i++) {
+			/* By descriptor: the name may be another file's by now. */
+			snprintf(path, sizeof(path), "/proc/self/fd/%d", slots[i].fd);
+			if (inotify_add_watch(events, path, IN_CLOSE) < 0)
+				pause = 50 * MILLISECOND;
+		}
 		error = wait_check(wait, time_in(pause));
 		if (error)
 			break;
-		ready.fd = slots_events;
+		ready.fd = events;
 		if (ppoll(&ready, 1, NULL, &signals.wait_mask) < 0 && errno != EINTR)
 			return errno;
 		pause = pause < SECOND / 2 ? 2 * pause : SECOND;
-		while (slots_events >= 0 && read(slots_events, ignored, sizeof(ignored)) > 0)
+		while (events >= 0 && read(events, ignored, sizeof(ignored)) > 0)
 			pause = MILLISECOND;
 	}
 	return error;
@@ -3492,7 +3469,7 @@ static void
 say_taken(const struct options *options, const struct lock *lock)
 {
 	bool asked = options->verbose || (options->warn_held == FOREVER && isatty(STDERR_FILENO));
-	struct glance glance;
+	struct glance glance = {.held = false};
 
 	if (!options->quiet &&
 	    (asked || (options->warn_held != FOREVER &&

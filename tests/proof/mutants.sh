@@ -144,7 +144,7 @@ queue-name-not-compared slots stands.in.the.line slots_take: error = lockfile_re
 slots-blind-to-tickets slots nobody.passes slots_take: is_held(fd, TICKETS, 0) ? EAGAIN : => false ? EAGAIN :
 slots-not-in-turn slots in.the.order slots_take: error = turn_await(lock, wait) => error = 0
 slots-not-retried hostile looks.no.more slots_await: time_in(pause) => FOREVER
-slots-awake slots come.and.gone slots_await: read(slots_events, ignored, sizeof(ignored)) > 0 => false
+slots-awake slots come.and.gone slots_await: read(events, ignored, sizeof(ignored)) > 0 => false
 keys-unsorted several in.the.order.of keys_order: qsort => (void)sizeof
 # Nesting
 no-second-look nesting beside.the.next.one nest: ancestor_holds(looker, lineage, file.fd, seat) => true
@@ -179,7 +179,7 @@ open-to-all directory not.sticky.is.refused directory_check: !(is->st_mode & S_I
 anybodys-default directory belongs.to.another directory_check: is->st_uid != geteuid() => false
 linked-default directory rule.1:.a.default.directory.that.is directory_open: (directory->named ? 0 : O_NOFOLLOW) => 0
 private-tmp directory service.s.own directory_choose: shared || !tmp_is_private() => true
-network directory rule.8 directory_check: is_networked(directory->fd) => false
+network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] => false
 # The faults that were seen once, by their numbers. 1: above, blind to guests. No place in the
 # source any more have 10's dead field and 15's KEYLOCK_KEY with a name twice; 11's pause needs
 # a day, 14's time 2,000 waiters; 13's dead stack is not written to before it is read. Last: traps.
