@@ -777,22 +777,6 @@ line_after(const char *text)
 	return *text ? text + 1 : text;
 }
 
-/* Whether /tmp is a service's own (systemd.exec(5), PrivateTmp): the mount there shows a
- * folder of systemd's (proc_pid_mountinfo(5)). Others do not see that folder. */
-static bool
-tmp_is_private(void)
-{
-	const char *line = proc_text("/proc/self/mountinfo");
-	char root[PATH_MAX], point[PATH_MAX];
-	bool own = false;
-
-	for (; *line; line = line_after(line))
-		if (sscanf(line, "%*s %*s %*s %4095s %4095s", root, point) == 2 &&
-		    strcmp(point, "/tmp") == 0)
-			own = strstr(root, "/systemd-private-") != NULL;
-	return own;
-}
-
 /* Settle which directory it is: `named`, or where that is NULL the default of the effective
  * user. Returns 0, or UNSAFE and says why. */
 static int
@@ -800,8 +784,10 @@ directory_choose(struct directory *directory, const char *named)
 {
 	static char own[64];
 	uid_t user = named ? 0 : geteuid();
+	char root[PATH_MAX], point[PATH_MAX];
+	const char *line = "";
 	struct stat lock;
-	bool shared;
+	bool shared, ours = false;
 
 	directory->named = named != NULL;
 	directory->path = named ? named : user ? own : "/run/keylock";
@@ -811,7 +797,15 @@ directory_choose(struct directory *directory, const char *named)
 	         (lock.st_mode & S_ISVTX) && (lock.st_mode & S_IWOTH);
 	snprintf(own, sizeof(own), "%s/keylock-%lu", shared ? "/run/lock" : "/tmp",
 	         (unsigned long)user);
-	if (shared || !tmp_is_private())
+	/* The mount of a service's own /tmp shows a folder of systemd's (systemd.exec(5),
+	 * PrivateTmp; proc_pid_mountinfo(5)). Others do not see that folder. */
+	if (!shared)
+		line = proc_text("/proc/self/mountinfo");
+	for (; *line; line = line_after(line))
+		if (sscanf(line, "%*s %*s %*s %4095s %4095s", root, point) == 2 &&
+		    strcmp(point, "/tmp") == 0)
+			ours = strstr(root, "/systemd-private-") != NULL;
+	if (!ours)
 		return 0;
 	return directory_failure(directory, UNSAFE,
 	                         "/tmp is this service's own (PrivateTmp), and a key there would "
@@ -892,17 +886,13 @@ directory_open(struct directory *directory)
  * is read from the file and nothing written to it.
  *
  *   lock      flock(2), exclusive or shared: the lock that others honour.
- *   gate      byte 0, a write lock, held for microseconds by whoever looks at or changes
- *             the state of this file.
+ *   gate      byte 0, a write lock, held for microseconds by who changes the state.
  *   presence  byte 1, a read lock, held by every holder until it releases.
- *   guests    byte 2, a read lock of each run under an ancestor's exclusive hold (see
- *             "Nesting"). Who takes the lock waits for them.
+ *   guests    byte 2, a read lock of each run under an ancestor's exclusive hold.
  *   others    byte 3, a read lock of each who waits for slots; byte 4, a write lock of who
  *             looks whether waiters wait for each other in a circle.
  *   tickets   bytes TICKETS and up, a write lock each, held by who waits. The next is one
- *             above the highest held; an empty queue starts anew.
- *
- * F_OFD_GETLK sees these bytes without disturbing anybody.
+ *             above the highest held.
  *
  * Taking: inside the gate the lock is tried, and kept when nobody waits and no guest is
  * there; else a ticket is drawn, and outside the gate each waits for the one before it in
@@ -912,10 +902,10 @@ directory_open(struct directory *directory)
  * so whoever has that lock next sees the guest.
  *
  * Removing: who leaves, tidies. Inside the gate and with the lock held exclusively, a file
- * that shows neither presence nor guest nor ticket is nobody's, so its name may go. Who has
- * opened it but not come to the gate finds it nameless, since each taker compares file and
- * name last of all, once it is present: from then on none removes it. Presence is looked at
- * with the lock in hand since one who came past the gate (-n), or a guest, may hold by it.
+ * that shows neither presence nor guest nor ticket is nobody's, so its name may go: looked
+ * at with the lock in hand, since one who came past the gate (-n), or a guest, may hold by
+ * it. Who has opened it but not come to the gate finds it nameless, since each taker compares
+ * file and name last of all, once it is present: from then on none removes it.
  *
  * Rules that it MUST keep:
  *  1. The file is opened without O_CREAT first, then with O_CREAT|O_EXCL, and again on
@@ -924,7 +914,6 @@ directory_open(struct directory *directory)
  *  2. It is born with its final mode: read and write for the owner and for each class that
  *     may write to the directory; and the sticky bit, by which systemd-tmpfiles(8) passes a
  *     file over, whatever its age.
- *  3. Its descriptor is never 0, 1 or 2.
  */
 
 static const off_t GATE = 0;
@@ -1330,8 +1319,9 @@ enum { RECORD_SIZE = 192, DATE_SIZE = sizeof("2026-11-24T23:26:16Z") };
 
 struct record {
 	char found[RECORD_SIZE]; /* what was left when the lock was acquired, or empty */
-	size_t old_length;
-	char old[RECORD_SIZE + 1]; /* that as it was; of what is no record, its beginning */
+	off_t old_size;          /* of what was found */
+	size_t old_length;       /* of its beginning */
+	char old[RECORD_SIZE];
 	char own[RECORD_SIZE + 1]; /* what we have written; empty: nothing */
 	char since[DATE_SIZE];
 };
@@ -1423,59 +1413,50 @@ record_read(const struct lock *lock)
 	if (length < 0)
 		return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(errno));
 	record->old_length = (size_t)length;
-	record_text(record->old, record->old_length, record->found);
+	record->old_size = file.st_size;
+	record_text(record->old, file.st_size == RECORD_SIZE ? RECORD_SIZE : 0, record->found);
 	return 0;
 }
 
-/* Bring the lockfile's name to disk, and that of a directory that was made. Returns 0 or an
- * errno. */
+/* Write `length` bytes to the beginning of the file, make it `size` large, and bring it to
+ * disk. Returns 0 or an errno. */
 static int
-directory_sync(const struct directory *directory)
-{
-	int error = 0;
-
-	for (int above = 0; above < (directory->made ? 2 : 1) && !error; above++) {
-		int fd = openat(directory->fd, above ? ".." : ".", O_RDONLY | O_CLOEXEC);
-
-		if (fd < 0 || (fsync(fd) < 0 && errno != EINVAL))
-			error = errno;
-		if (fd >= 0)
-			close(fd);
-	}
-	return error;
-}
-
-/* Have `length` bytes in the file and nothing else, on disk. Returns 0 or an errno. */
-static int
-record_put(int fd, const char *bytes, size_t length)
+record_put(int fd, const char *bytes, size_t length, off_t size)
 {
 	ssize_t written = length ? pwrite(fd, bytes, length, 0) : 0;
 
 	if (written >= 0 && (size_t)written != length)
 		return ENOSPC;
-	if (written < 0 || ftruncate(fd, (off_t)length) < 0 ||
-	    (fdatasync(fd) < 0 && errno != EINVAL))
+	if (written < 0 || ftruncate(fd, size) < 0 || (fdatasync(fd) < 0 && errno != EINVAL))
 		return errno;
 	return 0;
 }
 
-/* Write our record before the command starts. Returns 0, or NO_FILE and says why; the file
- * is then as it was, as far as that can be had. */
+/* Write our record before the command starts. What was found stays behind it where it is
+ * longer, so that it can be brought back. Returns 0, or NO_FILE and says why; the file is
+ * then as it was, as far as that can be had. */
 static int
 record_write(const struct lock *lock, const char *command)
 {
 	struct record *record = lock->record;
-	int error;
+	off_t size = record->old_size > RECORD_SIZE ? record->old_size : RECORD_SIZE;
+	int error, fd;
 
 	date_text(time(NULL), record->since);
 	record_compose(record, "killed", command);
-	error = record_put(lock->file.fd, record->own, RECORD_SIZE);
-	if (!error && !record->old_length)
-		error = directory_sync(lock->directory);
+	error = record_put(lock->file.fd, record->own, RECORD_SIZE, size);
+	/* A new file's name, too, and that of a directory that was made. */
+	for (int i = 0; !error && !record->old_length && i <= lock->directory->made; i++) {
+		fd = openat(lock->directory->fd, i ? ".." : ".", O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || (fsync(fd) < 0 && errno != EINVAL))
+			error = errno;
+		if (fd >= 0)
+			close(fd);
+	}
 	if (!error)
 		return 0;
 	*record->own = '\0';
-	record_put(lock->file.fd, record->old, record->old_length);
+	record_put(lock->file.fd, record->old, record->old_length, record->old_size);
 	return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(error));
 }
 
@@ -1499,12 +1480,12 @@ record_settle(const struct lock *lock, bool ran, const char *cause, const char *
 	else if (memcmp(there, record->own, RECORD_SIZE) != 0)
 		error = 0;
 	else if (!ran)
-		error = record_put(fd, record->old, record->old_length);
+		error = record_put(fd, record->old, record->old_length, record->old_size);
 	else if (!cause)
-		error = record_put(fd, NULL, 0);
+		error = record_put(fd, NULL, 0, 0);
 	else {
 		record_compose(record, cause, command);
-		error = record_put(fd, record->own, RECORD_SIZE);
+		error = record_put(fd, record->own, RECORD_SIZE, RECORD_SIZE);
 	}
 	if (error)
 		lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(error));
@@ -1532,13 +1513,8 @@ static int slots_taken;
 static int
 slot_take(int fd, bool gated)
 {
-	int error = 0;
+	int error = gated ? 0 : lock_try(fd, F_WRLCK, GATE);
 
-	/* A holder or a guest: no need to disturb anybody. */
-	if (is_held(fd, PRESENCE, GUESTS + 1))
-		return EAGAIN;
-	if (!gated)
-		error = lock_try(fd, F_WRLCK, GATE);
 	if (error)
 		return error;
 	error = lock_take_now(fd, F_WRLCK, GUESTS + 1);

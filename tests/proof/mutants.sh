@@ -129,16 +129,15 @@ tidy-late lifetime nobody.ever lockfile_tidy: removed = unlinkat(directory->fd, 
 tidy-the-pinned hold makes.the.file lockfile_tidy: !(file.was.st_mode & PINNED) => true
 tidy-the-record record run.without.-A lockfile_tidy: file.was.st_size == 0 => true
 # Record
-record-stays record end.by.itself record_settle: error = record_put(fd, NULL, 0) => error = 0
+record-stays record end.by.itself record_settle: error = record_put(fd, NULL, 0, 0) => error = 0
 record-goes record end.by.itself record_settle: !cause => true
 record-of-a-guest record with.-r.the.outer records_begin: if (lock->guest) => if (false)
 record-of-another record only.its.own record_settle: memcmp(there, record->own, RECORD_SIZE) != 0 => false
 record-not-on-disk record is.on.disk record_put: fdatasync(fd) < 0 => false
 # Slots
 one-slot-more slots N.hold.at.once keys_make: slots = options->slots => slots = options->slots ? options->slots + 1 : 0
-slot-blind-to-guests nesting slot.of.a.guest slot_take: is_held(fd, PRESENCE, GUESTS + 1) => false
-	lock_take_now: is_held(fd, GUESTS, end) => !end && is_held(fd, GUESTS, end)
-slot-without-gate slots somebody.stopped.in slot_take: if (!gated) error = lock_try(fd, F_WRLCK, GATE) => error = 0
+slot-blind-to-guests nesting slot.of.a.guest lock_take_now: is_held(fd, GUESTS, end) => !end && is_held(fd, GUESTS, end)
+slot-without-gate slots somebody.stopped.in slot_take: gated ? 0 : lock_try(fd, F_WRLCK, GATE) => 0
 slot-name-not-compared refused loses.its.name slot_try: renamed = lockfile_recheck => renamed = 0 && lockfile_recheck
 queue-name-not-compared slots stands.in.the.line slots_take: error = lockfile_recheck => error = 0 && lockfile_recheck
 slots-blind-to-tickets slots nobody.passes slots_take: is_held(fd, TICKETS, 0) ? EAGAIN : => false ? EAGAIN :
@@ -178,7 +177,7 @@ done-not-heeded hold without.the.line hold: == 0 ? NULL : => == 7 ? NULL :
 open-to-all directory not.sticky.is.refused directory_check: !(is->st_mode & S_ISVTX) => false
 anybodys-default directory belongs.to.another directory_check: is->st_uid != geteuid() => false
 linked-default directory rule.1:.a.default.directory.that.is directory_open: (directory->named ? 0 : O_NOFOLLOW) => 0
-private-tmp directory service.s.own directory_choose: shared || !tmp_is_private() => true
+private-tmp directory service.s.own directory_choose: if (!shared) => if (false)
 network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] => false
 # The faults that were seen once, by their numbers. 1: above, blind to guests. No place in the
 # source any more have 10's dead field and 15's KEYLOCK_KEY with a name twice; 11's pause needs
