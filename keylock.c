@@ -230,7 +230,7 @@ signals_begin(void)
 	sigdelset(&signals.wait_mask, WAKER);
 }
 
-/* Have the timer expire at `until`, and again and again. Returns 0 or an errno. */
+/* Have the timer expire at `until`, and again and again. Returns 0, or -1 and errno. */
 static int
 timer_arm(nanoseconds until)
 {
@@ -242,7 +242,7 @@ timer_arm(nanoseconds until)
 		alarm.it_value =
 		    (struct timespec){(time_t)(until / SECOND), (long)(until % SECOND)};
 	signals.armed = until;
-	return timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL) < 0 ? errno : 0;
+	return timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL);
 }
 
 /* Take down what ends the wait; all that is called is async-signal-safe. In the child do what
@@ -398,7 +398,7 @@ wait_check(struct wait *wait, nanoseconds until)
 		if (wait->look_at && is_late(wait)) /* the look that is due at once comes first */
 			return ETIMEDOUT;
 		if (wait->look_at == FOREVER || now() < wait->look_at)
-			return timer_arm(wait->look_at < until ? wait->look_at : until);
+			return timer_arm(wait->look_at < until ? wait->look_at : until) ? errno : 0;
 		error = -wait->look(wait);
 	}
 	return error;
@@ -787,7 +787,7 @@ directory_choose(struct directory *directory, const char *named)
 	char root[PATH_MAX], point[PATH_MAX];
 	const char *line = "";
 	struct stat lock;
-	bool shared, ours = false;
+	bool shared, is_private = false;
 
 	directory->named = named != NULL;
 	directory->path = named ? named : user ? own : "/run/keylock";
@@ -804,8 +804,8 @@ directory_choose(struct directory *directory, const char *named)
 	for (; *line; line = line_after(line))
 		if (sscanf(line, "%*s %*s %*s %4095s %4095s", root, point) == 2 &&
 		    strcmp(point, "/tmp") == 0)
-			ours = strstr(root, "/systemd-private-") != NULL;
-	if (!ours)
+			is_private = strstr(root, "/systemd-private-") != NULL;
+	if (!is_private)
 		return 0;
 	return directory_failure(directory, UNSAFE,
 	                         "/tmp is this service's own (PrivateTmp), and a key there would "
