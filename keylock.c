@@ -647,10 +647,10 @@ name_of_key(const char *key, char name[NAME_SIZE])
 static void
 slot_name(char name[NAME_SIZE], const char *base, int number)
 {
-	if (number == 1)
-		snprintf(name, NAME_SIZE, "%.*s", NAME_MAX_BYTES, base);
-	else
-		snprintf(name, NAME_SIZE, "%.*s%%s%d", NAME_MAX_BYTES, base, number);
+	int used = snprintf(name, NAME_SIZE, "%.*s", NAME_MAX_BYTES, base);
+
+	if (number > 1)
+		sprintf(name + used, "%%s%d", number);
 }
 
 /* Read a file name back: the key to `key` and the number of the slot. A name with a hash
@@ -1072,13 +1072,10 @@ lockfile_open(struct directory *directory, const char *name, struct lockfile *fi
 		/* While the group of a new file is changed its members cannot open it. */
 		if (errno == EACCES)
 			nanosleep(&a_moment, NULL);
-		if (errno != ENOENT)
-			continue;
 		/* The directory itself has been removed, or takes no files. */
-		status = directory_open(directory);
+		status = errno == ENOENT ? directory_open(directory) : 0;
 		if (status)
 			return status;
-		errno = ENOENT;
 	}
 	if (file->fd >= 0 && fstat(file->fd, &file->was) == 0) {
 		if (S_ISREG(file->was.st_mode))
