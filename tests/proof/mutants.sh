@@ -125,7 +125,7 @@ tidy-looks-once nesting removal.stopped lockfile_tidy: LOCK) == 0 && !is_held(fd
 tidy-without-gate waiting gate.is.closed lockfile_tidy: lock_try_again(fd, F_WRLCK, GATE) == 0 => true
 tidy-another-file nesting came.to.tidy lockfile_tidy: lockfile_recheck(directory, name, &file) == 0 => true
 tidy-late lifetime nobody.ever lockfile_tidy: removed = unlinkat(directory->fd, name, 0) == 0 => removed = true
-	lockfile_tidy: close(fd) => close(fd), removed && (usleep(5000), unlinkat(directory->fd, name, 0))
+	lockfile_tidy: lockfile_close(&file) => lockfile_close(&file), removed && (usleep(5000), unlinkat(directory->fd, name, 0))
 tidy-the-pinned hold makes.the.file lockfile_tidy: !(file.was.st_mode & PINNED) => true
 tidy-the-record record run.without.-A lockfile_tidy: file.was.st_size == 0 => true
 # Record
