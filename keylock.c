@@ -53,6 +53,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -138,15 +139,6 @@ time_in(nanoseconds wait)
 	nanoseconds start = now();
 
 	return wait > FOREVER - start ? FOREVER : start + wait;
-}
-
-static struct timespec
-to_timespec(nanoseconds time)
-{
-	return (struct timespec){
-	    .tv_sec = (time_t)(time / SECOND),
-	    .tv_nsec = (long)(time % SECOND),
-	};
 }
 
 /* Read a TIME: digits with an optional fraction and an optional unit. What is finer than a
@@ -238,7 +230,7 @@ signals_begin(void)
 	sigdelset(&signals.wait_mask, WAKER);
 }
 
-/* Have the timer expire at `until`, and again and again. Returns 0 or an errno. */
+/* Have the timer expire at `until`, and again and again. Returns 0, or -1 and errno. */
 static int
 timer_arm(nanoseconds until)
 {
@@ -247,9 +239,10 @@ timer_arm(nanoseconds until)
 	if (until == signals.armed)
 		return 0;
 	if (until != FOREVER)
-		alarm.it_value = to_timespec(until);
+		alarm.it_value =
+		    (struct timespec){(time_t)(until / SECOND), (long)(until % SECOND)};
 	signals.armed = until;
-	return timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL) < 0 ? errno : 0;
+	return timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL);
 }
 
 /* Take down what ends the wait; all that is called is async-signal-safe. In the child do what
@@ -393,38 +386,37 @@ wait_goes_on(const struct wait *wait)
 	return !signal_came() && !is_late(wait);
 }
 
-/* What is to be done before sleeping on. Returns 0 to sleep until *until at most; ETIMEDOUT
- * when the deadline has passed; EINTR when a signal came (signals.caught); a result of
- * `look` as a negative number; else an errno. */
+/* What is to be done before sleeping on, until `until` at most. Returns 0, and the timer will
+ * end the sleep; ETIMEDOUT when the deadline has passed; EINTR when a signal came
+ * (signals.caught); a result of `look` as a negative number; else an errno. */
 static int
-wait_check(struct wait *wait, nanoseconds *until)
+wait_check(struct wait *wait, nanoseconds until)
 {
 	int error = waiting_begin();
 
+	until = wait->deadline < until ? wait->deadline : until;
 	while (!error) {
-		*until = wait->look_at < wait->deadline ? wait->look_at : wait->deadline;
 		if (signals.caught)
 			return EINTR;
 		if (wait->look_at && is_late(wait)) /* the look that is due at once comes first */
 			return ETIMEDOUT;
 		if (wait->look_at == FOREVER || now() < wait->look_at)
-			return 0;
+			return timer_arm(wait->look_at < until ? wait->look_at : until) ? errno : 0;
 		error = -wait->look(wait);
 	}
 	return error;
 }
 
-/* Wait until the lock is granted. Returns 0, or as wait_check() does. */
+/* Have a lock, at once or waiting. Returns 0, or as wait_check() does. */
 static int
-wait_for(int fd, short type, off_t what, struct wait *wait)
+lock_have(int fd, short type, off_t what, struct wait *wait)
 {
-	nanoseconds until;
-	int error;
+	int error = request(fd, type, what, false);
 
+	if (error != EAGAIN)
+		return error;
 	do {
-		error = wait_check(wait, &until);
-		if (!error)
-			error = timer_arm(until);
+		error = wait_check(wait, FOREVER);
 		if (error)
 			return error;
 		signals_let_in();
@@ -451,7 +443,6 @@ static bool hurried;
 __attribute__((format(printf, 2, 3))) static int
 say(int status, const char *format, ...)
 {
-	struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
 	int kept = errno;
 	char line[MESSAGE_SIZE] = "keylock: ";
 	size_t used = strlen(line);
@@ -461,21 +452,22 @@ say(int status, const char *format, ...)
 	va_start(arguments, format);
 	vsnprintf(line + used, sizeof(line) - used - 1, format, arguments);
 	va_end(arguments);
-	used = strlen(line);
-	line[used++] = '\n';
+	used = strlen(strcat(line, "\n"));
 	sigemptyset(&own);
-	if (hurried && waiting_begin() == 0) { /* others may fill it after poll(2) */
+	if (hurried && waiting_begin() == 0) {
 		sigaddset(&own, WAKER);
-		timer_arm(now() + 10 * MILLISECOND);
+		timer_arm(now() + MILLISECOND);
 		sigprocmask(SIG_UNBLOCK, &own, NULL);
 	}
-	if ((!hurried || poll(&ready, 1, 0) != 0) && write(STDERR_FILENO, line, used) < 0) {
+	if (write(STDERR_FILENO, line, used) < 0) {
 		sigaddset(&own, SIGPIPE);
 		sigaddset(&own, SIGXFSZ);
 		sigtimedwait(&own, NULL, &(struct timespec){.tv_sec = 0});
 	}
-	if (hurried)
+	if (hurried) {
+		timer_arm(FOREVER);
 		signals_keep_out();
+	}
 	errno = kept;
 	return status;
 }
@@ -508,17 +500,17 @@ show(const char *text)
 	shown[0] = '\0';
 	while (*text) {
 		size_t length = utf8_length(text, &character);
-		bool plain = length && !iswcntrl((wint_t)character);
 
 		if (used + sizeof("\\xHH...") > SHOWN_SIZE) {
 			strcpy(shown + used, "...");
 			break;
 		}
-		if (plain)
+		length = iswcntrl((wint_t)character) ? 0 : length;
+		if (length)
 			used += (size_t)sprintf(shown + used, "%.*s", (int)length, text);
 		else
 			used += (size_t)sprintf(shown + used, "\\x%02x", (unsigned char)*text);
-		text += plain ? length : 1;
+		text += length ? length : 1;
 	}
 	return shown;
 }
@@ -658,10 +650,10 @@ name_of_key(const char *key, char name[NAME_SIZE])
 static void
 slot_name(char name[NAME_SIZE], const char *base, int number)
 {
-	if (number == 1)
-		snprintf(name, NAME_SIZE, "%.*s", NAME_MAX_BYTES, base);
-	else
-		snprintf(name, NAME_SIZE, "%.*s%%s%d", NAME_MAX_BYTES, base, number);
+	int used = snprintf(name, NAME_SIZE, "%.*s", NAME_MAX_BYTES, base);
+
+	if (number > 1)
+		sprintf(name + used, "%%s%d", number);
 }
 
 /* Read a file name back: the key to `key` and the number of the slot. A name with a hash
@@ -716,19 +708,19 @@ key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 
 struct directory {
 	const char *path;
-	char own[64];   /* the default's path */
 	bool named;     /* by --dir or KEYLOCK_DIR, not the default */
 	bool look_only; /* where it is missing it stays so */
 	bool made;      /* by this process */
 	int fd;         /* -1: not open */
-	mode_t mode;
-	gid_t group;
+	struct stat is;
 };
 
 /* Say what is wrong with the directory, and the way out of a default. Returns `status`. */
 static int
-directory_failure(const struct directory *directory, int status, const char *what, const char *why)
+directory_failure(const struct directory *directory, int status, const char *why)
 {
+	const char *what = status == UNSAFE ? "not safe for lockfiles" : "cannot be made or opened";
+
 	return say(status, "%s: %s: %s%s", show(directory->path), what, why,
 	           directory->named ? "" : "; name another with -d DIR or KEYLOCK_DIR");
 }
@@ -755,9 +747,7 @@ look_note(int error)
 __attribute__((format(printf, 1, 2))) static const char *
 proc_text(const char *format, ...)
 {
-	enum { ROOM = 4096 };
-	static char *text;
-	static size_t size;
+	static char text[1 << 22]; /* what is not written to costs nothing */
 	ssize_t got = 1;
 	size_t used = 0;
 	char path[64];
@@ -768,29 +758,18 @@ proc_text(const char *format, ...)
 	vsnprintf(path, sizeof(path), format, arguments);
 	va_end(arguments);
 	fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
-	while (fd >= 0 && got > 0) {
-		if (size - used <= ROOM) {
-			char *grown = realloc(text, 2 * size + 2 * ROOM);
-
-			if (!grown)
-				break;
-			text = grown;
-			size = 2 * size + 2 * ROOM;
-		}
-		got = read(fd, text + used, ROOM);
-		used += got > 0 ? (size_t)got : 0;
-	}
-	if (fd < 0 || got)
+	while (fd >= 0 && (got = read(fd, text + used, sizeof(text) - 1 - used)) > 0)
+		used += (size_t)got;
+	if (got)
 		look_note(errno);
 	if (fd >= 0)
 		close(fd);
 	while (used && !text[used - 1])
 		used--;
-	for (size_t i = 0; i < used; i++)
-		text[i] = text[i] ? text[i] : ' ';
-	if (text)
-		text[used] = '\0';
-	return text ? text : "";
+	text[used] = '\0';
+	for (size_t i = strlen(text); i < used; i += strlen(text + i))
+		text[i] = ' ';
+	return text;
 }
 
 /* What is behind the first line of `text`. */
@@ -801,50 +780,46 @@ line_after(const char *text)
 	return *text ? text + 1 : text;
 }
 
-/* Whether /tmp is a service's own (systemd.exec(5), PrivateTmp): the mount there shows a
- * folder of systemd's (proc_pid_mountinfo(5)). Others do not see that folder. */
-static bool
-tmp_is_private(void)
-{
-	const char *line = proc_text("/proc/self/mountinfo");
-	char root[PATH_MAX], point[PATH_MAX];
-	bool own = false;
-
-	for (; *line; line = line_after(line))
-		if (sscanf(line, "%*s %*s %*s %4095s %4095s", root, point) == 2 &&
-		    strcmp(point, "/tmp") == 0)
-			own = strstr(root, "/systemd-private-") != NULL;
-	return own;
-}
-
 /* Settle which directory it is: `named`, or where that is NULL the default of the effective
  * user. Returns 0, or UNSAFE and says why. */
 static int
 directory_choose(struct directory *directory, const char *named)
 {
+	static char own[64];
 	uid_t user = named ? 0 : geteuid();
+	char root[PATH_MAX], point[PATH_MAX];
+	const char *line = "";
 	struct stat lock;
-	bool shared;
+	bool shared, is_private = false;
 
 	directory->named = named != NULL;
-	directory->path = named ? named : user ? directory->own : "/run/keylock";
+	directory->path = named ? named : user ? own : "/run/keylock";
 	if (named || !user)
 		return 0;
 	shared = stat("/run/lock", &lock) == 0 && S_ISDIR(lock.st_mode) &&
 	         (lock.st_mode & S_ISVTX) && (lock.st_mode & S_IWOTH);
-	snprintf(directory->own, sizeof(directory->own), "%s/keylock-%lu",
-	         shared ? "/run/lock" : "/tmp", (unsigned long)user);
-	if (shared || !tmp_is_private())
+	snprintf(own, sizeof(own), "%s/keylock-%lu", shared ? "/run/lock" : "/tmp",
+	         (unsigned long)user);
+	/* The mount of a service's own /tmp shows a folder of systemd's (systemd.exec(5),
+	 * PrivateTmp; proc_pid_mountinfo(5)). Others do not see that folder. */
+	if (!shared)
+		line = proc_text("/proc/self/mountinfo");
+	for (; *line; line = line_after(line))
+		if (sscanf(line, "%*s %*s %*s %4095s %4095s", root, point) == 2 &&
+		    strcmp(point, "/tmp") == 0)
+			is_private = strstr(root, "/systemd-private-") != NULL;
+	if (!is_private)
 		return 0;
-	return directory_failure(directory, UNSAFE, "not safe for lockfiles",
+	return directory_failure(directory, UNSAFE,
 	                         "/tmp is this service's own (PrivateTmp), and a key there would "
 	                         "be another one outside");
 }
 
-/* Whether `fd` is on a network or cluster file system (statfs(2), linux/magic.h). */
-static bool
-is_networked(int fd)
+/* Check the open directory against the rules. Returns 0, or a status and says why. */
+static int
+directory_check(struct directory *directory)
 {
+	/* Network and cluster file systems (statfs(2), linux/magic.h). */
 	static const uint32_t systems[] = {
 	    0x00006969,                         /* NFS */
 	    0x0000517b, 0xff534d42, 0xfe534d42, /* SMB */
@@ -856,35 +831,22 @@ is_networked(int fd)
 	    0x01021997,                         /* 9p */
 	};
 	struct statfs system = {0};
+	const struct stat *is = &directory->is;
+	const char *why = NULL;
 
-	if (fstatfs(fd, &system) < 0)
-		return false;
+	if (fstat(directory->fd, &directory->is) < 0)
+		return directory_failure(directory, NO_FILE, strerror(errno));
+	if (directory->named && (is->st_mode & S_IWOTH) && !(is->st_mode & S_ISVTX))
+		why = "all may write to it and it is not sticky; chmod +t it";
+	else if (!directory->named && is->st_uid != geteuid())
+		why = "it belongs to another user";
+	else if (!directory->named && (is->st_mode & (S_IRWXG | S_IRWXO)))
+		why = "it is open to others; chmod 700 it";
+	fstatfs(directory->fd, &system);
 	for (size_t i = 0; i < sizeof(systems) / sizeof(*systems); i++)
 		if ((uint32_t)system.f_type == systems[i])
-			return true;
-	return false;
-}
-
-/* Check the open directory against the rules. Returns 0, or a status and says why. */
-static int
-directory_check(struct directory *directory)
-{
-	const char *why = NULL;
-	struct stat file;
-
-	if (fstat(directory->fd, &file) < 0)
-		return directory_failure(directory, NO_FILE, "cannot be opened", strerror(errno));
-	directory->mode = file.st_mode;
-	directory->group = file.st_gid;
-	if (is_networked(directory->fd))
-		why = "it is on a network file system";
-	else if (directory->named && (file.st_mode & S_IWOTH) && !(file.st_mode & S_ISVTX))
-		why = "all may write to it and it is not sticky; chmod +t it";
-	else if (!directory->named && file.st_uid != geteuid())
-		why = "it belongs to another user";
-	else if (!directory->named && (file.st_mode & (S_IRWXG | S_IRWXO)))
-		why = "it is open to others; chmod 700 it";
-	return why ? directory_failure(directory, UNSAFE, "not safe for lockfiles", why) : 0;
+			why = "it is on a network file system";
+	return why ? directory_failure(directory, UNSAFE, why) : 0;
 }
 
 /* Open the directory and check it; make it, but not what it is in, where it is missing
@@ -897,28 +859,26 @@ directory_open(struct directory *directory)
 
 	if (directory->fd >= 0)
 		close(directory->fd);
-	directory->fd = openat(AT_FDCWD, directory->path, flags);
 	/* A cleaner may remove the empty directory between any two of these; a
 	 * dangling link, which is not made good here, ends the tries. */
-	for (int tries = 0; tries < 100 && directory->fd < 0 && errno == ENOENT; tries++) {
+	for (int tries = 0; tries < 100; tries++) {
+		directory->fd = openat(AT_FDCWD, directory->path, flags);
+		if (directory->fd >= 0 || errno != ENOENT)
+			break;
 		if (directory->look_only)
 			return 0;
 		directory->made = mkdir(directory->path, S_IRWXU) == 0;
 		if (!directory->made && errno != EEXIST)
-			return directory_failure(directory, status_of(errno), "cannot be made",
-			                         strerror(errno));
-		directory->fd = openat(AT_FDCWD, directory->path, flags);
+			break;
 	}
 	if (directory->fd < 0 && (errno == ENOTDIR || errno == ELOOP))
-		return directory_failure(directory, UNSAFE, "not safe for lockfiles",
-		                         "it is a link or no directory");
+		return directory_failure(directory, UNSAFE, "it is a link or no directory");
 	/* Where 0, 1 or 2 came in closed, this is there: as good as closed (O_PATH), until exec
 	 * closes it; nothing else of ours gets their numbers. */
 	while (directory->fd >= 0 && directory->fd <= STDERR_FILENO)
 		directory->fd = fcntl(directory->fd, F_DUPFD_CLOEXEC, 0);
 	if (directory->fd < 0)
-		return directory_failure(directory, status_of(errno), "cannot be opened",
-		                         strerror(errno));
+		return directory_failure(directory, status_of(errno), strerror(errno));
 	return directory_check(directory);
 }
 
@@ -929,17 +889,13 @@ directory_open(struct directory *directory)
  * is read from the file and nothing written to it.
  *
  *   lock      flock(2), exclusive or shared: the lock that others honour.
- *   gate      byte 0, a write lock, held for microseconds by whoever looks at or changes
- *             the state of this file.
+ *   gate      byte 0, a write lock, held for microseconds by who changes the state.
  *   presence  byte 1, a read lock, held by every holder until it releases.
- *   guests    byte 2, a read lock of each run under an ancestor's exclusive hold (see
- *             "Nesting"). Who takes the lock waits for them.
+ *   guests    byte 2, a read lock of each run under an ancestor's exclusive hold.
  *   others    byte 3, a read lock of each who waits for slots; byte 4, a write lock of who
  *             looks whether waiters wait for each other in a circle.
  *   tickets   bytes TICKETS and up, a write lock each, held by who waits. The next is one
- *             above the highest held; an empty queue starts anew.
- *
- * F_OFD_GETLK sees these bytes without disturbing anybody.
+ *             above the highest held.
  *
  * Taking: inside the gate the lock is tried, and kept when nobody waits and no guest is
  * there; else a ticket is drawn, and outside the gate each waits for the one before it in
@@ -949,10 +905,10 @@ directory_open(struct directory *directory)
  * so whoever has that lock next sees the guest.
  *
  * Removing: who leaves, tidies. Inside the gate and with the lock held exclusively, a file
- * that shows neither presence nor guest nor ticket is nobody's, so its name may go. Who has
- * opened it but not come to the gate finds it nameless, since each taker compares file and
- * name last of all, once it is present: from then on none removes it. Presence is looked at
- * with the lock in hand since one who came past the gate (-n), or a guest, may hold by it.
+ * that shows neither presence nor guest nor ticket is nobody's, so its name may go: looked
+ * at with the lock in hand, since one who came past the gate (-n), or a guest, may hold by
+ * it. Who has opened it but not come to the gate finds it nameless, since each taker compares
+ * file and name last of all, once it is present: from then on none removes it.
  *
  * Rules that it MUST keep:
  *  1. The file is opened without O_CREAT first, then with O_CREAT|O_EXCL, and again on
@@ -961,7 +917,6 @@ directory_open(struct directory *directory)
  *  2. It is born with its final mode: read and write for the owner and for each class that
  *     may write to the directory; and the sticky bit, by which systemd-tmpfiles(8) passes a
  *     file over, whatever its age.
- *  3. Its descriptor is never 0, 1 or 2.
  */
 
 static const off_t GATE = 0;
@@ -982,11 +937,9 @@ enum { PINNED = S_IXUSR }; /* the mode bit of a file that is never removed */
 /* An open lockfile. */
 struct lockfile {
 	int fd; /* -1: not open */
-	/* Names it had when it was opened, before its name was compared: whose other name goes
+	/* Its state when it was opened, before its name was compared: whose other name goes
 	 * between the two was never a lockfile. */
-	nlink_t links;
-	dev_t device;
-	ino_t inode;
+	struct stat was;
 };
 
 static const struct lockfile NO_LOCKFILE = {.fd = -1};
@@ -1032,15 +985,6 @@ bytes_give_up(int fd, off_t start)
 	struct flock bytes = {.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = start};
 
 	fcntl(fd, F_OFD_SETLK, &bytes);
-}
-
-/* Have a lock, at once or waiting. Returns as wait_for() does. */
-static int
-lock_have(int fd, short type, off_t what, struct wait *wait)
-{
-	int error = lock_try(fd, type, what);
-
-	return error == EAGAIN ? wait_for(fd, type, what, wait) : error;
 }
 
 /* Find a lock of others that keeps us from a lock of `type` on the bytes from `start` to
@@ -1095,20 +1039,6 @@ lockfile_failure(const struct directory *directory, const char *name, int status
 	return say(status, "%s/%s: %s", show(directory->path), name, why);
 }
 
-/* Say what the system refused for `lock`; returns REFUSED. */
-static int
-lock_refused(const struct lock *lock, int error)
-{
-	const char *why = strerror(error);
-
-	if (error == EINVAL)
-		why = "this kernel or file system has no open file description locks; keylock "
-		      "needs Linux 3.15 or newer";
-	else if (error == EDQUOT)
-		why = "no timer is left to wait with; see ulimit -i";
-	return say(REFUSED, "%s: cannot be locked: %s", show(lock->key), why);
-}
-
 /* Make the lockfile (rule 2; the umask is 0). Returns its descriptor, or -1 and errno. */
 static int
 lockfile_make(const struct directory *directory, const char *name)
@@ -1116,13 +1046,13 @@ lockfile_make(const struct directory *directory, const char *name)
 	mode_t mode = S_ISVTX | S_IRUSR | S_IWUSR;
 	int fd;
 
-	if (directory->mode & S_IWGRP)
+	if (directory->is.st_mode & S_IWGRP)
 		mode |= S_IRGRP | S_IWGRP;
-	if (directory->mode & S_IWOTH)
+	if (directory->is.st_mode & S_IWOTH)
 		mode |= S_IROTH | S_IWOTH;
 	fd = openat(directory->fd, name, LOCKFILE_FLAGS | O_CREAT | O_EXCL, mode);
 	/* The members of the directory's group, not those of the maker's. */
-	if (fd >= 0 && (mode & S_IWGRP) && fchown(fd, (uid_t)-1, directory->group) < 0) {
+	if (fd >= 0 && (mode & S_IWGRP) && fchown(fd, (uid_t)-1, directory->is.st_gid) < 0) {
 		/* Not a member: the directory's owner wanted it so. */
 	}
 	return fd;
@@ -1134,7 +1064,6 @@ static int
 lockfile_open(struct directory *directory, const char *name, struct lockfile *file)
 {
 	const char *why = NULL;
-	struct stat found;
 	int status;
 
 	for (int tries = 0; tries < 100; tries++) {
@@ -1146,19 +1075,13 @@ lockfile_open(struct directory *directory, const char *name, struct lockfile *fi
 		/* While the group of a new file is changed its members cannot open it. */
 		if (errno == EACCES)
 			nanosleep(&a_moment, NULL);
-		if (errno != ENOENT)
-			continue;
 		/* The directory itself has been removed, or takes no files. */
-		status = directory_open(directory);
+		status = errno == ENOENT ? directory_open(directory) : 0;
 		if (status)
 			return status;
-		errno = ENOENT;
 	}
-	if (file->fd >= 0 && fstat(file->fd, &found) == 0) {
-		file->device = found.st_dev;
-		file->inode = found.st_ino;
-		file->links = found.st_nlink;
-		if (S_ISREG(found.st_mode))
+	if (file->fd >= 0 && fstat(file->fd, &file->was) == 0) {
+		if (S_ISREG(file->was.st_mode))
 			return 0;
 		errno = EISDIR;
 	}
@@ -1170,18 +1093,15 @@ lockfile_open(struct directory *directory, const char *name, struct lockfile *fi
 	                        why ? why : strerror(errno));
 }
 
-/* Whether the open lockfile still bears its name: 0; ESTALE when not; or, where that cannot
- * be told, an exit status as a negative number, and has said why. */
+/* Whether the open lockfile still bears its name: 0; ESTALE when not; else an errno. */
 static int
 lockfile_recheck(const struct directory *directory, const char *name, const struct lockfile *file)
 {
 	struct stat named;
 
-	if (fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0)
-		return named.st_ino == file->inode && named.st_dev == file->device ? 0 : ESTALE;
-	if (errno == ENOENT)
-		return ESTALE;
-	return -lockfile_failure(directory, name, NO_FILE, strerror(errno));
+	if (fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? ESTALE : errno;
+	return named.st_ino == file->was.st_ino && named.st_dev == file->was.st_dev ? 0 : ESTALE;
 }
 
 /* Close the lockfile; all that our description of it held is let go. */
@@ -1201,27 +1121,25 @@ static void
 lockfile_tidy(const struct directory *directory, const char *name)
 {
 	int fd = openat(directory->fd, name, LOCKFILE_FLAGS);
-	struct stat file, named;
+	struct lockfile file = {.fd = fd};
 	bool removed = false;
 
 	/* Whoever is there tidies. */
 	if (fd >= 0 && !is_held(fd, PRESENCE, 0) && lock_try_again(fd, F_WRLCK, GATE) == 0) {
 		if (lock_try(fd, F_WRLCK, LOCK) == 0 && !is_held(fd, PRESENCE, 0) &&
-		    fstat(fd, &file) == 0 && S_ISREG(file.st_mode) && !(file.st_mode & PINNED) &&
-		    file.st_size == 0 &&
-		    fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
-		    named.st_ino == file.st_ino && named.st_dev == file.st_dev)
+		    fstat(fd, &file.was) == 0 && S_ISREG(file.was.st_mode) &&
+		    !(file.was.st_mode & PINNED) && file.was.st_size == 0 &&
+		    lockfile_recheck(directory, name, &file) == 0)
 			removed = unlinkat(directory->fd, name, 0) == 0;
 		/* close(2) alone opens the gate a moment before it gives up the lock, and a
 		 * newcomer would find taken what nobody has: of a file that has its name. */
 		if (!removed)
 			lock_try(fd, F_UNLCK, LOCK);
 	}
-	if (fd >= 0)
-		close(fd);
+	lockfile_close(&file);
 }
 
-/* Wait, with a ticket, until none below it is held. Returns as wait_for() does. What is
+/* Wait, with a ticket, until none below it is held. Returns as lock_have() does. What is
  * read-locked on the way is given up with the ticket. */
 static int
 turn_await(const struct lock *lock, struct wait *wait)
@@ -1237,7 +1155,7 @@ turn_await(const struct lock *lock, struct wait *wait)
 }
 
 /* Draw the ticket above the highest held. Inside the gate, which stays closed where another
- * program's locks are in the way, until they are gone. Returns as wait_for() does. */
+ * program's locks are in the way, until they are gone. Returns as lock_have() does. */
 static int
 ticket_draw(struct lock *lock, struct wait *wait)
 {
@@ -1257,7 +1175,7 @@ ticket_draw(struct lock *lock, struct wait *wait)
 }
 
 /* Wait, with a ticket, for our turn, for the lock and for the guests; become a holder and
- * give the ticket back, with what was locked on the way. Returns as wait_for() does. */
+ * give the ticket back, with what was locked on the way. Returns as lock_have() does. */
 static int
 lock_await(struct lock *lock, struct wait *wait)
 {
@@ -1276,6 +1194,22 @@ lock_await(struct lock *lock, struct wait *wait)
 	return error;
 }
 
+/* Take the lock of the open file, and be present, without waiting: where nobody has it, nor a
+ * byte from the guests' to before `end` (0: to the last one). Returns 0, or an errno, EAGAIN
+ * when it is taken, and nothing is kept. */
+static int
+lock_take_now(int fd, short type, off_t end)
+{
+	int error = lock_try(fd, type, LOCK);
+
+	if (error)
+		return error;
+	error = is_held(fd, GUESTS, end) ? EAGAIN : lock_try(fd, F_RDLCK, PRESENCE);
+	if (error)
+		lock_try(fd, F_UNLCK, LOCK);
+	return error;
+}
+
 /* Take the lock of the open lockfile, or a place in its queue and then the lock. Returns as
  * lock_await() does; EAGAIN when it is taken and we do not wait. */
 static int
@@ -1287,14 +1221,8 @@ lock_take(struct lock *lock, struct wait *wait)
 	 * the hands of one who only tidies. */
 	if (error && !(error == ETIMEDOUT && wait->nonblock))
 		return error;
-	error = lock_try(fd, lock->shared ? F_RDLCK : F_WRLCK, LOCK);
-	if (!error && is_held(fd, GUESTS, 0)) {
-		lock_try(fd, F_UNLCK, LOCK);
-		error = EAGAIN;
-	}
-	if (!error)
-		error = lock_have(fd, F_RDLCK, PRESENCE, wait);
-	else if (error == EAGAIN && !wait->nonblock)
+	error = lock_take_now(fd, lock->shared ? F_RDLCK : F_WRLCK, 0);
+	if (error == EAGAIN && !wait->nonblock)
 		error = ticket_draw(lock, wait);
 	lock_try(fd, F_UNLCK, GATE);
 	return !error && lock->ticket ? lock_await(lock, wait) : error;
@@ -1306,47 +1234,56 @@ lock_take(struct lock *lock, struct wait *wait)
 static int
 lock_result(struct lock *lock, int error)
 {
-	bool taken = error == EAGAIN || error == ETIMEDOUT;
+	const char *why = strerror(error);
 	int fd = lock->file.fd, result = CAUGHT;
 
 	lock->ticket = 0;
+	timer_arm(FOREVER);
 	if (!error && !signals.caught) {
 		/* Held since now, unless others hold it along with us. A file that has a
 		 * second name may be a stranger's, whose times are not ours. */
-		if (lock->file.links == 1 && !(lock->shared && is_held(fd, PRESENCE, PRESENCE + 1)))
+		if (lock->file.was.st_nlink == 1 &&
+		    !(lock->shared && is_held(fd, PRESENCE, PRESENCE + 1)))
 			futimens(fd, NULL);
 		return 0;
 	}
-	if (!signals.caught)
-		result = taken ? TAKEN : error < 0 ? -error : lock_refused(lock, error);
+	if (error == EINVAL)
+		why = "this kernel or file system has no open file description locks; keylock "
+		      "needs Linux 3.15 or newer";
+	else if (error == EDQUOT)
+		why = "no timer is left to wait with; see ulimit -i";
+	if (!signals.caught && (error == EAGAIN || error == ETIMEDOUT))
+		result = TAKEN;
+	else if (!signals.caught)
+		result = error < 0 ? -error
+		                   : say(REFUSED, "%s: cannot be locked: %s", show(lock->key), why);
 	lockfile_close(&lock->file);
 	lockfile_tidy(lock->directory, lock->name);
 	return result;
 }
 
-/* Acquire the lock of lock->key: open its file, take the lock, and see that the file is
- * still the one that bears the name. Returns as lock_result() does. */
+/* Acquire the lock of lock->key: open its file, `take` it, and see that the file is still the
+ * one that bears the name. Returns as `take` does, or what lock_result() takes for an error. */
 static int
-lock_acquire(struct lock *lock, struct wait *wait)
+lock_acquire(struct lock *lock, struct wait *wait, int (*take)(struct lock *, struct wait *))
 {
 	int error, renamed;
 
 	for (;;) {
+		lockfile_close(&lock->file);
 		lock->ticket = 0;
 		error = -lockfile_open(lock->directory, lock->name, &lock->file);
 		if (!error)
-			error = lock_take(lock, wait);
-		if (error && error != EAGAIN)
-			break;
+			error = take(lock, wait);
+		renamed = error;
 		/* "Taken" too is only true of the file that bears the name. */
-		renamed = lockfile_recheck(lock->directory, lock->name, &lock->file);
-		if (renamed != ESTALE || (!wait->nonblock && is_late(wait))) {
-			error = renamed == ESTALE ? ETIMEDOUT : renamed ? renamed : error;
-			break;
-		}
-		lockfile_close(&lock->file);
+		if (!error || error == EAGAIN)
+			renamed = lockfile_recheck(lock->directory, lock->name, &lock->file);
+		if (renamed != ESTALE)
+			return renamed ? renamed : error;
+		if (!wait->nonblock && is_late(wait))
+			return ETIMEDOUT;
 	}
-	return lock_result(lock, error);
 }
 
 /* Let the lock go: for everybody at once, also while a daemon that the command left behind
@@ -1387,11 +1324,10 @@ enum { RECORD_SIZE = 192, DATE_SIZE = sizeof("2026-11-24T23:26:16Z") };
 struct record {
 	char found[RECORD_SIZE]; /* what was left when the lock was acquired, or empty */
 	off_t old_size;          /* of what was found */
-	char old[RECORD_SIZE];   /* its beginning */
-	size_t old_length;
-	char own[RECORD_SIZE + 1];
+	size_t old_length;       /* of its beginning */
+	char old[RECORD_SIZE];
+	char own[RECORD_SIZE + 1]; /* what we have written; empty: nothing */
 	char since[DATE_SIZE];
-	bool written; /* one of our own is in the file */
 };
 
 /* Write a time of CLOCK_REALTIME as RFC 3339 has it, in UTC; what lies before 1970 or after
@@ -1456,7 +1392,7 @@ record_check(const struct lock *lock, struct stat *found)
 
 	if (fstat(lock->file.fd, found) < 0)
 		return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(errno));
-	if (found->st_nlink != 1 || lock->file.links != 1)
+	if (found->st_nlink != 1 || lock->file.was.st_nlink != 1)
 		why = "not safe to write to: it has another name; remove it";
 	else if (found->st_size && !(found->st_mode & S_ISVTX) &&
 	         (pread(lock->file.fd, version, sizeof(version) - 1, 0) < 0 ||
@@ -1486,24 +1422,6 @@ record_read(const struct lock *lock)
 	return 0;
 }
 
-/* Bring the lockfile's name to disk, and that of a directory that was made. Returns 0 or an
- * errno. */
-static int
-directory_sync(const struct directory *directory)
-{
-	int error = 0;
-
-	for (int above = 0; above < (directory->made ? 2 : 1) && !error; above++) {
-		int fd = openat(directory->fd, above ? ".." : ".", O_RDONLY | O_CLOEXEC);
-
-		if (fd < 0 || (fsync(fd) < 0 && errno != EINVAL))
-			error = errno;
-		if (fd >= 0)
-			close(fd);
-	}
-	return error;
-}
-
 /* Write `length` bytes to the beginning of the file, make it `size` large, and bring it to
  * disk. Returns 0 or an errno. */
 static int
@@ -1526,16 +1444,22 @@ record_write(const struct lock *lock, const char *command)
 {
 	struct record *record = lock->record;
 	off_t size = record->old_size > RECORD_SIZE ? record->old_size : RECORD_SIZE;
-	int error;
+	int error, fd;
 
 	date_text(time(NULL), record->since);
 	record_compose(record, "killed", command);
 	error = record_put(lock->file.fd, record->own, RECORD_SIZE, size);
-	if (!error && !record->old_size)
-		error = directory_sync(lock->directory);
-	record->written = !error;
+	/* A new file's name, too, and that of a directory that was made. */
+	for (int i = 0; !error && !record->old_length && i <= lock->directory->made; i++) {
+		fd = openat(lock->directory->fd, i ? ".." : ".", O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || (fsync(fd) < 0 && errno != EINVAL))
+			error = errno;
+		if (fd >= 0)
+			close(fd);
+	}
 	if (!error)
 		return 0;
+	*record->own = '\0';
 	record_put(lock->file.fd, record->old, record->old_length, record->old_size);
 	return lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(error));
 }
@@ -1550,7 +1474,7 @@ record_settle(const struct lock *lock, bool ran, const char *cause, const char *
 	int fd = lock->file.fd, error;
 	char there[RECORD_SIZE] = "";
 
-	if (!record->written)
+	if (!*record->own)
 		return;
 	error = lock_try(fd, F_WRLCK, LOCK);
 	if (error)
@@ -1583,130 +1507,96 @@ record_settle(const struct lock *lock, bool ran, const char *cause, const char *
  * fs/file_table.c). Who releases makes an event by tidying, after it has unlocked.
  */
 
-struct slots {
-	struct lock *lock;      /* whose file is the queue */
-	char base[NAME_SIZE];   /* the first file's name */
-	struct lockfile *files; /* lock->slots of them */
-	int watched;            /* how many of them, from the first on */
-	int taken;              /* the place of the one that was had */
-};
-
-/* Closing it takes the kernel milliseconds (synchronize_srcu): it is left to exit. */
-static int slots_events = -1;
+/* The files of the slots of the lock that is being acquired, and the place of the one that was
+ * had. lock->file, of the first one's name, is the queue meanwhile. */
+static struct lockfile slots[SLOTS_MAX];
+static int slots_taken;
 
 /* Try to take the lock of the open file of a slot; `gated` where we are in its gate, else it
- * is taken where the gate is closed. Returns 0, or an errno and nothing is kept. */
+ * is taken where the gate is closed. Returns as lock_take_now() does. */
 static int
 slot_take(int fd, bool gated)
 {
-	int error = 0;
+	int error = gated ? 0 : lock_try(fd, F_WRLCK, GATE);
 
-	/* A holder or a guest: no need to disturb anybody. */
-	if (is_held(fd, PRESENCE, GUESTS + 1))
-		return EAGAIN;
-	if (!gated)
-		error = lock_try(fd, F_WRLCK, GATE);
 	if (error)
 		return error;
-	error = lock_try(fd, F_WRLCK, LOCK);
-	if (!error && is_held(fd, GUESTS, GUESTS + 1))
-		error = EAGAIN;
-	if (!error)
-		error = lock_try(fd, F_RDLCK, PRESENCE);
-	if (error)
-		lock_try(fd, F_UNLCK, LOCK);
+	error = lock_take_now(fd, F_WRLCK, GUESTS + 1);
 	if (!gated)
 		lock_try(fd, F_UNLCK, GATE);
 	return error;
 }
 
-/* Try to acquire slot `place`, from 0, whose file is opened where it is not; with `gated`
- * we are in the gate of the first. Returns 0, EAGAIN when it is taken, ESTALE where the
- * first file has lost its name, another errno, or a result as a negative number. */
+/* Try to acquire slot `place`, from 0, whose file is opened where it is not. Returns 0, EAGAIN
+ * when it is taken, another errno, or a result as a negative number. */
 static int
-slot_try(struct slots *slots, int place, bool gated)
+slot_try(const struct lock *lock, int place)
 {
-	struct lockfile *file = &slots->files[place];
-	int error = EAGAIN, renamed = ESTALE;
+	struct lockfile *file = &slots[place];
 	char name[NAME_SIZE];
+	int error, renamed;
 
-	slot_name(name, slots->base, place + 1);
+	slot_name(name, lock->name, place + 1);
 	/* That of a holder who has left may be gone, and another of that name be there. */
-	for (int tries = 0; renamed == ESTALE && tries < 100; tries++) {
-		error = file->fd < 0 ? -lockfile_open(slots->lock->directory, name, file) : 0;
-		if (!error)
-			error = slot_take(file->fd, gated && place == 0);
+	for (int tries = 0; tries < 100; tries++) {
+		error = file->fd < 0 ? -lockfile_open(lock->directory, name, file) : 0;
+		if (!error) /* without a ticket we are in the gate of the first */
+			error = slot_take(file->fd, place == 0 && !lock->ticket);
 		if (error && error != EAGAIN)
 			return error;
-		renamed = lockfile_recheck(slots->lock->directory, name, file);
-		if (renamed == ESTALE && place > 0) {
-			lockfile_close(file);
-			slots->watched = 0;
-		}
-		if (renamed < 0 || (renamed && place == 0))
-			return renamed;
+		renamed = lockfile_recheck(lock->directory, name, file);
+		if (renamed != ESTALE)
+			return renamed ? renamed : error;
+		lockfile_close(file);
 	}
-	if (error || renamed)
-		return EAGAIN;
-	return lockfile_recheck(slots->lock->directory, slots->base, &slots->lock->file);
+	return EAGAIN;
 }
 
-/* Try all slots. Returns as slot_try(); slots->taken is the one that was had. */
+/* Try all slots. Returns as slot_try(); slots_taken is the one that was had. */
 static int
-slots_try(struct slots *slots, bool gated)
+slots_try(const struct lock *lock)
 {
 	int error = EAGAIN;
 
-	for (int i = 0; i < slots->lock->slots && error == EAGAIN; i++) {
-		slots->taken = i;
-		error = slot_try(slots, i, gated);
+	for (int i = 0; i < lock->slots && error == EAGAIN; i++) {
+		slots_taken = i;
+		error = slot_try(lock, i);
 	}
 	return error;
-}
-
-/* Watch the slots' files for being closed. Returns whether that can be had. */
-static bool
-slots_watch(struct slots *slots)
-{
-	char path[64];
-
-	if (slots_events < 0)
-		slots_events = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-	for (; slots_events >= 0 && slots->watched < slots->lock->slots; slots->watched++) {
-		/* By descriptor: the name may be another file's by now. */
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", slots->files[slots->watched].fd);
-		if (inotify_add_watch(slots_events, path, IN_CLOSE) < 0)
-			return false;
-	}
-	return slots_events >= 0;
 }
 
 /* First in line: try the slots whenever one may have become free, until one is had; signals
  * are let in by the same step as sleep comes (ppoll(2)). Returns as slots_try() does, and
  * as wait_check(). */
 static int
-slots_await(struct slots *slots, struct wait *wait)
+slots_await(const struct lock *lock, struct wait *wait)
 {
-	nanoseconds pause = MILLISECOND, until, left;
-	int error = timer_arm(FOREVER);
+	/* Closing it takes the kernel milliseconds (synchronize_srcu): it is left to exit. */
+	static int events = -1;
+	nanoseconds pause = MILLISECOND;
+	char path[64];
 	char ignored[4096]; /* which slot it was does not matter: all are tried */
+	int error;
 
-	while (!error && (error = slots_try(slots, false)) == EAGAIN) {
+	while ((error = slots_try(lock)) == EAGAIN) {
 		struct pollfd ready = {.events = POLLIN};
-		struct timespec timeout;
 
-		error = wait_check(wait, &until);
+		if (events < 0)
+			events = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+		for (int i = 0; i < lock->slots; i++) {
+			/* By descriptor: the name may be another file's by now. */
+			snprintf(path, sizeof(path), "/proc/self/fd/%d", slots[i].fd);
+			if (inotify_add_watch(events, path, IN_CLOSE) < 0)
+				pause = 50 * MILLISECOND;
+		}
+		error = wait_check(wait, time_in(pause));
 		if (error)
 			break;
-		if (!slots_watch(slots))
-			pause = 50 * MILLISECOND;
-		left = until - now();
-		timeout = to_timespec(left < 0 ? 0 : left < pause ? left : pause);
-		ready.fd = slots_events;
-		if (ppoll(&ready, 1, &timeout, &signals.wait_mask) < 0 && errno != EINTR)
+		ready.fd = events;
+		if (ppoll(&ready, 1, NULL, &signals.wait_mask) < 0 && errno != EINTR)
 			return errno;
 		pause = pause < SECOND / 2 ? 2 * pause : SECOND;
-		while (slots_events >= 0 && read(slots_events, ignored, sizeof(ignored)) > 0)
+		while (events >= 0 && read(events, ignored, sizeof(ignored)) > 0)
 			pause = MILLISECOND;
 	}
 	return error;
@@ -1715,19 +1605,20 @@ slots_await(struct slots *slots, struct wait *wait)
 /* Take a slot, or a place in the queue of the open first file and then a slot. Returns as
  * slots_await() does; EAGAIN when all are taken and we do not wait. */
 static int
-slots_take(struct slots *slots, struct wait *wait)
+slots_take(struct lock *lock, struct wait *wait)
 {
-	struct lock *lock = slots->lock;
 	int fd = lock->file.fd, error = lock_have(fd, F_WRLCK, GATE, wait);
 
+	for (int i = 0; i < lock->slots; i++)
+		lockfile_close(&slots[i]);
 	if (error && !(error == ETIMEDOUT && wait->nonblock)) /* as lock_take() */
 		return error;
 	/* Here too, and not only after a slot is had: inside the gate, and then by
 	 * our ticket, the file keeps its name. */
-	error = lockfile_recheck(slots->lock->directory, slots->base, &lock->file);
+	error = lockfile_recheck(lock->directory, lock->name, &lock->file);
 	if (error)
 		return error;
-	error = is_held(fd, TICKETS, 0) ? EAGAIN : slots_try(slots, true);
+	error = is_held(fd, TICKETS, 0) ? EAGAIN : slots_try(lock);
 	if (error == EAGAIN && !wait->nonblock) {
 		error = ticket_draw(lock, wait);
 		lock_try(fd, F_RDLCK, SLOT_WAITER);
@@ -1735,7 +1626,7 @@ slots_take(struct slots *slots, struct wait *wait)
 	lock_try(fd, F_UNLCK, GATE);
 	if (!error && lock->ticket)
 		error = turn_await(lock, wait);
-	return error || !lock->ticket ? error : slots_await(slots, wait);
+	return error || !lock->ticket ? error : slots_await(lock, wait);
 }
 
 /* Who leaves a slot leaves the first file, too, whose queue it has used; and where nobody
@@ -1748,8 +1639,7 @@ slots_tidy(const struct lock *lock)
 	if (lock->slots < 2)
 		return;
 	name_of_key(lock->key, base);
-	if (strcmp(base, lock->name) != 0)
-		lockfile_tidy(lock->directory, base);
+	lockfile_tidy(lock->directory, base);
 	for (int number = 2;
 	     number <= lock->slots && faccessat(lock->directory->fd, base, F_OK, 0) < 0; number++) {
 		slot_name(name, base, number);
@@ -1757,49 +1647,26 @@ slots_tidy(const struct lock *lock)
 	}
 }
 
-/* Close the slots' files. */
-static void
-slots_close(struct slots *slots)
-{
-	for (int i = 0; i < slots->lock->slots; i++)
-		lockfile_close(&slots->files[i]);
-	slots->watched = 0;
-}
-
-/* Acquire one of lock->slots slots. Returns as lock_result() does; lock->name is then that
+/* Acquire one of lock->slots slots. Returns as lock_acquire() does; lock->name is then that
  * of the slot's file. */
 static int
 slots_acquire(struct lock *lock, struct wait *wait)
 {
-	struct slots slots = {.lock = lock};
+	char base[NAME_SIZE];
 	int error;
 
-	slots.files = malloc((size_t)lock->slots * sizeof(*slots.files));
-	if (!slots.files)
-		return lock_refused(lock, ENOMEM);
-	name_of_key(lock->key, slots.base); /* lock->name may be that of a slot had before a stop */
 	for (int i = 0; i < lock->slots; i++)
-		slots.files[i] = NO_LOCKFILE;
-	do {
-		slots_close(&slots);
-		lockfile_close(&lock->file);
-		lock->ticket = 0;
-		strcpy(lock->name, slots.base);
-		error = -lockfile_open(lock->directory, lock->name, &lock->file);
-		if (!error)
-			error = slots_take(&slots, wait);
-	} while (error == ESTALE && (wait->nonblock || !is_late(wait)));
+		slots[i] = NO_LOCKFILE;
+	error = lock_acquire(lock, wait, slots_take);
 	if (!error) {
 		lockfile_close(&lock->file); /* the place in the queue */
-		lock->file = slots.files[slots.taken];
-		slots.files[slots.taken] = NO_LOCKFILE;
-		slot_name(lock->name, slots.base, slots.taken + 1);
+		lock->file = slots[slots_taken];
+		slots[slots_taken] = NO_LOCKFILE;
+		strcpy(base, lock->name);
+		slot_name(lock->name, base, slots_taken + 1);
 	}
-	slots_close(&slots);
-	free(slots.files);
-	error = lock_result(lock, error == ESTALE ? ETIMEDOUT : error);
-	if (error)
-		slots_tidy(lock);
+	for (int i = 0; i < lock->slots; i++)
+		lockfile_close(&slots[i]);
 	return error;
 }
 
@@ -1821,18 +1688,22 @@ key_acquire(struct lock *lock, struct wait *wait)
 	char base[NAME_SIZE];
 	int result;
 
+	name_of_key(lock->key, base);
+	strcpy(lock->name, base); /* it may be that of a slot had before a stop */
 	wait->lock = lock;
 	wait->look_at = time_in(SECOND);
 	lock->file = lock->cover = NO_LOCKFILE;
 	lock->guest = false;
-	result = lock->slots > 1 ? slots_acquire(lock, wait) : lock_acquire(lock, wait);
+	result = lock_result(lock, lock->slots > 1 ? slots_acquire(lock, wait)
+	                                           : lock_acquire(lock, wait, lock_take));
+	if (result)
+		slots_tidy(lock);
 	if (result == TAKEN && wait->nonblock) { /* an ancestor may have it, and cover us */
 		result = wait->look(wait);
 		result = result ? result : TAKEN;
 	}
 	if (result == COVERED && !signals.caught) {
 		lock->file = lock->cover;
-		name_of_key(lock->key, base);
 		slot_name(lock->name, base, lock->cover_slot);
 		return 0;
 	}
@@ -1868,7 +1739,6 @@ keys_acquire(struct keys *keys, struct wait *wait, size_t *failed)
 		signo = signals.caught;
 		if (result != CAUGHT || !is_stop_signal(signo))
 			break;
-		timer_arm(FOREVER);
 		signals.caught = 0;
 		stop_by(signo);
 		i = (size_t)-1;
@@ -2376,17 +2246,14 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	struct lockfile file = NO_LOCKFILE;
 	bool shared = seat->flocked && seat->shared;
 	bool come = looker->reentrant && (lock->shared || !shared) && holds(seat);
-	struct stat found = {0};
 	int result = 0;
 
 	file.fd = openat(looker->directory->fd, seat->name, LOCKFILE_FLAGS);
-	if (file.fd >= 0 && fstat(file.fd, &found) == 0 &&
+	if (file.fd >= 0 && fstat(file.fd, &file.was) == 0 &&
 	    lock_try_again(file.fd, F_RDLCK, GUESTS) == 0 &&
 	    (!come || !shared || lock_try(file.fd, F_RDLCK, LOCK) == 0) &&
 	    ancestor_holds(looker, lineage, file.fd, seat))
 		result = ENDLESS;
-	file.device = found.st_dev;
-	file.inode = found.st_ino;
 	if (result && come && holds(seat) && lock_try_again(file.fd, F_RDLCK, PRESENCE) == 0)
 		result = lockfile_recheck(looker->directory, seat->name, &file) ? 0 : COVERED;
 	if (result != COVERED) {
@@ -3216,6 +3083,7 @@ look(struct directory *directory, char **keys, bool json, const char *who)
 	    (fchdir(directory->fd) < 0 || (count = scandir(".", &entries, NULL, alphasort)) < 0))
 		error = errno;
 	listing.seats = seats_scan(directory, NULL, NULL);
+	setvbuf(stdout, NULL, _IOFBF, BUFSIZ); /* musl's writes the first line at once */
 	for (int i = 0; i < count && !error; i++)
 		if (key_of_name(entries[i]->d_name, name, &slot, &hashed))
 			error = list_file(&listing, entries[i]->d_name, hashed ? NULL : name, slot);
@@ -3226,9 +3094,11 @@ look(struct directory *directory, char **keys, bool json, const char *who)
 			error = list_file(&listing, name, *keys, slot);
 		}
 	}
-	if (error)
+	if (error) {
+		__fpurge(stdout); /* better nothing than a part */
 		return say(status_of(error), "%s: cannot be read: %s", show(directory->path),
 		           strerror(error));
+	}
 	if (who && listing.held && !listing.lines)
 		say(0, "%s: held, but by whom cannot be seen", show(who));
 	status = printed();
@@ -3596,7 +3466,7 @@ static void
 say_taken(const struct options *options, const struct lock *lock)
 {
 	bool asked = options->verbose || (options->warn_held == FOREVER && isatty(STDERR_FILENO));
-	struct glance glance;
+	struct glance glance = {.held = false};
 
 	if (!options->quiet &&
 	    (asked || (options->warn_held != FOREVER &&

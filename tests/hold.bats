@@ -146,6 +146,22 @@ is_over() {
 	is_over 0
 }
 
+@test "P5 --hold: who has waited for the key sleeps while it holds" {
+	local first before
+	hold key
+	first=$holder
+	start_hold
+	wait_for 20 has_ticket "$holder"
+	let_go "$first"
+	read -rt 20 word <&6
+	# When the look would have been due that is made after a second.
+	sleep 1.2
+	before=$(switches "$holder")
+	sleep 0.5
+	[ "$(switches "$holder")" = "$before" ]
+	is_over 0
+}
+
 @test "--hold: shared, several keys, slots" {
 	while read -r free taken options; do
 		hold_it $options

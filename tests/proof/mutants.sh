@@ -109,10 +109,10 @@ taken-without-gate waiting gate.is.closed lock_take: error = lock_have(fd, F_WRL
 early-unlock lifetime free.and.their.files command_run: return => lock_try(command->locks->file.fd, F_UNLCK, LOCK); return
 no-tickets waiting stream.of.arrivals ticket_draw: return lock_have(fd, F_WRLCK, lock->ticket, wait) => return 0
 not-in-turn waiting stream.of.arrivals turn_await: => return 0;
-newcomer-blind-to-tickets waiting shared.holders.keep lock_take: is_held(fd, GUESTS, 0) => is_held(fd, GUESTS, GUESTS + 1)
-newcomer-blind-to-guests nesting whatever.became lock_take: is_held(fd, GUESTS, 0) => is_held(fd, TICKETS, 0)
+newcomer-blind-to-tickets waiting shared.holders.keep lock_take: F_WRLCK, 0) => F_WRLCK, GUESTS + 1)
+newcomer-blind-to-guests nesting whatever.became lock_take_now: is_held(fd, GUESTS, end) => is_held(fd, TICKETS, end)
 waiter-blind-to-guests nesting whatever.became lock_await: is_held(fd, GUESTS, GUESTS + 1) => false
-no-presence-at-once several one.taken.nothing lock_take: lock_have(fd, F_RDLCK, PRESENCE, wait) => 0
+no-presence-at-once several one.taken.nothing lock_take_now: lock_try(fd, F_RDLCK, PRESENCE) => 0
 no-presence-after-waiting nesting had.to.wait lock_await: lock_have(fd, F_RDLCK, PRESENCE, wait) => 0
 truncated directory rule.6 -: LOCKFILE_FLAGS = O_RDWR => LOCKFILE_FLAGS = O_RDWR | O_TRUNC
 created-at-first directory fs.protected_regular lockfile_open: LOCKFILE_FLAGS) => LOCKFILE_FLAGS | O_CREAT, 0600)
@@ -123,11 +123,11 @@ tidy-blind-to-tickets waiting each.place lockfile_tidy: is_held(fd, PRESENCE, 0)
 tidy-blind-to-guests nesting whatever.became lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, TICKETS, 0)
 tidy-looks-once nesting removal.stopped lockfile_tidy: LOCK) == 0 && !is_held(fd, PRESENCE, 0) => LOCK) == 0
 tidy-without-gate waiting gate.is.closed lockfile_tidy: lock_try_again(fd, F_WRLCK, GATE) == 0 => true
-tidy-another-file nesting came.to.tidy lockfile_tidy: named.st_ino == file.st_ino => true
+tidy-another-file nesting came.to.tidy lockfile_tidy: lockfile_recheck(directory, name, &file) == 0 => true
 tidy-late lifetime nobody.ever lockfile_tidy: removed = unlinkat(directory->fd, name, 0) == 0 => removed = true
-	lockfile_tidy: close(fd) => close(fd), removed && (usleep(5000), unlinkat(directory->fd, name, 0))
-tidy-the-pinned hold makes.the.file lockfile_tidy: !(file.st_mode & PINNED) => true
-tidy-the-record record run.without.-A lockfile_tidy: file.st_size == 0 => true
+	lockfile_tidy: lockfile_close(&file) => lockfile_close(&file), removed && (usleep(5000), unlinkat(directory->fd, name, 0))
+tidy-the-pinned hold makes.the.file lockfile_tidy: !(file.was.st_mode & PINNED) => true
+tidy-the-record record run.without.-A lockfile_tidy: file.was.st_size == 0 => true
 # Record
 record-stays record end.by.itself record_settle: error = record_put(fd, NULL, 0, 0) => error = 0
 record-goes record end.by.itself record_settle: !cause => true
@@ -136,15 +136,14 @@ record-of-another record only.its.own record_settle: memcmp(there, record->own, 
 record-not-on-disk record is.on.disk record_put: fdatasync(fd) < 0 => false
 # Slots
 one-slot-more slots N.hold.at.once keys_make: slots = options->slots => slots = options->slots ? options->slots + 1 : 0
-slot-blind-to-guests nesting slot.of.a.guest slot_take: is_held(fd, PRESENCE, GUESTS + 1) => false
-	slot_take: is_held(fd, GUESTS, GUESTS + 1) => false
-slot-without-gate slots somebody.stopped.in slot_take: if (!gated) error = lock_try(fd, F_WRLCK, GATE) => error = 0
+slot-blind-to-guests nesting slot.of.a.guest lock_take_now: is_held(fd, GUESTS, end) => !end && is_held(fd, GUESTS, end)
+slot-without-gate slots somebody.stopped.in slot_take: gated ? 0 : lock_try(fd, F_WRLCK, GATE) => 0
 slot-name-not-compared refused loses.its.name slot_try: renamed = lockfile_recheck => renamed = 0 && lockfile_recheck
 queue-name-not-compared slots stands.in.the.line slots_take: error = lockfile_recheck => error = 0 && lockfile_recheck
 slots-blind-to-tickets slots nobody.passes slots_take: is_held(fd, TICKETS, 0) ? EAGAIN : => false ? EAGAIN :
 slots-not-in-turn waiting slot.run.in.the.order slots_take: error = turn_await(lock, wait) => error = 0
-slots-not-retried slots looks.no.more slots_await: left < pause ? left : pause => left
-slots-awake slots come.and.gone slots_await: read(slots_events, ignored, sizeof(ignored)) > 0 => false
+slots-not-retried slots looks.no.more slots_await: time_in(pause) => FOREVER
+slots-awake slots come.and.gone slots_await: read(events, ignored, sizeof(ignored)) > 0 => false
 keys-unsorted several in.the.order.of keys_order: qsort => (void)sizeof
 # Nesting
 no-second-look nesting beside.the.next.one nest: ancestor_holds(looker, lineage, file.fd, seat) => true
@@ -175,11 +174,11 @@ sent-back signals not.sent.back forward: info->si_pid == child => false
 done-not-heeded hold without.the.line hold: == 0 ? NULL : => == 7 ? NULL :
 -x-does-not-win command_line the.last.one.wins parse_option: options->shared = false => (void)0
 # Directory
-open-to-all directory not.sticky.is.refused directory_check: !(file.st_mode & S_ISVTX) => false
-anybodys-default directory belongs.to.another directory_check: file.st_uid != geteuid() => false
+open-to-all directory not.sticky.is.refused directory_check: !(is->st_mode & S_ISVTX) => false
+anybodys-default directory belongs.to.another directory_check: is->st_uid != geteuid() => false
 linked-default directory rule.1:.a.default.directory.that.is directory_open: (directory->named ? 0 : O_NOFOLLOW) => 0
-private-tmp directory service.s.own directory_choose: shared || !tmp_is_private() => true
-network directory rule.8 directory_check: is_networked(directory->fd) => false
+private-tmp directory service.s.own directory_choose: if (!shared) => if (false)
+network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] => false
 # The faults that were seen once, by their numbers. 1: above, blind to guests. No place in the
 # source any more have 10's dead field and 15's KEYLOCK_KEY with a name twice; 11's pause needs
 # a day, 14's time 2,000 waiters; 13's dead stack is not written to before it is read. Last: traps.
@@ -188,7 +187,7 @@ network directory rule.8 directory_check: is_networked(directory->fd) => false
 	process_parent: " %*c %d", parent) == 1 => " %*c %d", parent) == 1 && (asked || (*parent = getppid()))
 4-look-that-blocks looking dead.file.system seats_of: fd = => fd = 0 * fstatat(dirfd(fds), entry->d_name, &(struct stat){0}, 0) +
 5-look-without-end looking on.all.bytes tickets_count: last = next => last = hit
-6-full-pipe waiting nobody.reads say: => hurried = false;
+6-full-pipe waiting nobody.reads say: if (hurried && waiting_begin() == 0) => if (false)
 6-full-output hold full.output hold: count = ppoll => count = ends[1].fd >= 0 ? (ends[1].revents = POLLOUT) : ppoll
 7-hold-reads-deaf terminal hold.in.the.background hold: signals_let_in() => (void)0
 8-output-closed-first hold without.the.line hold: ends[1].fd = -1 => ends[1].events = 0
@@ -196,8 +195,8 @@ network directory rule.8 directory_check: is_networked(directory->fd) => false
 9-stopped-for-good signals SIGSTOP.and.SIGCONT command_wait: is_stop_signal(WSTOPSIG(status)) => true
 10-found-before-the-stop signals knows.nothing key_acquire: lock->file = => if (!lock->guest) lock->file =
 	key_acquire: lock->guest = false => (void)0
-	key_acquire: result = lock->slots > 1 => result = lock->guest ? COVERED : lock->slots > 1
-11-timer-runs-on slots who.waits.for.a.slot.sleeps slots_await: int error = timer_arm(FOREVER) => int error = 0
+	key_acquire: result = lock_result => result = lock->guest ? COVERED : lock_result
+11-timer-runs-on hold has.waited.for lock_result: timer_arm(FOREVER) => (void)0
 12-forget-under-r record do.not.go.with parse_check: options->action == FORGET && nested => false
 14-cycle-through-a-guest cycles through.a.guest search_go_on: holds(holder) => holds(holder) && holder->flocked
 15-own-XFSZ-passed-on status full.or.has say: sigaddset(&own, SIGXFSZ) => (void)0
