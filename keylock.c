@@ -1893,9 +1893,8 @@ keys_order(struct keys *keys)
 
 /* ---- Processes ----------------------------------------------------------
  *
- * What /proc tells of the processes that have a lockfile open: one look serves
- * messages, --who and --list, nesting and cycles. No lock depends on it but that of
- * a nested run, and what cannot be seen there (another user's process, another
+ * What /proc tells of the processes that have a lockfile open, for messages, --who and
+ * --list, nesting and cycles. What cannot be seen there (another user's process, another
  * namespace, no /proc) is left out. Nothing is touched that can block: readlink(2) in
  * /proc/PID/fd asks the kernel for the name of an open file and not the file system,
  * which may be dead, and what a descriptor has is told by proc_pid_fdinfo(5).
@@ -1904,17 +1903,16 @@ keys_order(struct keys *keys)
 /* A process that has a lockfile open, and what its description of it has. */
 struct seat {
 	pid_t pid, parent, command; /* command: of a holder, whose name says what for */
-	size_t height;              /* among our ancestors, where it is one */
-	int fd;
-	bool inherited;           /* our own descriptor, that we came with */
-	char name[NAME_SIZE];     /* of the lockfile */
-	dev_t device;             /* as the kernel prints them in lock lines, which need not */
-	unsigned long long inode; /* be what stat(2) says */
-	bool flocked, shared;     /* what flock(2) gives, also to other programs */
-	pid_t taker;              /* who took that, says the kernel; it may be dead by now */
-	bool present, guest;      /* what only a keylock that was let in has; or asks to be */
-	bool for_slots;           /* waits for one of several slots */
-	long long ticket;         /* 0: does not wait */
+	bool inherited;             /* our own descriptor, that we came with */
+	char name[NAME_SIZE];       /* of the lockfile */
+	dev_t device;               /* as the kernel prints them in lock lines, which need not */
+	unsigned long long inode;   /* be what stat(2) says */
+	bool flocked, shared;       /* what flock(2) gives, also to other programs */
+	pid_t taker;                /* who took that, says the kernel; it may be dead by now */
+	bool present, guest;        /* what only a keylock that was let in has; or asks to be */
+	bool for_slots;             /* waits for one of several slots */
+	bool seen;                  /* by search_add() */
+	long long ticket;           /* 0: does not wait */
 };
 
 struct seats {
@@ -1924,49 +1922,43 @@ struct seats {
 };
 
 /*
- * Take down what one line of /proc/PID/fdinfo/FD tells of locks, as "lock:\t1: FLOCK
- * ADVISORY  WRITE 812 08:02:1234 0 EOF" does. Of byte locks only those of open file
- * descriptions count; side by side the kernel makes two read locks one, but one that
- * covers the gate is another program's. Other lines change nothing.
+ * Take down what descriptor `fd` of seat->pid has, from lines of its fdinfo as "lock:\t1:
+ * FLOCK ADVISORY  WRITE 812 08:02:1234 0 EOF". Of byte locks only those of open file
+ * descriptions count; side by side the kernel makes two read locks one, but one that covers
+ * the gate is another program's. Returns whether it has locks.
  */
-static void
-seat_line(struct seat *seat, const char *line)
-{
-	char kind[16], mode[16];
-	unsigned int device[2];
-	unsigned long long inode;
-	long long start, end = INT64_MAX; /* "EOF" */
-	pid_t pid;
-	int fields = sscanf(line, "lock: %*s %15s %*s %15s %d %x:%x:%llu %lld %lld", kind, mode,
-	                    &pid, &device[0], &device[1], &inode, &start, &end);
-	bool flocked = fields >= 7 && strcmp(kind, "FLOCK") == 0;
-	bool shared = fields >= 7 && strcmp(mode, "READ") == 0;
-
-	if (!flocked && (fields < 7 || strcmp(kind, "OFDLCK") != 0))
-		return;
-	seat->device = makedev(device[0], device[1]);
-	seat->inode = inode;
-	if (flocked) {
-		seat->flocked = true;
-		seat->taker = pid;
-		seat->shared = shared;
-	} else if (!shared && start >= TICKETS && start < LAST_TICKET) {
-		seat->ticket = start;
-	} else if (shared && start > GATE) {
-		seat->present |= start <= PRESENCE && end >= PRESENCE;
-		seat->guest |= start <= GUESTS && end >= GUESTS;
-		seat->for_slots |= start <= SLOT_WAITER && end >= SLOT_WAITER;
-	}
-}
-
-/* Take down what descriptor `fd` of seat->pid has. Returns whether it has locks. */
 static bool
 seat_read(struct seat *seat, int fd)
 {
 	const char *line = proc_text("/proc/%ld/fdinfo/%d", (long)seat->pid, fd);
+	unsigned long long inode;
+	char kind[16], mode[16];
+	unsigned int device[2];
+	pid_t pid;
 
-	for (; *line; line = line_after(line))
-		seat_line(seat, line);
+	for (; *line; line = line_after(line)) {
+		long long start, end = INT64_MAX; /* "EOF" */
+		int fields = sscanf(line, "lock: %*s %15s %*s %15s %d %x:%x:%llu %lld %lld", kind,
+		                    mode, &pid, &device[0], &device[1], &inode, &start, &end);
+		bool flocked = fields >= 7 && strcmp(kind, "FLOCK") == 0;
+		bool shared = fields >= 7 && strcmp(mode, "READ") == 0;
+
+		if (!flocked && (fields < 7 || strcmp(kind, "OFDLCK") != 0))
+			continue;
+		seat->device = makedev(device[0], device[1]);
+		seat->inode = inode;
+		if (flocked) {
+			seat->flocked = true;
+			seat->taker = pid;
+			seat->shared = shared;
+		} else if (!shared && start >= TICKETS && start < LAST_TICKET) {
+			seat->ticket = start;
+		} else if (shared && start > GATE) {
+			seat->present |= start <= PRESENCE && end >= PRESENCE;
+			seat->guest |= start <= GUESTS && end >= GUESTS;
+			seat->for_slots |= start <= SLOT_WAITER && end >= SLOT_WAITER;
+		}
+	}
 	return seat->inode != 0;
 }
 
@@ -1995,22 +1987,18 @@ process_parent(pid_t *pid, pid_t *parent)
 	return end && sscanf(text, "%d", pid) == 1 && sscanf(end + 1, " %*c %d", parent) == 1;
 }
 
-/* Add a seat to the list, which grows by doubling. Returns whether there was memory. */
+/* Add a seat to the list. Returns whether there was memory. */
 static bool
 seats_add(struct seats *seats, const struct seat *seat)
 {
-	size_t count = seats->count;
+	struct seat *list = realloc(seats->list, (seats->count + 1) * sizeof(*list));
 
-	if ((count & (count - 1)) == 0) {
-		struct seat *list = realloc(seats->list, (count ? 2 * count : 1) * sizeof(*list));
-
-		if (!list) {
-			look_note(ENOMEM);
-			return false;
-		}
-		seats->list = list;
+	if (!list) {
+		look_note(ENOMEM);
+		return false;
 	}
-	seats->list[seats->count++] = *seat;
+	seats->list = list;
+	list[seats->count++] = *seat;
 	return true;
 }
 
@@ -2044,7 +2032,7 @@ seats_of(struct seats *seats, const struct directory *directory, pid_t pid, bool
 		    strlen(file) >= NAME_SIZE || strpbrk(file, "/ ") ||
 		    (name && strcmp(file, name) != 0) || (own && fcntl(fd, F_GETFD) != 0))
 			continue;
-		seat = (struct seat){.pid = pid, .parent = seat.parent, .fd = fd, .inherited = own};
+		seat = (struct seat){.pid = pid, .parent = seat.parent, .inherited = own};
 		strcpy(seat.name, file);
 		if (!seat_read(&seat, fd) || (seats->device && seat.device != seats->device))
 			continue;
@@ -2287,7 +2275,6 @@ age_text(nanoseconds age, char text[48])
 
 /* What the looks of one run need, beside the wait. */
 struct looker {
-	struct directory *directory;
 	bool reentrant;          /* -r */
 	bool aloud;              /* say what is waited for at once */
 	bool quiet;              /* never say it */
@@ -2310,15 +2297,11 @@ lineage_find(struct lineage *lineage, const struct directory *directory)
 	pid_t pid = 0, parent;
 
 	*lineage = (struct lineage){.pids = {0}};
-	for (size_t height = 0; height < sizeof(lineage->pids) / sizeof(pid_t) &&
-	                        (height == 0 || pid > 0) && process_parent(&pid, &parent);
+	for (size_t height = 0;
+	     height < ANCESTORS_MAX && (height == 0 || pid > 0) && process_parent(&pid, &parent);
 	     height++, pid = parent) {
-		size_t from = lineage->seats.count;
-
 		lineage->pids[height] = pid;
 		seats_of(&lineage->seats, directory, pid, height == 0, NULL);
-		for (; from < lineage->seats.count; from++)
-			lineage->seats.list[from].height = height;
 	}
 }
 
@@ -2340,10 +2323,9 @@ lineage_holder(const struct lineage *lineage, const char *name)
 }
 
 /* Look again, through our own description `fd` of the file of *seat, which has the guests'
- * byte: whether the same ancestor, up to which the climb goes the same way, holds the same
- * file. *seat is how. */
+ * byte: whether of the same ancestors one holds the same file. *seat is how. */
 static bool
-ancestor_holds(const struct looker *looker, const struct lineage *lineage, int fd,
+ancestor_holds(const struct directory *directory, const struct lineage *lineage, int fd,
                struct seat *seat)
 {
 	struct lineage again;
@@ -2351,11 +2333,11 @@ ancestor_holds(const struct looker *looker, const struct lineage *lineage, int f
 	const struct seat *found;
 	bool same;
 
-	lineage_find(&again, looker->directory);
+	lineage_find(&again, directory);
 	found = lineage_holder(&again, seat->name);
 	same = found && seat_read(&own, fd) && found->inode == own.inode &&
 	       found->device == own.device && found->shared == seat->shared &&
-	       memcmp(again.pids, lineage->pids, (found->height + 1) * sizeof(pid_t)) == 0;
+	       memcmp(again.pids, lineage->pids, sizeof(again.pids)) == 0;
 	if (same)
 		*seat = *found;
 	free(again.seats.list);
@@ -2375,19 +2357,19 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	struct stat found = {0};
 	int result = 0;
 
-	file.fd = openat(looker->directory->fd, seat->name, LOCKFILE_FLAGS);
+	file.fd = openat(lock->directory->fd, seat->name, LOCKFILE_FLAGS);
 	if (file.fd >= 0 && fstat(file.fd, &found) == 0 &&
 	    lock_try_again(file.fd, F_RDLCK, GUESTS) == 0 &&
 	    (!come || !shared || lock_try(file.fd, F_RDLCK, LOCK) == 0) &&
-	    ancestor_holds(looker, lineage, file.fd, seat))
+	    ancestor_holds(lock->directory, lineage, file.fd, seat))
 		result = ENDLESS;
 	file.device = found.st_dev;
 	file.inode = found.st_ino;
 	if (result && come && holds(seat) && lock_try_again(file.fd, F_RDLCK, PRESENCE) == 0)
-		result = lockfile_recheck(looker->directory, seat->name, &file) ? 0 : COVERED;
+		result = lockfile_recheck(lock->directory, seat->name, &file) ? 0 : COVERED;
 	if (result != COVERED) {
 		lockfile_close(&file);
-		lockfile_tidy(looker->directory, seat->name);
+		lockfile_tidy(lock->directory, seat->name);
 		return result;
 	}
 	if (shared) /* a holder, and no guest */
@@ -2398,23 +2380,6 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	return COVERED;
 }
 
-/* Say that an ancestor holds the key. Returns ENDLESS. */
-static int
-say_nested(const struct looker *looker, const struct lock *lock, const struct seat *seat)
-{
-	char who[64] = "a descriptor that this process inherited";
-	const char *remedy = "; -r runs under its lock";
-
-	if (!seat->inherited)
-		snprintf(who, sizeof(who), "pid %ld, an ancestor of this process", (long)seat->pid);
-	if (!holds(seat))
-		remedy = ", by another program's lock";
-	else if (looker->reentrant)
-		remedy = " and shared, which does not cover an exclusive lock";
-	return say(ENDLESS, "%s: waiting would never end: held by %s%s", show(lock->key), who,
-	           remedy);
-}
-
 /* See whether ancestors hold the key, all of its slots, or with -r one of them. Returns 0,
  * COVERED, or ENDLESS and says so. *related is whether they hold any key. */
 static int
@@ -2423,10 +2388,12 @@ look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 	int count = lock->slots > 1 ? lock->slots : 1, held = 0, result = 0;
 	char base[NAME_SIZE], name[NAME_SIZE];
 	const struct seat *found;
+	const char *remedy = "; -r runs under its lock";
+	char who[64] = "a descriptor that this process inherited";
 	struct lineage lineage;
 	struct seat seat;
 
-	lineage_find(&lineage, looker->directory);
+	lineage_find(&lineage, lock->directory);
 	name_of_key(lock->key, base);
 	looker->unsure = false;
 	for (size_t i = 0; i < lineage.seats.count; i++)
@@ -2445,7 +2412,16 @@ look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 	free(lineage.seats.list);
 	if (result == COVERED)
 		return COVERED;
-	return held == count ? say_nested(looker, lock, &seat) : 0;
+	if (held < count)
+		return 0;
+	if (!seat.inherited)
+		snprintf(who, sizeof(who), "pid %ld, an ancestor of this process", (long)seat.pid);
+	if (!holds(&seat))
+		remedy = ", by another program's lock";
+	else if (looker->reentrant)
+		remedy = " and shared, which does not cover an exclusive lock";
+	return say(ENDLESS, "%s: waiting would never end: held by %s%s", show(lock->key), who,
+	           remedy);
 }
 
 /* Say WHAT about the lock and who holds it: "KEY: WHAT pid 812 (charge.sh), held for 3m2s";
@@ -2495,7 +2471,6 @@ struct search {
 	struct seats seats;
 	struct link *links;
 	size_t count;
-	bool *seen; /* the waiter's seat of this number */
 };
 
 struct cycle {
@@ -2537,12 +2512,10 @@ search_add(struct search *search, size_t at, const struct seat *holder)
 	const struct seat *waiter;
 
 	for (size_t here = seats_at(&search->seats, holder->name, &waiter); here--; waiter++) {
-		size_t number = (size_t)(waiter - search->seats.list);
-
 		if (!waiter->ticket || waiter->for_slots || waiter->pid == holder->pid ||
-		    search->seen[number])
+		    waiter->seen)
 			continue;
-		search->seen[number] = true;
+		search->seats.list[waiter - search->seats.list].seen = true;
 		search->links[search->count++] = (struct link){waiter, holder, at};
 		if (waiter == search->links[0].waiter)
 			return true;
@@ -2585,9 +2558,8 @@ cycle_find(const struct directory *directory, const struct wait *wait)
 	bool found = false;
 
 	search.links = calloc(count + 2, sizeof(*search.links));
-	search.seen = calloc(count + 1, sizeof(*search.seen));
 	process_parent(&pid, &parent);
-	for (size_t i = 0; i < count && search.links && search.seen; i++) {
+	for (size_t i = 0; i < count && search.links; i++) {
 		const struct seat *seat = &search.seats.list[i];
 
 		if (seat->pid == pid && seat->ticket == wait->lock->ticket &&
@@ -2600,19 +2572,18 @@ cycle_find(const struct directory *directory, const struct wait *wait)
 		cycle_write(&cycle, search.links, &search.links[search.count - 1]);
 	free(search.seats.list);
 	free(search.links);
-	free(search.seen);
 	return cycle;
 }
 
 /* Give the turn back. */
 static void
-turn_end(struct looker *looker)
+turn_end(struct looker *looker, const struct directory *directory)
 {
 	if (looker->turn < 0)
 		return;
 	close(looker->turn);
 	looker->turn = -1;
-	lockfile_tidy(looker->directory, looker->turn_name);
+	lockfile_tidy(directory, looker->turn_name);
 }
 
 /* Look whether our wait is part of a cycle. Returns ENDLESS, and says so, where it is and
@@ -2621,22 +2592,23 @@ turn_end(struct looker *looker)
 static int
 cycle_look(struct looker *looker, struct wait *wait)
 {
-	struct cycle cycle = cycle_find(looker->directory, wait), again;
+	const struct directory *directory = wait->lock->directory;
+	struct cycle cycle = cycle_find(directory, wait), again;
 
 	if (!*cycle.text)
 		return 0;
 	wait->look_at = time_in(SECOND); /* unless it is all over now */
 	strcpy(looker->turn_name, cycle.first);
-	looker->turn = openat(looker->directory->fd, cycle.first, LOCKFILE_FLAGS);
+	looker->turn = openat(directory->fd, cycle.first, LOCKFILE_FLAGS);
 	if (looker->turn >= 0 && lock_try_again(looker->turn, F_WRLCK, CYCLE) == 0) {
-		again = cycle_find(looker->directory, wait);
+		again = cycle_find(directory, wait);
 		if (*again.text && again.sum == cycle.sum && strcmp(again.text, cycle.text) == 0)
 			return say(ENDLESS,
 			           "%s: waiting would never end: %s; lock keys in one "
 			           "order, or all at once with -k",
 			           show(wait->lock->key), cycle.text);
 	}
-	turn_end(looker);
+	turn_end(looker, directory);
 	return 0;
 }
 
@@ -2748,38 +2720,38 @@ execute(const struct command *command)
 }
 
 /* Become the command: give back umask, dispositions and mask, keep the lock's descriptor
- * over the exec, and execute. Only returns on failure: the exit status for it, with errno
- * set. */
-static int
-become(const struct command *command)
+ * over the exec, and execute. Only returns on failure: command->status and ->error say why. */
+static void
+become(struct command *command)
 {
-	for (size_t i = 0; i < command->count; i++)
-		if (fcntl(command->locks[i].file.fd, F_DUPFD, FIRST_COMMAND_FD) < 0)
-			return REFUSED;
-	umask(command->came_umask);
-	if (command->child_came.sa_handler == SIG_IGN)
-		sigaction(SIGCHLD, &command->child_came, NULL);
-	/* What came ignored stays so; a handler goes with execve(2). */
-	if (signals.begun && signals.came[0].sa_handler == SIG_IGN)
-		signal(WAKER, SIG_IGN);
-	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
-	execute(command);
-	return errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE;
+	bool kept = true;
+
+	for (size_t i = 0; i < command->count && kept; i++)
+		kept = fcntl(command->locks[i].file.fd, F_DUPFD, FIRST_COMMAND_FD) >= 0;
+	if (kept) {
+		umask(command->came_umask);
+		if (command->child_came.sa_handler == SIG_IGN)
+			sigaction(SIGCHLD, &command->child_came, NULL);
+		/* What came ignored stays so; a handler goes with execve(2). */
+		if (signals.begun && signals.came[0].sa_handler == SIG_IGN)
+			signal(WAKER, SIG_IGN);
+		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
+		execute(command);
+	}
+	command->error = errno;
+	command->status = !kept ? REFUSED : errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE;
 }
 
 /* In the child. Until it has become the command it runs in our memory, and we wait for
  * that: it does not stop before, or keylock could not stop with it. */
 static int
-child_run(void *argument)
+child_run(void *command)
 {
-	struct command *command = argument;
-
 	signals.in_child = true;
 	for (size_t i = 0; i < HANDLED && !signals.begun; i++)
 		if (is_stop_signal(handled[i]) && signal(handled[i], on_signal) == SIG_IGN)
 			signal(handled[i], SIG_IGN);
-	command->status = become(command);
-	command->error = errno;
+	become(command);
 	return 0;
 }
 
@@ -2845,39 +2817,14 @@ command_wait(pid_t child)
 	}
 }
 
-/* Become the command, with `in_place`, or start it: by clone(2), since vfork(2) is a fork(2)
- * in musl on some machines, as on aarch64. Returns its pid, 0 in place, or -1 and errno;
- * where it did not become the command command->status is not 0. */
-static pid_t
-command_start(struct command *command, bool in_place)
-{
-	_Alignas(16) char stack[8 * PATH_MAX];
-	pid_t child;
-
-	if (in_place) {
-		timer_arm(FOREVER);
-		if (signals.begun)
-			signal(WAKER, SIG_IGN); /* takes away one that is pending */
-		for (size_t i = 0; i < HANDLED && signals.begun; i++)
-			sigaction(handled[i], &signals.came[i], NULL);
-		command->status = become(command);
-		command->error = errno;
-		signals_keep_out();
-		return 0;
-	}
-	child = clone(child_run, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, command);
-	signals.in_child = false;
-	if (child > 0 && command->status)
-		waitpid(child, NULL, 0);
-	return child;
-}
-
 /* Run the command as a child and wait for its end, or run it in this process with
- * `in_place`. */
+ * `in_place`. The child is made by clone(2), since vfork(2) is a fork(2) in musl on some
+ * machines, as on aarch64. */
 static struct ending
 command_run(struct command *command, bool in_place)
 {
-	pid_t child;
+	_Alignas(16) char stack[8 * PATH_MAX];
+	pid_t child = 0;
 	int signo;
 
 	while (!in_place && signal_came()) { /* before there was a command to give it to */
@@ -2887,14 +2834,27 @@ command_run(struct command *command, bool in_place)
 		signals.caught = 0;
 		stop_by(signo);
 	}
+	timer_arm(FOREVER);
 	/* Were SIGCHLD ignored, the kernel would not keep the child's status. */
 	sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL}, &command->child_came);
-	child = command_start(command, in_place);
+	if (in_place) {
+		if (signals.begun)
+			signal(WAKER, SIG_IGN); /* takes away one that is pending */
+		for (size_t i = 0; i < HANDLED && signals.begun; i++)
+			sigaction(handled[i], &signals.came[i], NULL);
+		become(command);
+		signals_keep_out();
+	} else {
+		child = clone(child_run, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD,
+		              command);
+		signals.in_child = false;
+	}
 	if (child < 0)
 		return (struct ending){.status = REFUSED, .error = errno};
+	if (child > 0 && command->status)
+		waitpid(child, NULL, 0);
 	if (command->status)
 		return (struct ending){.status = command->status, .error = command->error};
-	timer_arm(FOREVER);
 	if (signals.child_stop)
 		kill(child, signals.child_stop);
 	/* As without keylock, the command alone decides when its input's writer
@@ -2944,30 +2904,16 @@ hold_is_possible(void)
 	       !(S_ISCHR(input.st_mode) && input.st_rdev == makedev(1, 3)); /* null(4) */
 }
 
-/* Read standard input and keep the end of it in `tail`: in the background of a terminal
- * keylock stops here, as any reader does, the key kept. Returns as read(2) does. */
-static ssize_t
-hold_read(char tail[6])
-{
-	char bytes[512];
-	ssize_t count = read(STDIN_FILENO, bytes, sizeof(bytes));
-
-	for (ssize_t i = 0; i < count; i++) {
-		memmove(tail, tail + 1, 5);
-		tail[5] = bytes[i];
-	}
-	return count;
-}
-
 /* Hold the key: say `locked` when standard output takes it, and wait until standard input
- * ends. `ran` of what is returned says that it was held; *cause, unless the line `done` came
- * last, why the caller counts as one that died. */
+ * ends: in the background of a terminal reading stops keylock, the key kept. `ran` of what is
+ * returned says that it was held; *cause, unless the line `done` came last, why the caller counts
+ * as one that died. */
 static struct ending
 hold(const char **cause)
 {
 	struct pollfd ends[] = {{.fd = STDIN_FILENO, .events = POLLIN},
 	                        {.fd = STDOUT_FILENO, .events = POLLOUT}};
-	char tail[] = "\n\n\n\n\n\n";
+	char bytes[512], tail[] = "\n\n\n\n\n\n";
 	struct ending ending = {.ran = false};
 	const char *failed = "timer";
 	int error = waiting_begin();
@@ -2983,9 +2929,13 @@ hold(const char **cause)
 		if (count > 0 && ends[1].revents)
 			count = write(STDOUT_FILENO, "locked\n", strlen("locked\n"));
 		else if (count > 0)
-			count = hold_read(tail);
+			count = read(STDIN_FILENO, bytes, sizeof(bytes));
 		error = count >= 0 || errno == EINTR || errno == EAGAIN ? 0 : errno;
 		signals_keep_out();
+		for (ssize_t i = 0; i < count && !ends[1].revents; i++) {
+			memmove(tail, tail + 1, 5);
+			tail[5] = bytes[i];
+		}
 		if (count > 0 && ends[1].revents)
 			ends[1].fd = -1;
 	}
@@ -3628,33 +3578,30 @@ records_end(const struct keys *keys, const struct ending *ending, const char *ca
 }
 
 /* Make the command's environment, KEYLOCK_KEY first, so that it can be left out. Returns
- * NULL where there is no memory. The first use of malloc(3) costs a run more than its lock
- * does, so that what is small is done without. */
+ * NULL where there is too much of it, which only a kernel before 4.13 lets pass. What is not
+ * written to costs nothing; the first use of malloc(3) costs a run more than its lock does. */
 static char **
 environment_make(const char *key, const struct keys *keys)
 {
-	static char own[KEY_MAX_BYTES + sizeof("KEYLOCK_KEY=")], *small[256];
+	static char own[KEY_MAX_BYTES + sizeof("KEYLOCK_KEY=")], *list[1 << 20];
 	static char doubts[sizeof("KEYLOCK_ABANDONED=") + (size_t)KEYS_MAX * RECORD_SIZE];
-	size_t count = 3, kept = 0;
-	char **list, *end = doubts;
+	char **kept = list, *end = doubts;
 
-	for (char **came = environ; *came; came++)
-		count++;
-	list = count > sizeof(small) / sizeof(*small) ? calloc(count, sizeof(*list)) : small;
-	if (!list)
-		return NULL;
 	stpcpy(stpcpy(own, "KEYLOCK_KEY="), key);
-	list[kept++] = own;
+	*kept++ = own;
 	for (size_t i = 0; i < keys->count; i++)
 		if (*keys->locks[i].record->found)
 			end = stpcpy(stpcpy(end, end == doubts ? "KEYLOCK_ABANDONED=" : "\n"),
 			             keys->locks[i].record->found);
 	if (end != doubts)
-		list[kept++] = doubts;
-	for (char **came = environ; *came; came++)
+		*kept++ = doubts;
+	for (char **came = environ; *came; came++) {
 		if (strncmp(*came, "KEYLOCK_KEY=", 12) != 0 &&
 		    strncmp(*came, "KEYLOCK_ABANDONED=", 18) != 0)
-			list[kept++] = *came;
+			*kept++ = *came;
+		if (kept == list + sizeof(list) / sizeof(*list))
+			return NULL;
+	}
 	return list;
 }
 
@@ -3713,7 +3660,6 @@ static int
 run(const struct options *options, struct directory *directory, mode_t came_umask)
 {
 	struct looker looker = {
-	    .directory = directory,
 	    .reentrant = options->reentrant,
 	    .aloud = options->verbose,
 	    .quiet = options->quiet,
@@ -3736,7 +3682,7 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 		return result;
 	hurried = true;
 	result = keys_acquire(&keys, &wait, &failed);
-	turn_end(&looker);
+	turn_end(&looker, directory);
 	if (result == CAUGHT)
 		return die_by(signals.caught);
 	if (result == TAKEN)
