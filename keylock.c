@@ -95,7 +95,6 @@ enum {
 
 enum {
 	SLOTS_MAX = 1000,
-	KEYS_MAX = 1000,
 	ANCESTORS_MAX = 1000,
 	KEY_MAX_BYTES = 131000,
 	NAME_MAX_BYTES = 200,
@@ -116,6 +115,7 @@ typedef int64_t nanoseconds;
 static const nanoseconds SECOND = 1000000000;
 static const nanoseconds MILLISECOND = 1000000;
 static const nanoseconds FOREVER = INT64_MAX;
+static const nanoseconds UNSET = -1;
 
 static nanoseconds
 clock_now(clockid_t clock)
@@ -136,7 +136,8 @@ now(void)
 static nanoseconds
 time_in(nanoseconds wait)
 {
-	nanoseconds start = now();
+	/* The first look at the clock costs a run two page faults. */
+	nanoseconds start = wait == FOREVER ? 0 : now();
 
 	return wait > FOREVER - start ? FOREVER : start + wait;
 }
@@ -365,7 +366,7 @@ struct wait {
 	bool nonblock;        /* give up when the key is taken */
 	bool early;           /* the first look is due as soon as we wait */
 	nanoseconds deadline; /* of the whole acquisition */
-	nanoseconds look_at;  /* when `look` is due; FOREVER: not any more */
+	nanoseconds look_at;  /* when `look` is due; UNSET: a second after the wait begins */
 	/* Sets look_at anew. Returns 0 to wait on, else the result to leave with. */
 	int (*look)(struct wait *);
 	struct lock *lock;     /* that is waited for */
@@ -394,6 +395,8 @@ wait_check(struct wait *wait, nanoseconds until)
 {
 	int error = waiting_begin();
 
+	if (wait->look_at == UNSET)
+		wait->look_at = time_in(SECOND);
 	until = wait->deadline < until ? wait->deadline : until;
 	while (!error) {
 		if (signals.caught)
@@ -747,7 +750,7 @@ look_note(int error)
 __attribute__((format(printf, 1, 2))) static const char *
 proc_text(const char *format, ...)
 {
-	static char text[1 << 22]; /* what is not written to costs nothing */
+	static char text[1 << 20]; /* what is not written to costs nothing */
 	ssize_t got = 1;
 	size_t used = 0;
 	char path[64];
@@ -1691,7 +1694,7 @@ key_acquire(struct lock *lock, struct wait *wait)
 	name_of_key(lock->key, base);
 	strcpy(lock->name, base); /* it may be that of a slot had before a stop */
 	wait->lock = lock;
-	wait->look_at = time_in(SECOND);
+	wait->look_at = UNSET;
 	lock->file = lock->cover = NO_LOCKFILE;
 	lock->guest = false;
 	result = lock_result(lock, lock->slots > 1 ? slots_acquire(lock, wait)
@@ -1767,9 +1770,8 @@ keys_order(struct keys *keys)
 
 /* ---- Processes ----------------------------------------------------------
  *
- * What /proc tells of the processes that have a lockfile open: one look serves
- * messages, --who and --list, nesting and cycles. No lock depends on it but that of
- * a nested run, and what cannot be seen there (another user's process, another
+ * What /proc tells of the processes that have a lockfile open, for messages, --who and
+ * --list, nesting and cycles. What cannot be seen there (another user's process, another
  * namespace, no /proc) is left out. Nothing is touched that can block: readlink(2) in
  * /proc/PID/fd asks the kernel for the name of an open file and not the file system,
  * which may be dead, and what a descriptor has is told by proc_pid_fdinfo(5).
@@ -1778,7 +1780,6 @@ keys_order(struct keys *keys)
 /* A process that has a lockfile open, and what its description of it has. */
 struct seat {
 	pid_t pid, parent, command; /* command: of a holder, whose name says what for */
-	size_t height;              /* among our ancestors, where it is one */
 	int fd;
 	bool inherited;           /* our own descriptor, that we came with */
 	char name[NAME_SIZE];     /* of the lockfile */
@@ -1788,6 +1789,7 @@ struct seat {
 	pid_t taker;              /* who took that, says the kernel; it may be dead by now */
 	bool present, guest;      /* what only a keylock that was let in has; or asks to be */
 	bool for_slots;           /* waits for one of several slots */
+	bool seen;                /* by search_add() */
 	long long ticket;         /* 0: does not wait */
 };
 
@@ -1798,49 +1800,43 @@ struct seats {
 };
 
 /*
- * Take down what one line of /proc/PID/fdinfo/FD tells of locks, as "lock:\t1: FLOCK
- * ADVISORY  WRITE 812 08:02:1234 0 EOF" does. Of byte locks only those of open file
- * descriptions count; side by side the kernel makes two read locks one, but one that
- * covers the gate is another program's. Other lines change nothing.
+ * Take down what descriptor `fd` of seat->pid has, from lines of its fdinfo as "lock:\t1:
+ * FLOCK ADVISORY  WRITE 812 08:02:1234 0 EOF". Of byte locks only those of open file
+ * descriptions count; side by side the kernel makes two read locks one, but one that covers
+ * the gate is another program's. Returns whether it has locks.
  */
-static void
-seat_line(struct seat *seat, const char *line)
-{
-	char kind[16], mode[16];
-	unsigned int device[2];
-	unsigned long long inode;
-	long long start, end = INT64_MAX; /* "EOF" */
-	pid_t pid;
-	int fields = sscanf(line, "lock: %*s %15s %*s %15s %d %x:%x:%llu %lld %lld", kind, mode,
-	                    &pid, &device[0], &device[1], &inode, &start, &end);
-	bool flocked = fields >= 7 && strcmp(kind, "FLOCK") == 0;
-	bool shared = fields >= 7 && strcmp(mode, "READ") == 0;
-
-	if (!flocked && (fields < 7 || strcmp(kind, "OFDLCK") != 0))
-		return;
-	seat->device = makedev(device[0], device[1]);
-	seat->inode = inode;
-	if (flocked) {
-		seat->flocked = true;
-		seat->taker = pid;
-		seat->shared = shared;
-	} else if (!shared && start >= TICKETS && start < LAST_TICKET) {
-		seat->ticket = start;
-	} else if (shared && start > GATE) {
-		seat->present |= start <= PRESENCE && end >= PRESENCE;
-		seat->guest |= start <= GUESTS && end >= GUESTS;
-		seat->for_slots |= start <= SLOT_WAITER && end >= SLOT_WAITER;
-	}
-}
-
-/* Take down what descriptor `fd` of seat->pid has. Returns whether it has locks. */
 static bool
 seat_read(struct seat *seat, int fd)
 {
 	const char *line = proc_text("/proc/%ld/fdinfo/%d", (long)seat->pid, fd);
+	unsigned long long inode;
+	char kind[16], mode[16];
+	unsigned int device[2];
+	pid_t pid;
 
-	for (; *line; line = line_after(line))
-		seat_line(seat, line);
+	for (; *line; line = line_after(line)) {
+		long long start, end = INT64_MAX; /* "EOF" */
+		int fields = sscanf(line, "lock: %*s %15s %*s %15s %d %x:%x:%llu %lld %lld", kind,
+		                    mode, &pid, &device[0], &device[1], &inode, &start, &end);
+		bool flocked = fields >= 7 && strcmp(kind, "FLOCK") == 0;
+		bool shared = fields >= 7 && strcmp(mode, "READ") == 0;
+
+		if (!flocked && (fields < 7 || strcmp(kind, "OFDLCK") != 0))
+			continue;
+		seat->device = makedev(device[0], device[1]);
+		seat->inode = inode;
+		if (flocked) {
+			seat->flocked = true;
+			seat->taker = pid;
+			seat->shared = shared;
+		} else if (!shared && start >= TICKETS && start < LAST_TICKET) {
+			seat->ticket = start;
+		} else if (shared && start > GATE) {
+			seat->present |= start <= PRESENCE && end >= PRESENCE;
+			seat->guest |= start <= GUESTS && end >= GUESTS;
+			seat->for_slots |= start <= SLOT_WAITER && end >= SLOT_WAITER;
+		}
+	}
 	return seat->inode != 0;
 }
 
@@ -1869,22 +1865,18 @@ process_parent(pid_t *pid, pid_t *parent)
 	return end && sscanf(text, "%d", pid) == 1 && sscanf(end + 1, " %*c %d", parent) == 1;
 }
 
-/* Add a seat to the list, which grows by doubling. Returns whether there was memory. */
+/* Add a seat to the list. Returns whether there was memory. */
 static bool
 seats_add(struct seats *seats, const struct seat *seat)
 {
-	size_t count = seats->count;
+	struct seat *list = realloc(seats->list, (seats->count + 1) * sizeof(*list));
 
-	if ((count & (count - 1)) == 0) {
-		struct seat *list = realloc(seats->list, (count ? 2 * count : 1) * sizeof(*list));
-
-		if (!list) {
-			look_note(ENOMEM);
-			return false;
-		}
-		seats->list = list;
+	if (!list) {
+		look_note(ENOMEM);
+		return false;
 	}
-	seats->list[seats->count++] = *seat;
+	seats->list = list;
+	list[seats->count++] = *seat;
 	return true;
 }
 
@@ -2161,7 +2153,6 @@ age_text(nanoseconds age, char text[48])
 
 /* What the looks of one run need, beside the wait. */
 struct looker {
-	struct directory *directory;
 	bool reentrant;          /* -r */
 	bool aloud;              /* say what is waited for at once */
 	bool quiet;              /* never say it */
@@ -2184,15 +2175,11 @@ lineage_find(struct lineage *lineage, const struct directory *directory)
 	pid_t pid = 0, parent;
 
 	*lineage = (struct lineage){.pids = {0}};
-	for (size_t height = 0; height < sizeof(lineage->pids) / sizeof(pid_t) &&
-	                        (height == 0 || pid > 0) && process_parent(&pid, &parent);
+	for (size_t height = 0;
+	     height < ANCESTORS_MAX && (height == 0 || pid > 0) && process_parent(&pid, &parent);
 	     height++, pid = parent) {
-		size_t from = lineage->seats.count;
-
 		lineage->pids[height] = pid;
 		seats_of(&lineage->seats, directory, pid, height == 0, NULL);
-		for (; from < lineage->seats.count; from++)
-			lineage->seats.list[from].height = height;
 	}
 }
 
@@ -2214,10 +2201,9 @@ lineage_holder(const struct lineage *lineage, const char *name)
 }
 
 /* Look again, through our own description `fd` of the file of *seat, which has the guests'
- * byte: whether the same ancestor, up to which the climb goes the same way, holds the same
- * file. *seat is how. */
+ * byte: whether of the same ancestors one holds the same file. *seat is how. */
 static bool
-ancestor_holds(const struct looker *looker, const struct lineage *lineage, int fd,
+ancestor_holds(const struct directory *directory, const struct lineage *lineage, int fd,
                struct seat *seat)
 {
 	struct lineage again;
@@ -2225,11 +2211,11 @@ ancestor_holds(const struct looker *looker, const struct lineage *lineage, int f
 	const struct seat *found;
 	bool same;
 
-	lineage_find(&again, looker->directory);
+	lineage_find(&again, directory);
 	found = lineage_holder(&again, seat->name);
 	same = found && seat_read(&own, fd) && found->inode == own.inode &&
 	       found->device == own.device && found->shared == seat->shared &&
-	       memcmp(again.pids, lineage->pids, (found->height + 1) * sizeof(pid_t)) == 0;
+	       memcmp(again.pids, lineage->pids, sizeof(again.pids)) == 0;
 	if (same)
 		*seat = *found;
 	free(again.seats.list);
@@ -2248,17 +2234,17 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	bool come = looker->reentrant && (lock->shared || !shared) && holds(seat);
 	int result = 0;
 
-	file.fd = openat(looker->directory->fd, seat->name, LOCKFILE_FLAGS);
+	file.fd = openat(lock->directory->fd, seat->name, LOCKFILE_FLAGS);
 	if (file.fd >= 0 && fstat(file.fd, &file.was) == 0 &&
 	    lock_try_again(file.fd, F_RDLCK, GUESTS) == 0 &&
 	    (!come || !shared || lock_try(file.fd, F_RDLCK, LOCK) == 0) &&
-	    ancestor_holds(looker, lineage, file.fd, seat))
+	    ancestor_holds(lock->directory, lineage, file.fd, seat))
 		result = ENDLESS;
 	if (result && come && holds(seat) && lock_try_again(file.fd, F_RDLCK, PRESENCE) == 0)
-		result = lockfile_recheck(looker->directory, seat->name, &file) ? 0 : COVERED;
+		result = lockfile_recheck(lock->directory, seat->name, &file) ? 0 : COVERED;
 	if (result != COVERED) {
 		lockfile_close(&file);
-		lockfile_tidy(looker->directory, seat->name);
+		lockfile_tidy(lock->directory, seat->name);
 		return result;
 	}
 	if (shared) /* a holder, and no guest */
@@ -2284,23 +2270,6 @@ host_close(const struct lock *lock)
 	free(seats.list);
 }
 
-/* Say that an ancestor holds the key. Returns ENDLESS. */
-static int
-say_nested(const struct looker *looker, const struct lock *lock, const struct seat *seat)
-{
-	char who[64] = "a descriptor that this process inherited";
-	const char *remedy = "; -r runs under its lock";
-
-	if (!seat->inherited)
-		snprintf(who, sizeof(who), "pid %ld, an ancestor of this process", (long)seat->pid);
-	if (!holds(seat))
-		remedy = ", by another program's lock";
-	else if (looker->reentrant)
-		remedy = " and shared, which does not cover an exclusive lock";
-	return say(ENDLESS, "%s: waiting would never end: held by %s%s", show(lock->key), who,
-	           remedy);
-}
-
 /* See whether ancestors hold the key, all of its slots, or with -r one of them. Returns 0,
  * COVERED, or ENDLESS and says so. *related is whether they hold any key. */
 static int
@@ -2309,10 +2278,12 @@ look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 	int count = lock->slots > 1 ? lock->slots : 1, held = 0, result = 0;
 	char base[NAME_SIZE], name[NAME_SIZE];
 	const struct seat *found;
+	const char *remedy = "; -r runs under its lock";
+	char who[64] = "a descriptor that this process inherited";
 	struct lineage lineage;
 	struct seat seat;
 
-	lineage_find(&lineage, looker->directory);
+	lineage_find(&lineage, lock->directory);
 	name_of_key(lock->key, base);
 	looker->unsure = false;
 	for (size_t i = 0; i < lineage.seats.count; i++)
@@ -2331,7 +2302,16 @@ look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 	free(lineage.seats.list);
 	if (result == COVERED)
 		return COVERED;
-	return held == count ? say_nested(looker, lock, &seat) : 0;
+	if (held < count)
+		return 0;
+	if (!seat.inherited)
+		snprintf(who, sizeof(who), "pid %ld, an ancestor of this process", (long)seat.pid);
+	if (!holds(&seat))
+		remedy = ", by another program's lock";
+	else if (looker->reentrant)
+		remedy = " and shared, which does not cover an exclusive lock";
+	return say(ENDLESS, "%s: waiting would never end: held by %s%s", show(lock->key), who,
+	           remedy);
 }
 
 /* Say WHAT about the lock and who holds it: "KEY: WHAT pid 812 (charge.sh), held for 3m2s";
@@ -2381,7 +2361,6 @@ struct search {
 	struct seats seats;
 	struct link *links;
 	size_t count;
-	bool *seen; /* the waiter's seat of this number */
 };
 
 struct cycle {
@@ -2423,12 +2402,10 @@ search_add(struct search *search, size_t at, const struct seat *holder)
 	const struct seat *waiter;
 
 	for (size_t here = seats_at(&search->seats, holder->name, &waiter); here--; waiter++) {
-		size_t number = (size_t)(waiter - search->seats.list);
-
 		if (!waiter->ticket || waiter->for_slots || waiter->pid == holder->pid ||
-		    search->seen[number])
+		    waiter->seen)
 			continue;
-		search->seen[number] = true;
+		search->seats.list[waiter - search->seats.list].seen = true;
 		search->links[search->count++] = (struct link){waiter, holder, at};
 		if (waiter == search->links[0].waiter)
 			return true;
@@ -2471,9 +2448,8 @@ cycle_find(const struct directory *directory, const struct wait *wait)
 	bool found = false;
 
 	search.links = calloc(count + 2, sizeof(*search.links));
-	search.seen = calloc(count + 1, sizeof(*search.seen));
 	process_parent(&pid, &parent);
-	for (size_t i = 0; i < count && search.links && search.seen; i++) {
+	for (size_t i = 0; i < count && search.links; i++) {
 		const struct seat *seat = &search.seats.list[i];
 
 		if (seat->pid == pid && seat->ticket == wait->lock->ticket &&
@@ -2486,19 +2462,18 @@ cycle_find(const struct directory *directory, const struct wait *wait)
 		cycle_write(&cycle, search.links, &search.links[search.count - 1]);
 	free(search.seats.list);
 	free(search.links);
-	free(search.seen);
 	return cycle;
 }
 
 /* Give the turn back. */
 static void
-turn_end(struct looker *looker)
+turn_end(struct looker *looker, const struct directory *directory)
 {
 	if (looker->turn < 0)
 		return;
 	close(looker->turn);
 	looker->turn = -1;
-	lockfile_tidy(looker->directory, looker->turn_name);
+	lockfile_tidy(directory, looker->turn_name);
 }
 
 /* Look whether our wait is part of a cycle. Returns ENDLESS, and says so, where it is and
@@ -2507,22 +2482,23 @@ turn_end(struct looker *looker)
 static int
 cycle_look(struct looker *looker, struct wait *wait)
 {
-	struct cycle cycle = cycle_find(looker->directory, wait), again;
+	const struct directory *directory = wait->lock->directory;
+	struct cycle cycle = cycle_find(directory, wait), again;
 
 	if (!*cycle.text)
 		return 0;
 	wait->look_at = time_in(SECOND); /* unless it is all over now */
 	strcpy(looker->turn_name, cycle.first);
-	looker->turn = openat(looker->directory->fd, cycle.first, LOCKFILE_FLAGS);
+	looker->turn = openat(directory->fd, cycle.first, LOCKFILE_FLAGS);
 	if (looker->turn >= 0 && lock_try_again(looker->turn, F_WRLCK, CYCLE) == 0) {
-		again = cycle_find(looker->directory, wait);
+		again = cycle_find(directory, wait);
 		if (*again.text && again.sum == cycle.sum && strcmp(again.text, cycle.text) == 0)
 			return say(ENDLESS,
 			           "%s: waiting would never end: %s; lock keys in one "
 			           "order, or all at once with -k",
 			           show(wait->lock->key), cycle.text);
 	}
-	turn_end(looker);
+	turn_end(looker, directory);
 	return 0;
 }
 
@@ -2636,39 +2612,40 @@ execute(const struct command *command)
 }
 
 /* Become the command: give back umask, dispositions and mask, keep the lock's descriptor
- * over the exec, and execute. Only returns on failure: the exit status for it, with errno
- * set. */
-static int
-become(const struct command *command)
+ * over the exec, and execute. Only returns on failure: command->status and ->error say why. */
+static void
+become(struct command *command)
 {
-	for (size_t i = 0; i < command->count; i++)
-		if (fcntl(command->locks[i].file.fd, F_DUPFD, FIRST_COMMAND_FD) < 0)
-			return REFUSED;
-	umask(command->came_umask);
-	if (command->child_came.sa_handler == SIG_IGN)
-		sigaction(SIGCHLD, &command->child_came, NULL);
-	/* What came ignored stays so; a handler goes with execve(2). */
-	if (signals.begun && signals.came[0].sa_handler == SIG_IGN)
-		signal(WAKER, SIG_IGN);
-	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
-	execute(command);
-	return errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE;
+	bool kept = true;
+
+	for (size_t i = 0; i < command->count && kept; i++)
+		kept = fcntl(command->locks[i].file.fd, F_DUPFD, FIRST_COMMAND_FD) >= 0;
+	if (kept) {
+		umask(command->came_umask);
+		if (command->child_came.sa_handler == SIG_IGN)
+			sigaction(SIGCHLD, &command->child_came, NULL);
+		/* What came ignored stays so; a handler goes with execve(2). */
+		if (signals.begun && signals.came[0].sa_handler == SIG_IGN)
+			signal(WAKER, SIG_IGN);
+		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
+		execute(command);
+	}
+	command->error = errno;
+	command->status = !kept ? REFUSED : errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE;
 }
 
 /* In the child. Until it has become the command it runs in our memory, and we wait for
  * that: it does not stop before, or keylock could not stop with it. */
 static int
-child_run(void *argument)
+child_run(void *command)
 {
-	struct command *command = argument;
-
 	signals.in_child = true;
 	for (size_t i = 0; i < HANDLED && !signals.begun; i++)
 		if (is_stop_signal(handled[i]) && signal(handled[i], on_signal) == SIG_IGN)
 			signal(handled[i], SIG_IGN);
-	command->status = become(command);
-	command->error = errno;
-	return command->status; /* which tells, too, where an emulator shares no memory */
+	become(command);
+	/* Which tells, too, where an emulator shares no memory. */
+	return ((const struct command *)command)->status;
 }
 
 /* Pass a signal on to the command. Not what its group has got from the terminal itself; but
@@ -2733,39 +2710,14 @@ command_wait(pid_t child)
 	}
 }
 
-/* Become the command, with `in_place`, or start it: by clone(2), since vfork(2) is a fork(2)
- * in musl on some machines, as on aarch64. Returns its pid, 0 in place, or -1 and errno;
- * where it did not become the command command->status is not 0. */
-static pid_t
-command_start(struct command *command, bool in_place)
-{
-	_Alignas(16) char stack[8 * PATH_MAX];
-	pid_t child;
-
-	if (in_place) {
-		timer_arm(FOREVER);
-		if (signals.begun)
-			signal(WAKER, SIG_IGN); /* takes away one that is pending */
-		for (size_t i = 0; i < HANDLED && signals.begun; i++)
-			sigaction(handled[i], &signals.came[i], NULL);
-		command->status = become(command);
-		command->error = errno;
-		signals_keep_out();
-		return 0;
-	}
-	child = clone(child_run, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, command);
-	signals.in_child = false;
-	if (child > 0 && command->status)
-		waitpid(child, NULL, 0);
-	return child;
-}
-
 /* Run the command as a child and wait for its end, or run it in this process with
- * `in_place`. */
+ * `in_place`. The child is made by clone(2), since vfork(2) is a fork(2) in musl on some
+ * machines, as on aarch64. */
 static struct ending
 command_run(struct command *command, bool in_place)
 {
-	pid_t child;
+	_Alignas(16) char stack[8 * PATH_MAX];
+	pid_t child = 0;
 	int signo;
 
 	while (!in_place && signal_came()) { /* before there was a command to give it to */
@@ -2775,14 +2727,27 @@ command_run(struct command *command, bool in_place)
 		signals.caught = 0;
 		stop_by(signo);
 	}
+	timer_arm(FOREVER);
 	/* Were SIGCHLD ignored, the kernel would not keep the child's status. */
 	sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL}, &command->child_came);
-	child = command_start(command, in_place);
+	if (in_place) {
+		if (signals.begun)
+			signal(WAKER, SIG_IGN); /* takes away one that is pending */
+		for (size_t i = 0; i < HANDLED && signals.begun; i++)
+			sigaction(handled[i], &signals.came[i], NULL);
+		become(command);
+		signals_keep_out();
+	} else {
+		child = clone(child_run, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD,
+		              command);
+		signals.in_child = false;
+	}
 	if (child < 0)
 		return (struct ending){.status = REFUSED, .error = errno};
+	if (child > 0 && command->status)
+		waitpid(child, NULL, 0);
 	if (command->status)
 		return (struct ending){.status = command->status, .error = command->error};
-	timer_arm(FOREVER);
 	if (signals.child_stop)
 		kill(child, signals.child_stop);
 	/* As without keylock, the command alone decides when its input's writer
@@ -2832,30 +2797,16 @@ hold_is_possible(void)
 	       !(S_ISCHR(input.st_mode) && input.st_rdev == makedev(1, 3)); /* null(4) */
 }
 
-/* Read standard input and keep the end of it in `tail`: in the background of a terminal
- * keylock stops here, as any reader does, the key kept. Returns as read(2) does. */
-static ssize_t
-hold_read(char tail[6])
-{
-	char bytes[512];
-	ssize_t count = read(STDIN_FILENO, bytes, sizeof(bytes));
-
-	for (ssize_t i = 0; i < count; i++) {
-		memmove(tail, tail + 1, 5);
-		tail[5] = bytes[i];
-	}
-	return count;
-}
-
 /* Hold the key: say `locked` when standard output takes it, and wait until standard input
- * ends. `ran` of what is returned says that it was held; *cause, unless the line `done` came
- * last, why the caller counts as one that died. */
+ * ends: in the background of a terminal reading stops keylock, the key kept. `ran` of what is
+ * returned says that it was held; *cause, unless the line `done` came last, why the caller counts
+ * as one that died. */
 static struct ending
 hold(const char **cause)
 {
 	struct pollfd ends[] = {{.fd = STDIN_FILENO, .events = POLLIN},
 	                        {.fd = STDOUT_FILENO, .events = POLLOUT}};
-	char tail[] = "\n\n\n\n\n\n";
+	char bytes[512], tail[] = "\n\n\n\n\n\n";
 	struct ending ending = {.ran = false};
 	const char *failed = "timer";
 	int error = waiting_begin();
@@ -2871,9 +2822,13 @@ hold(const char **cause)
 		if (count > 0 && ends[1].revents)
 			count = write(STDOUT_FILENO, "locked\n", strlen("locked\n"));
 		else if (count > 0)
-			count = hold_read(tail);
+			count = read(STDIN_FILENO, bytes, sizeof(bytes));
 		error = count >= 0 || errno == EINTR || errno == EAGAIN ? 0 : errno;
 		signals_keep_out();
+		for (ssize_t i = 0; i < count && !ends[1].revents; i++) {
+			memmove(tail, tail + 1, 5);
+			tail[5] = bytes[i];
+		}
 		if (count > 0 && ends[1].revents)
 			ends[1].fd = -1;
 	}
@@ -3299,8 +3254,6 @@ parse_option(struct options *options, int letter, char *value)
 		return print_help(letter);
 	if (letter == 'c')
 		return say(USAGE, "-c: stands behind KEY; see keylock --help");
-	if (letter == 'k' && options->key_count == KEYS_MAX)
-		return say(USAGE, "-k: more than %d keys", KEYS_MAX);
 	if (letter == 'k')
 		return key_check(options->keys[options->key_count++] = value);
 	if (letter == 'd')
@@ -3420,8 +3373,8 @@ parse_rest(struct options *options, char **words)
 	return 0;
 }
 
-/* Read the command line into `options`, which holds the defaults and has room for KEYS_MAX
- * keys. Returns 0; USAGE, and says why; or as print_help(). */
+/* Read the command line into `options`, which holds the defaults and has room for as
+ * many keys as argv has words. Returns 0; USAGE, and says why; or as print_help(). */
 static int
 parse(struct options *options, int argc, char **argv)
 {
@@ -3524,23 +3477,24 @@ records_end(const struct keys *keys, const struct ending *ending, const char *ca
 static char **
 environment_make(const char *key, const struct keys *keys)
 {
-	static char own[KEY_MAX_BYTES + sizeof("KEYLOCK_KEY=")], *small[256];
-	static char doubts[sizeof("KEYLOCK_ABANDONED=") + (size_t)KEYS_MAX * RECORD_SIZE];
-	size_t count = 3, kept = 0;
-	char **list, *end = doubts;
+	static char *small[256], word[512];
+	size_t length = sizeof("KEYLOCK_KEY=") + strlen(key), count = 3, kept = 0;
+	char *own = length > sizeof(word) ? malloc(length) : word, *doubts = NULL, **list = small;
 
 	for (char **came = environ; *came; came++)
 		count++;
-	list = count > sizeof(small) / sizeof(*small) ? calloc(count, sizeof(*list)) : small;
-	if (!list)
+	if (count > sizeof(small) / sizeof(*small))
+		list = calloc(count, sizeof(*list));
+	if (!list || !own)
 		return NULL;
 	stpcpy(stpcpy(own, "KEYLOCK_KEY="), key);
 	list[kept++] = own;
 	for (size_t i = 0; i < keys->count; i++)
-		if (*keys->locks[i].record->found)
-			end = stpcpy(stpcpy(end, end == doubts ? "KEYLOCK_ABANDONED=" : "\n"),
-			             keys->locks[i].record->found);
-	if (end != doubts)
+		if (*keys->locks[i].record->found &&
+		    asprintf(&doubts, "%s%s%s", doubts ? doubts : "KEYLOCK_ABANDONED=",
+		             doubts ? "\n" : "", keys->locks[i].record->found) < 0)
+			return NULL;
+	if (doubts)
 		list[kept++] = doubts;
 	for (char **came = environ; *came; came++)
 		if (strncmp(*came, "KEYLOCK_KEY=", 12) != 0 &&
@@ -3579,13 +3533,16 @@ run_under(const struct options *options, const struct keys *keys, mode_t came_um
 	return ending;
 }
 
-/* Make the list of the keys, in order. */
+/* Make the list of the keys, in order; it has none where there is no memory. */
 static struct keys
 keys_make(const struct options *options, struct directory *directory)
 {
-	static struct record records[KEYS_MAX];
-	static struct lock locks[KEYS_MAX];
-	struct keys keys = {.locks = locks, .count = options->key_count};
+	static struct lock lock; /* most often there is one: see environment_make() */
+	static struct record record;
+	size_t count = options->key_count;
+	struct lock *locks = count == 1 ? &lock : calloc(count, sizeof(*locks));
+	struct record *records = count == 1 ? &record : calloc(count, sizeof(*records));
+	struct keys keys = {.locks = locks, .count = locks && records ? count : 0};
 
 	for (size_t i = 0; i < keys.count; i++) {
 		locks[i].directory = directory;
@@ -3595,7 +3552,8 @@ keys_make(const struct options *options, struct directory *directory)
 		locks[i].slots = options->slots;
 		name_of_key(locks[i].key, locks[i].name);
 	}
-	keys_order(&keys);
+	if (keys.count)
+		keys_order(&keys);
 	return keys;
 }
 
@@ -3604,7 +3562,6 @@ static int
 run(const struct options *options, struct directory *directory, mode_t came_umask)
 {
 	struct looker looker = {
-	    .directory = directory,
 	    .reentrant = options->reentrant,
 	    .aloud = options->verbose,
 	    .quiet = options->quiet,
@@ -3617,7 +3574,7 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	    .look = look_around,
 	    .looker = &looker,
 	};
-	nanoseconds start = now();
+	nanoseconds start = options->verbose ? now() : 0;
 	int result = directory_open(directory);
 	struct ending ending;
 	size_t failed = 0;
@@ -3625,9 +3582,11 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 
 	if (result)
 		return result;
+	if (!keys.count)
+		return say(REFUSED, "memory: %s", strerror(ENOMEM));
 	hurried = true;
 	result = keys_acquire(&keys, &wait, &failed);
-	turn_end(&looker);
+	turn_end(&looker, directory);
 	if (result == CAUGHT)
 		return die_by(signals.caught);
 	if (result == TAKEN)
@@ -3652,7 +3611,7 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 int
 main(int argc, char **argv)
 {
-	static char *keys[KEYS_MAX + 1];
+	char *keys[argc + 2];
 	struct options options = {
 	    .wait = FOREVER,
 	    .warn_held = FOREVER,
@@ -3663,6 +3622,7 @@ main(int argc, char **argv)
 	mode_t came_umask = umask(0);
 	int status;
 
+	memset(keys, 0, sizeof(keys));
 	signals_begin();
 	status = parse(&options, argc, argv);
 	if (!status)

@@ -146,7 +146,7 @@ slots-not-retried slots looks.no.more slots_await: time_in(pause) => FOREVER
 slots-awake slots come.and.gone slots_await: read(events, ignored, sizeof(ignored)) > 0 => false
 keys-unsorted several in.the.order.of keys_order: qsort => (void)sizeof
 # Nesting
-no-second-look nesting beside.the.next.one nest: ancestor_holds(looker, lineage, file.fd, seat) => true
+no-second-look nesting beside.the.next.one nest: ancestor_holds(lock->directory, lineage, file.fd, seat) => true
 presence-not-needed nesting by.nothing.else holds: seat->present && => true &&
 flock-alone-believed nesting by.nothing.else holds: return => return seat->flocked ||
 guest-byte-alone-believed nesting by.nothing.else holds: return => return seat->guest ||
@@ -160,7 +160,7 @@ one-slot-of-all nesting a.stranger.the.other look_for_ancestors: held == count =
 inherited-not-seen nesting by.flock.1. lineage_holder: seat->inherited && => false &&
 # Cycles, signals, the command, options
 all-in-a-cycle-told cycles scripts.that.lock cycle_look: lock_try_again(looker->turn, F_WRLCK, CYCLE) == 0 => true
-	cycle_look: again = cycle_find(looker->directory, wait) => again = cycle_find(looker->directory, wait), usleep(200000)
+	cycle_look: again = cycle_find(directory, wait) => again = cycle_find(directory, wait), usleep(200000)
 cycle-of-one-process cycles closed.descriptors search_go_on: pid = parent) => pid = 0)
 first-key-not-looked cycles alone.closes look_around: related || wait->early => related
 false-cycle cycles one.of.several.slots search_add: || waiter->for_slots =>
@@ -204,7 +204,7 @@ network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] 
 15-nested-keeps-shared nesting had.its.shared.lock nest: lockfile_close(&file) => (void)0
 15-out-of-memory refused no.timer waiting_begin: errno == EAGAIN ? EDQUOT : errno => errno == EAGAIN ? ENOMEM : errno
 15-reader-gone looking reader.that.has main: sigprocmask(SIG_SETMASK, &signals.came_mask, NULL) => (void)0
-15-small-stack status small.stack command_start: stack[8 * PATH_MAX] => stack[40 * PATH_MAX]
+15-small-stack status small.stack command_run: stack[8 * PATH_MAX] => stack[40 * PATH_MAX]
 16-no-word-of-a-free-key command_line how.long.it.took run: if (options->verbose) => if (options->verbose && now() - start > SECOND)
 17-foreign-file-emptied record not.keylock.s.own record_check: !(found->st_mode & S_ISVTX) => false
 17-foreign-file-pinned record not.keylock.s.own pin: record_check(&lock, &file) => fstat(lock.file.fd, &file)
