@@ -3533,28 +3533,32 @@ run_under(const struct options *options, const struct keys *keys, mode_t came_um
 	return ending;
 }
 
-/* Make the list of the keys, in order; it has none where there is no memory. */
-static struct keys
-keys_make(const struct options *options, struct directory *directory)
+/* Make the list of the keys, in order. Returns false where there is no memory. */
+static bool
+keys_make(struct keys *keys, const struct options *options, struct directory *directory)
 {
-	static struct lock lock; /* most often there is one: see environment_make() */
-	static struct record record;
-	size_t count = options->key_count;
-	struct lock *locks = count == 1 ? &lock : calloc(count, sizeof(*locks));
-	struct record *records = count == 1 ? &record : calloc(count, sizeof(*records));
-	struct keys keys = {.locks = locks, .count = locks && records ? count : 0};
+	static struct {
+		struct lock lock;
+		struct record record;
+	} one; /* most often there is one: see environment_make() */
+	size_t count = keys->count = options->key_count;
+	struct lock *locks = count == 1 ? &one.lock : calloc(count, sizeof(one));
+	struct record *records =
+	    count == 1 ? &one.record : (struct record *)(void *)(locks + count);
 
-	for (size_t i = 0; i < keys.count; i++) {
+	keys->locks = locks;
+	if (!locks)
+		return false;
+	for (size_t i = 0; i < count; i++) {
 		locks[i].directory = directory;
 		locks[i].record = &records[i];
 		locks[i].key = options->keys[i];
 		locks[i].shared = options->shared;
 		locks[i].slots = options->slots;
-		name_of_key(locks[i].key, locks[i].name);
+		name_of_key(options->keys[i], locks[i].name);
 	}
-	if (keys.count)
-		keys_order(&keys);
-	return keys;
+	keys_order(keys);
+	return true;
 }
 
 /* Acquire the keys, run under them, let them go. Returns the exit status. */
@@ -3578,11 +3582,11 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	int result = directory_open(directory);
 	struct ending ending;
 	size_t failed = 0;
-	struct keys keys = keys_make(options, directory);
+	struct keys keys;
 
 	if (result)
 		return result;
-	if (!keys.count)
+	if (!keys_make(&keys, options, directory))
 		return say(REFUSED, "memory: %s", strerror(ENOMEM));
 	hurried = true;
 	result = keys_acquire(&keys, &wait, &failed);
