@@ -53,9 +53,9 @@ give(const char *bytes, size_t size, size_t piece)
 }
 
 static int
-fuzz_openat(int at, const char *path)
+fuzz_openat(int at, const char *path, int flags, ...)
 {
-	(void)at, (void)path;
+	(void)at, (void)path, (void)flags;
 	given.at = 0;
 	return dup(STDERR_FILENO);
 }
@@ -82,7 +82,7 @@ fuzz_write(const char *bytes, size_t size)
 	return (ssize_t)size;
 }
 
-#define openat(at, path, ...) fuzz_openat(at, path)
+#define openat(at, path, ...) fuzz_openat(at, path, __VA_ARGS__)
 #define read(fd, bytes, room) fuzz_read((char *)(bytes), room)
 #define write(fd, bytes, size) fuzz_write((const char *)(bytes), size)
 #define getenv(name) (strcmp(name, "KEYLOCK_DIR") == 0 ? environment_directory : NULL)
