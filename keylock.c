@@ -2639,10 +2639,13 @@ become(struct command *command)
 static int
 child_run(void *command)
 {
+	struct sigaction handler = {.sa_handler = on_signal}, came;
+
 	signals.in_child = true;
 	for (size_t i = 0; i < HANDLED && !signals.begun; i++)
-		if (is_stop_signal(handled[i]) && signal(handled[i], on_signal) == SIG_IGN)
-			signal(handled[i], SIG_IGN);
+		if (is_stop_signal(handled[i]) && sigaction(handled[i], &handler, &came) == 0 &&
+		    came.sa_handler == SIG_IGN)
+			sigaction(handled[i], &came, NULL);
 	become(command);
 	/* Which tells, too, where an emulator shares no memory. */
 	return ((const struct command *)command)->status;
