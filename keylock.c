@@ -3546,12 +3546,13 @@ keys_make(struct keys *keys, const struct options *options, struct directory *di
 	} one; /* most often there is one: see environment_make() */
 	size_t count = keys->count = options->key_count;
 	struct lock *locks = count == 1 ? &one.lock : calloc(count, sizeof(one));
-	struct record *records =
-	    count == 1 ? &one.record : (struct record *)(void *)(locks + count);
+	struct record *records = &one.record;
 
 	keys->locks = locks;
 	if (!locks)
 		return false;
+	if (count > 1) /* they stand behind the locks */
+		records = (struct record *)(void *)(locks + count);
 	for (size_t i = 0; i < count; i++) {
 		locks[i].directory = directory;
 		locks[i].record = &records[i];
