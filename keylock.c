@@ -678,7 +678,8 @@ key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 	if (mark)
 		*mark = '\0';
 	hash = strstr(base, "%h");
-	*hashed = hash && strspn(hash + 2, "0123456789abcdef") == 64 && !hash[2 + 64];
+	*hashed = hash && strlen(base) <= NAME_MAX_BYTES &&
+	          strspn(hash + 2, "0123456789abcdef") == 64 && !hash[2 + 64];
 	if (*hashed) {
 		strcpy(key, base);
 		return true;

@@ -118,7 +118,9 @@ truncated directory rule.6 -: LOCKFILE_FLAGS = O_RDWR => LOCKFILE_FLAGS = O_RDWR
 created-at-first directory fs.protected_regular lockfile_open: LOCKFILE_FLAGS) => LOCKFILE_FLAGS | O_CREAT, 0600)
 not-sticky directory rule.5:.the.file lockfile_make: S_ISVTX => 0
 not-handed-on lifetime keylock.is.killed:.its.command become: F_DUPFD, FIRST_COMMAND_FD => F_GETFD
-daemon-keeps-the-key lifetime ended.by.itself lock_release: lock_try(lock->file.fd, F_UNLCK, LOCK) => 0
+daemon-keeps-the-key lifetime ended.by.itself lock_release: lock_try(fd, F_UNLCK, LOCK) => 0
+unlocks-beside-guest nesting outlives.its.host lock_release: !is_held(fd, PRESENCE, PRESENCE + 1) => true
+guest-keeps-the-file nesting outlives.its.host host_close: close(seats.list[i].fd) => (void)0
 tidy-blind-to-tickets waiting each.place lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, PRESENCE, TICKETS)
 tidy-blind-to-guests nesting whatever.became lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, TICKETS, 0)
 tidy-looks-once nesting removal.stopped lockfile_tidy: LOCK) == 0 && !is_held(fd, PRESENCE, 0) => LOCK) == 0
@@ -156,7 +158,7 @@ guest-without-byte nesting whatever.became nest: lock_try_again(file.fd, F_RDLCK
 guest-without-presence nesting finds.the.guest nest: lock_try_again(file.fd, F_RDLCK, PRESENCE) == 0 => true
 reader-without-lock nesting passed.one.who nest: lock_try(file.fd, F_RDLCK, LOCK) == 0 => true
 exclusive-under-shared nesting exclusive.inside.shared nest: (lock->shared || !shared) => true
-one-slot-of-all nesting a.stranger.the.other look_for_ancestors: held == count => held > 0
+one-slot-of-all nesting a.stranger.the.other look_for_ancestors: held < count => held < 1
 inherited-not-seen nesting by.flock.1. lineage_holder: seat->inherited && => false &&
 # Cycles, signals, the command, options
 all-in-a-cycle-told cycles scripts.that.lock cycle_look: lock_try_again(looker->turn, F_WRLCK, CYCLE) == 0 => true
