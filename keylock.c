@@ -1783,6 +1783,7 @@ struct seat {
 	pid_t pid, parent, command; /* command: of a holder, whose name says what for */
 	int fd;
 	bool inherited;           /* our own descriptor, that we came with */
+	size_t height;            /* among our ancestors, where it is one */
 	char name[NAME_SIZE];     /* of the lockfile */
 	dev_t device;             /* as the kernel prints them in lock lines, which need not */
 	unsigned long long inode; /* be what stat(2) says */
@@ -2179,8 +2180,12 @@ lineage_find(struct lineage *lineage, const struct directory *directory)
 	for (size_t height = 0;
 	     height < ANCESTORS_MAX && (height == 0 || pid > 0) && process_parent(&pid, &parent);
 	     height++, pid = parent) {
+		size_t from = lineage->seats.count;
+
 		lineage->pids[height] = pid;
 		seats_of(&lineage->seats, directory, pid, height == 0, NULL);
+		for (; from < lineage->seats.count; from++)
+			lineage->seats.list[from].height = height;
 	}
 }
 
@@ -2202,7 +2207,8 @@ lineage_holder(const struct lineage *lineage, const char *name)
 }
 
 /* Look again, through our own description `fd` of the file of *seat, which has the guests'
- * byte: whether of the same ancestors one holds the same file. *seat is how. */
+ * byte: whether the same ancestor, up to which the climb goes the same way, holds the same
+ * file. *seat is how. */
 static bool
 ancestor_holds(const struct directory *directory, const struct lineage *lineage, int fd,
                struct seat *seat)
@@ -2216,7 +2222,7 @@ ancestor_holds(const struct directory *directory, const struct lineage *lineage,
 	found = lineage_holder(&again, seat->name);
 	same = found && seat_read(&own, fd) && found->inode == own.inode &&
 	       found->device == own.device && found->shared == seat->shared &&
-	       memcmp(again.pids, lineage->pids, sizeof(again.pids)) == 0;
+	       memcmp(again.pids, lineage->pids, (found->height + 1) * sizeof(pid_t)) == 0;
 	if (same)
 		*seat = *found;
 	free(again.seats.list);
