@@ -19,8 +19,8 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 begin=$SECONDS number=100 build=(cc -O1 -std=c11 -w -o)
 
-# The tests do not wait for long for what no mutant does.
-cp -r tests "$work/tests" && sed -i -E 's/(wait_for|-w) [23]0/\1 5/' "$work"/tests/*.ba* &&
+# The tests do not wait for long for what no mutant does, and try their luck for longer.
+cp -r tests "$work/tests" && sed -i -E 's/(wait_for|-w) [23]0/\1 5/; s/seconds=2$/seconds=7/' "$work"/tests/*.ba* &&
 	"${build[@]}" "$work/keylock" keylock.c || exit
 
 # FUNCTION: OLD => NEW...: standard input with OLD, whatever blanks are between its words,
@@ -127,7 +127,7 @@ tidy-looks-once nesting removal.stopped lockfile_tidy: LOCK) == 0 && !is_held(fd
 tidy-without-gate waiting gate.is.closed lockfile_tidy: lock_try_again(fd, F_WRLCK, GATE) == 0 => true
 tidy-another-file nesting came.to.tidy lockfile_tidy: lockfile_recheck(directory, name, &file) == 0 => true
 tidy-late lifetime nobody.ever lockfile_tidy: removed = unlinkat(directory->fd, name, 0) == 0 => removed = true
-	lockfile_tidy: lockfile_close(&file) => lockfile_close(&file), removed && (usleep(5000), unlinkat(directory->fd, name, 0))
+	lockfile_tidy: lockfile_close(&file) => lockfile_close(&file), removed && (usleep(300), unlinkat(directory->fd, name, 0))
 tidy-the-pinned hold makes.the.file lockfile_tidy: !(file.was.st_mode & PINNED) => true
 tidy-the-record record run.without.-A lockfile_tidy: file.was.st_size == 0 => true
 # Record

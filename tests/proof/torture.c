@@ -1124,7 +1124,8 @@ judge_order(void)
 		const struct run *early = &judge->runs[i / judge->count];
 		const struct run *late = &judge->runs[i % judge->count];
 
-		if (early->seen && !is_stop(early->event.signo) && late->entry &&
+		/* One that has lost its key may come to its command late. */
+		if (early->seen && !early->voided && !is_stop(early->event.signo) && late->entry &&
 		    late->entry < early->entry && late->stamp > early->seen && late->parent < 0 &&
 		    strchr("ch", late->what) && has_key(late, early->keys[0]) &&
 		    (late->mode == 'x' || early->mode == 'x'))
