@@ -1238,8 +1238,8 @@ lock_take(struct lock *lock, struct wait *wait)
 static int
 lock_result(struct lock *lock, int error)
 {
-	const char *why = strerror(error);
 	int fd = lock->file.fd, result = CAUGHT;
+	const char *why;
 
 	lock->ticket = 0;
 	timer_arm(FOREVER);
@@ -1251,6 +1251,7 @@ lock_result(struct lock *lock, int error)
 			futimens(fd, NULL);
 		return 0;
 	}
+	why = strerror(error);
 	if (error == EINVAL)
 		why = "this kernel or file system has no open file description locks; keylock "
 		      "needs Linux 3.15 or newer";
@@ -1692,8 +1693,8 @@ key_acquire(struct lock *lock, struct wait *wait)
 	char base[NAME_SIZE];
 	int result;
 
-	name_of_key(lock->key, base);
-	strcpy(lock->name, base); /* it may be that of a slot had before a stop */
+	if (lock->slots > 1) /* it may be that of a slot had before a stop */
+		name_of_key(lock->key, lock->name);
 	wait->lock = lock;
 	wait->look_at = UNSET;
 	lock->file = lock->cover = NO_LOCKFILE;
@@ -1708,6 +1709,7 @@ key_acquire(struct lock *lock, struct wait *wait)
 	}
 	if (result == COVERED && !signals.caught) {
 		lock->file = lock->cover;
+		strcpy(base, lock->name);
 		slot_name(lock->name, base, lock->cover_slot);
 		return 0;
 	}
