@@ -19,7 +19,7 @@ KEYLOCK_STATIC := $(shell out=$$(mktemp) && \
 	echo 'int main(void) { return 0; }' | \
 	$(CC) -static -x c -o $$out - >/dev/null 2>&1 && echo -static; rm -f $$out)
 KEYLOCK_CFLAGS = -std=c11 -fno-pie -ffunction-sections -fno-asynchronous-unwind-tables
-KEYLOCK_LDFLAGS = $(or $(KEYLOCK_STATIC),-no-pie) -Wl,--gc-sections,-z,noseparate-code,-z,norelro,-z,common-page-size=512
+KEYLOCK_LDFLAGS = $(or $(KEYLOCK_STATIC),-no-pie) -Wl,--gc-sections,-z,noseparate-code,-z,norelro
 
 VERSION = $(shell sed -n 's/^\#define VERSION "\(.*\)"/\1/p' keylock.c)
 

@@ -187,17 +187,17 @@ static const int handled[] = {
 enum { HANDLED = sizeof(handled) / sizeof(*handled) };
 
 static struct {
-	sigset_t all;                   /* those too that sigfillset(3) leaves to libc (nptl(7)) */
-	sigset_t came_mask;             /* the mask that keylock came with */
-	sigset_t wait_mask;             /* while waiting */
-	bool begun;                     /* there are handlers and the timer */
-	struct sigaction came[HANDLED]; /* what was done with the handled ones before */
+	sigset_t all;          /* those too that sigfillset(3) leaves to libc (nptl(7)) */
+	sigset_t came_mask;    /* the mask that keylock came with */
+	sigset_t wait_mask;    /* while waiting */
+	bool begun;            /* there are handlers and the timer */
+	bool ignored[HANDLED]; /* the handled ones that came so */
 	timer_t timer;
 	nanoseconds armed;                /* for when; FOREVER: it does not run */
 	volatile sig_atomic_t caught;     /* the signal that ends the wait, or 0 */
 	bool in_child;                    /* the child runs in our memory: see child_run() */
 	volatile sig_atomic_t child_stop; /* the stop signal that it was sent then, or 0 */
-} signals = {.armed = INT64_MAX};
+} signals;
 
 /* Stop signals, whose default is to stop the process (signal(7)). */
 static bool
@@ -237,7 +237,7 @@ timer_arm(nanoseconds until)
 {
 	struct itimerspec alarm = {.it_interval.tv_nsec = 5 * MILLISECOND};
 
-	if (until == signals.armed)
+	if (!signals.begun || until == signals.armed)
 		return 0;
 	if (until != FOREVER)
 		alarm.it_value =
@@ -271,7 +271,7 @@ on_signal(int signo)
 static int
 waiting_begin(void)
 {
-	struct sigaction handler = {.sa_handler = on_signal};
+	struct sigaction handler = {.sa_handler = on_signal}, came;
 	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = WAKER};
 
 	if (signals.begun)
@@ -280,12 +280,23 @@ waiting_begin(void)
 		return errno == EAGAIN ? EDQUOT : errno; /* EAGAIN means taken here */
 	sigfillset(&handler.sa_mask);
 	for (size_t i = 0; i < HANDLED; i++) {
-		sigaction(handled[i], &handler, &signals.came[i]);
-		if (signals.came[i].sa_handler == SIG_IGN && handled[i] != WAKER)
-			sigaction(handled[i], &signals.came[i], NULL);
+		sigaction(handled[i], &handler, &came);
+		signals.ignored[i] = came.sa_handler == SIG_IGN;
+		if (signals.ignored[i] && handled[i] != WAKER)
+			signal(handled[i], SIG_IGN);
 	}
+	signals.armed = FOREVER;
 	signals.begun = true;
 	return 0;
+}
+
+/* Take the handlers back, with `stops` only those of the stop signals. */
+static void
+handlers_end(bool stops)
+{
+	for (size_t i = 0; i < HANDLED && signals.begun; i++)
+		if (!stops || is_stop_signal(handled[i]))
+			signal(handled[i], signals.ignored[i] ? SIG_IGN : SIG_DFL);
 }
 
 /* Let in what signals have come. Returns whether one is to end or to stop keylock: it is in
@@ -751,7 +762,8 @@ look_note(int error)
 __attribute__((format(printf, 1, 2))) static const char *
 proc_text(const char *format, ...)
 {
-	static char text[1 << 20]; /* what is not written to costs nothing */
+	enum { SIZE = 1 << 20 }; /* what is not written to costs nothing */
+	static char *text;
 	ssize_t got = 1;
 	size_t used = 0;
 	char path[64];
@@ -761,8 +773,13 @@ proc_text(const char *format, ...)
 	va_start(arguments, format);
 	vsnprintf(path, sizeof(path), format, arguments);
 	va_end(arguments);
+	text = text ? text : malloc(SIZE);
+	if (!text) {
+		look_note(ENOMEM);
+		return "";
+	}
 	fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
-	while (fd >= 0 && (got = read(fd, text + used, sizeof(text) - 1 - used)) > 0)
+	while (fd >= 0 && (got = read(fd, text + used, SIZE - 1 - used)) > 0)
 		used += (size_t)got;
 	if (got)
 		look_note(errno);
@@ -1514,7 +1531,7 @@ record_settle(const struct lock *lock, bool ran, const char *cause, const char *
 
 /* The files of the slots of the lock that is being acquired, and the place of the one that was
  * had. lock->file, of the first one's name, is the queue meanwhile. */
-static struct lockfile slots[SLOTS_MAX];
+static struct lockfile *slots;
 static int slots_taken;
 
 /* Try to take the lock of the open file of a slot; `gated` where we are in its gate, else it
@@ -1660,6 +1677,9 @@ slots_acquire(struct lock *lock, struct wait *wait)
 	char base[NAME_SIZE];
 	int error;
 
+	slots = slots ? slots : calloc(SLOTS_MAX, sizeof(*slots));
+	if (!slots)
+		return ENOMEM;
 	for (int i = 0; i < lock->slots; i++)
 		slots[i] = NO_LOCKFILE;
 	error = lock_acquire(lock, wait, slots_take);
@@ -2596,7 +2616,7 @@ execute_file(const struct command *command, char *file)
 static void
 execute(const struct command *command)
 {
-	static char file[PATH_MAX];
+	char file[PATH_MAX];
 	const char *name = command->argv[0], *path = getenv("PATH");
 	int error = ENOENT, length;
 
@@ -2634,7 +2654,7 @@ become(struct command *command)
 		if (command->child_came.sa_handler == SIG_IGN)
 			sigaction(SIGCHLD, &command->child_came, NULL);
 		/* What came ignored stays so; a handler goes with execve(2). */
-		if (signals.begun && signals.came[0].sa_handler == SIG_IGN)
+		if (signals.ignored[0])
 			signal(WAKER, SIG_IGN);
 		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 		execute(command);
@@ -2745,8 +2765,7 @@ command_run(struct command *command, bool in_place)
 	if (in_place) {
 		if (signals.begun)
 			signal(WAKER, SIG_IGN); /* takes away one that is pending */
-		for (size_t i = 0; i < HANDLED && signals.begun; i++)
-			sigaction(handled[i], &signals.came[i], NULL);
+		handlers_end(false);
 		become(command);
 		signals_keep_out();
 	} else {
@@ -2824,9 +2843,7 @@ hold(const char **cause)
 	int error = waiting_begin();
 	ssize_t count = 1;
 
-	for (size_t i = 0; !error && i < HANDLED; i++)
-		if (is_stop_signal(handled[i])) /* the key is kept then */
-			sigaction(handled[i], &signals.came[i], NULL);
+	handlers_end(true); /* who is stopped keeps the key */
 	while (!error && count && !signals.caught) {
 		count = ppoll(ends, 2, NULL, &signals.wait_mask);
 		failed = ends[1].revents ? "standard output" : "standard input";
@@ -2889,6 +2906,8 @@ struct listing {
 	bool json, who;
 	struct seats seats;
 	size_t held, lines; /* keys or slots that are held; lines that were printed */
+	pid_t last;         /* a process may hold many keys */
+	char command[4096]; /* that it runs */
 };
 
 /* One lockfile as it is listed. What is NULL or empty is not known, or there is none. */
@@ -2923,10 +2942,8 @@ row_read_record(struct row *row, const struct directory *directory)
 
 /* Find out who holds the lockfile of a row and with which command, and who waits. */
 static void
-row_look(struct row *row, const struct listing *listing)
+row_look(struct row *row, struct listing *listing)
 {
-	static char command[sizeof(row->command)];
-	static pid_t last; /* whose that is: a process may hold many keys */
 	pid_t pid;
 
 	row->waiter_count = seats_at(&listing->seats, row->name, &row->waiters);
@@ -2944,11 +2961,11 @@ row_look(struct row *row, const struct listing *listing)
 	if (row->holders.count) {
 		row->mode = row->holders.list->shared ? "shared" : "exclusive";
 		pid = row->holders.list->command;
-		if (pid != last)
-			snprintf(command, sizeof(command), "%s",
+		if (pid != listing->last)
+			snprintf(listing->command, sizeof(listing->command), "%s",
 			         proc_text("/proc/%ld/cmdline", (long)pid));
-		last = pid;
-		strcpy(row->command, command);
+		listing->last = pid;
+		strcpy(row->command, listing->command);
 	}
 }
 
@@ -3298,10 +3315,10 @@ parse_option(struct options *options, int letter, char *value)
 static char *
 key_of_command(char **words)
 {
-	static char key[KEY_MAX_BYTES + 4];
+	char *key = malloc(KEY_MAX_BYTES + 4);
 	size_t used = 0;
 
-	for (; *words && used <= KEY_MAX_BYTES; words++) {
+	for (; key && *words && used <= KEY_MAX_BYTES; words++) {
 		for (const char *byte = *words; *byte && used <= KEY_MAX_BYTES; byte++) {
 			if (*byte == ' ' || *byte == '\\')
 				key[used++] = '\\';
