@@ -1042,14 +1042,14 @@ is_held(int fd, off_t start, off_t end)
 static off_t
 highest_ticket(int fd, off_t end)
 {
-	off_t first, found;
+	off_t first, found, none = INT64_MAX; /* none: from there on there is none */
 
 	if (!byte_held(fd, F_RDLCK, TICKETS, end, &first, &found))
 		return 0;
 	for (off_t step = 1024; step; step /= 2)
-		while (found < LAST_TICKET &&
-		       byte_held(fd, F_RDLCK, found + step, end, &first, &found))
-			;
+		while (found < LAST_TICKET && found + step < none)
+			if (!byte_held(fd, F_RDLCK, found + step, end, &first, &found))
+				none = found + step;
 	return found;
 }
 
