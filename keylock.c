@@ -2473,16 +2473,13 @@ cycle_find(const struct directory *directory, const struct wait *wait)
 	struct search search = {.seats = seats_scan(directory, NULL, wait)};
 	size_t count = search.seats.count;
 	struct cycle cycle = {.sum = 0};
-	pid_t pid = 0, parent;
 	bool found = false;
 
 	search.links = calloc(count + 2, sizeof(*search.links));
-	process_parent(&pid, &parent);
 	for (size_t i = 0; i < count && search.links; i++) {
 		const struct seat *seat = &search.seats.list[i];
 
-		if (seat->pid == pid && seat->ticket == wait->lock->ticket &&
-		    strcmp(seat->name, wait->lock->name) == 0)
+		if (seat->ticket == wait->lock->ticket && strcmp(seat->name, wait->lock->name) == 0)
 			search.links[search.count++].waiter = seat;
 	}
 	for (size_t at = 0; at < search.count && !found && wait_goes_on(wait); at++)
