@@ -331,6 +331,19 @@ stop_by(int signo)
 		act_by_default(signo);
 }
 
+/* Where a stop signal was caught, stop by it. Returns whether that was so. */
+static bool
+stopped(void)
+{
+	int signo = signals.caught;
+
+	if (!is_stop_signal(signo))
+		return false;
+	signals.caught = 0;
+	stop_by(signo);
+	return true;
+}
+
 /* Die of `signo`, without a second core. Returns 128 + signo where the kernel does not let
  * this process die of it, as process 1 of a pid namespace (pid_namespaces(7)). */
 static int
@@ -1727,28 +1740,20 @@ keys_release(struct keys *keys, size_t count, bool linger)
 	}
 }
 
-/* Acquire all keys. A stop signal gives every place and key up, stops, and queues anew; the
- * deadline stays. Returns 0, or a result with *failed the key that was not had, and nothing
+/* Acquire all keys. Returns 0, or a result with *failed the key that was not had, and nothing
  * is kept. */
 static int
 keys_acquire(struct keys *keys, struct wait *wait, size_t *failed)
 {
-	int result = 0, signo;
+	int result = 0;
 
-	for (size_t i = 0; i < keys->count; i++) {
+	for (size_t i = 0; i < keys->count && !result; i++) {
 		wait->early = wait->early || i > 0; /* where we hold others */
 		result = key_acquire(&keys->locks[i], wait);
-		if (!result)
-			continue;
 		*failed = i;
-		keys_release(keys, i, false);
-		signo = signals.caught;
-		if (result != CAUGHT || !is_stop_signal(signo))
-			break;
-		signals.caught = 0;
-		stop_by(signo);
-		i = (size_t)-1;
 	}
+	if (result)
+		keys_release(keys, *failed, false);
 	return result;
 }
 
@@ -2264,8 +2269,8 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	return COVERED;
 }
 
-/* Close the descriptors of a guest's file that we came with: where the host has ended its lock
- * lasts as long as they do, and keeps the file from being removed. */
+/* Once a guest has let go, close the descriptors of its file that we came with: where the host
+ * has ended its lock lasts as long as they do, and keeps the file from being removed. */
 static void
 host_close(const struct lock *lock)
 {
@@ -2276,6 +2281,8 @@ host_close(const struct lock *lock)
 		seats_of(&seats, lock->directory, pid, true, lock->name);
 	for (size_t i = 0; i < seats.count; i++)
 		close(seats.list[i].fd);
+	if (seats.count)
+		lockfile_tidy(lock->directory, lock->name);
 	free(seats.list);
 }
 
@@ -2730,15 +2737,10 @@ command_run(struct command *command, bool in_place)
 {
 	_Alignas(16) char stack[8 * PATH_MAX];
 	pid_t child = 0;
-	int signo;
 
-	while (!in_place && signal_came()) { /* before there was a command to give it to */
-		signo = signals.caught;
-		if (!is_stop_signal(signo))
-			return (struct ending){.signal = signo};
-		signals.caught = 0;
-		stop_by(signo);
-	}
+	while (!in_place && signal_came()) /* before there was a command to give it to */
+		if (!stopped())
+			return (struct ending){.signal = signals.caught};
 	timer_arm(FOREVER);
 	/* Were SIGCHLD ignored, the kernel would not keep the child's status. */
 	sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL}, &command->child_came);
@@ -3108,11 +3110,8 @@ pin(struct directory *directory, const char *key, nanoseconds patience)
 			error = -lockfile_failure(directory, lock.name, NO_FILE, strerror(errno));
 		if (!error)
 			error = lockfile_recheck(directory, lock.name, &lock.file);
-		if (error > 0 && is_stop_signal(signals.caught)) {
-			stop_by(signals.caught);
-			signals.caught = 0;
+		if (error > 0 && stopped())
 			error = ESTALE;
-		}
 	} while (error == ESTALE);
 	if (error <= 0)
 		return error ? -error : print_path(directory, key);
@@ -3602,7 +3601,11 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	if (!keys_make(&keys, options, directory))
 		return say(REFUSED, "memory: %s", strerror(ENOMEM));
 	hurried = true;
-	result = keys_acquire(&keys, &wait, &failed);
+	do { /* a stop signal gives every place and key up; the deadline stays */
+		result = keys_acquire(&keys, &wait, &failed);
+		for (size_t i = 0; i < keys.count && result; i++)
+			host_close(&keys.locks[i]);
+	} while (result == CAUGHT && stopped());
 	turn_end(&looker, directory);
 	if (result == CAUGHT)
 		return die_by(signals.caught);
@@ -3614,9 +3617,9 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 		say(0, "%s: had, took %.3f s", show(*options->keys),
 		    (double)(now() - start) / (double)SECOND);
 	ending = run_under(options, &keys, came_umask);
+	keys_release(&keys, keys.count, options->linger || has_died(&ending));
 	for (size_t i = 0; i < keys.count; i++)
 		host_close(&keys.locks[i]);
-	keys_release(&keys, keys.count, options->linger || has_died(&ending));
 	hurried = false;
 	if (ending.error) { /* as any program does, with signals let in */
 		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
