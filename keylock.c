@@ -450,7 +450,8 @@ lock_have(int fd, short type, off_t what, struct wait *wait)
  */
 
 /* While keylock waits or holds, a line that standard error does not take at once is
- * dropped: nobody behind it pays for a pipe that nobody reads. */
+ * dropped: nobody behind it pays for a pipe that nobody reads. Else signals are let in, as
+ * by any program. */
 static bool hurried;
 
 /* Write `keylock: ` and the line to standard error; keeps errno. Returns `status`. A reader
@@ -463,27 +464,29 @@ say(int status, const char *format, ...)
 	char line[MESSAGE_SIZE] = "keylock: ";
 	size_t used = strlen(line);
 	va_list arguments;
-	sigset_t own;
+	struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
+	sigset_t own, mask = hurried ? signals.all : signals.came_mask;
+	bool full = false;
 
 	va_start(arguments, format);
 	vsnprintf(line + used, sizeof(line) - used - 1, format, arguments);
 	va_end(arguments);
 	used = strlen(strcat(line, "\n"));
 	sigemptyset(&own);
+	sigaddset(&own, SIGPIPE);
+	sigaddset(&own, SIGXFSZ);
+	sigorset(&mask, &mask, &own);
 	if (hurried && waiting_begin() == 0) {
-		sigaddset(&own, WAKER);
+		sigdelset(&mask, WAKER);
 		timer_arm(now() + MILLISECOND);
-		sigprocmask(SIG_UNBLOCK, &own, NULL);
+	} else if (hurried) { /* no timer is left; another may fill it after the look */
+		full = poll(&ready, 1, 0) == 0;
 	}
-	if (write(STDERR_FILENO, line, used) < 0) {
-		sigaddset(&own, SIGPIPE);
-		sigaddset(&own, SIGXFSZ);
+	sigprocmask(SIG_SETMASK, &mask, NULL);
+	if (!full && write(STDERR_FILENO, line, used) < 0)
 		sigtimedwait(&own, NULL, &(struct timespec){.tv_sec = 0});
-	}
-	if (hurried) {
-		timer_arm(FOREVER);
-		signals_keep_out();
-	}
+	timer_arm(FOREVER);
+	sigprocmask(SIG_SETMASK, hurried ? &signals.all : &signals.came_mask, NULL);
 	errno = kept;
 	return status;
 }
@@ -3098,6 +3101,7 @@ pin(struct directory *directory, const char *key, nanoseconds patience)
 	if (status)
 		return status;
 	name_of_key(key, lock.name);
+	hurried = true;
 	do {
 		lockfile_close(&lock.file);
 		error = -lockfile_open(directory, lock.name, &lock.file);
@@ -3113,8 +3117,11 @@ pin(struct directory *directory, const char *key, nanoseconds patience)
 		if (error > 0 && stopped())
 			error = ESTALE;
 	} while (error == ESTALE);
-	if (error <= 0)
+	if (error <= 0) {
+		lockfile_close(&lock.file);
+		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 		return error ? -error : print_path(directory, key);
+	}
 	status = lock_result(&lock, error);
 	return status == CAUGHT ? die_by(signals.caught) : status;
 }
@@ -3621,10 +3628,8 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	for (size_t i = 0; i < keys.count; i++)
 		host_close(&keys.locks[i]);
 	hurried = false;
-	if (ending.error) { /* as any program does, with signals let in */
-		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
+	if (ending.error)
 		say_not_run(*options->command, &ending);
-	}
 	return ending.signal ? die_by(ending.signal) : ending.status;
 }
 

@@ -189,7 +189,9 @@ network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] 
 	process_parent: " %*c %d", parent) == 1 => " %*c %d", parent) == 1 && (asked || (*parent = getppid()))
 4-look-that-blocks looking dead.file.system seats_of: fd = => fd = 0 * fstatat(dirfd(fds), entry->d_name, &(struct stat){0}, 0) +
 5-look-without-end looking on.all.bytes tickets_count: last = next => last = hit
-6-full-pipe waiting nobody.reads say: if (hurried && waiting_begin() == 0) => if (false)
+6-full-pipe waiting nobody.reads say: sigdelset(&mask, WAKER) => (void)0
+6-full-pipe-no-timer waiting nobody.reads say: !full && write => write
+6-full-pipe-at-the-gate waiting nobody.reads pin: hurried = true => (void)0
 6-full-output hold full.output hold: count = ppoll => count = ends[1].fd >= 0 ? (ends[1].revents = POLLOUT) : ppoll
 7-hold-reads-deaf terminal hold.in.the.background hold: signals_let_in() => (void)0
 8-output-closed-first hold without.the.line hold: ends[1].fd = -1 => ends[1].events = 0
