@@ -2272,8 +2272,8 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	return COVERED;
 }
 
-/* Once a guest has let go, close the descriptors of its file that we came with: where the host
- * has ended its lock lasts as long as they do, and keeps the file from being removed. */
+/* Close the descriptors of a guest's file that we came with: where the host has ended its lock
+ * lasts as long as they do, and keeps the file from being removed. */
 static void
 host_close(const struct lock *lock)
 {
@@ -3624,9 +3624,9 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 		say(0, "%s: had, took %.3f s", show(*options->keys),
 		    (double)(now() - start) / (double)SECOND);
 	ending = run_under(options, &keys, came_umask);
-	keys_release(&keys, keys.count, options->linger || has_died(&ending));
 	for (size_t i = 0; i < keys.count; i++)
 		host_close(&keys.locks[i]);
+	keys_release(&keys, keys.count, options->linger || has_died(&ending));
 	hurried = false;
 	if (ending.error)
 		say_not_run(*options->command, &ending);
