@@ -121,6 +121,7 @@ not-handed-on lifetime keylock.is.killed:.its.command become: F_DUPFD, FIRST_COM
 daemon-keeps-the-key lifetime ended.by.itself lock_release: lock_try(fd, F_UNLCK, LOCK) => 0
 unlocks-beside-guest nesting outlives.its.host lock_release: !is_held(fd, PRESENCE, PRESENCE + 1) => true
 guest-keeps-the-file nesting outlives.its.host host_close: close(seats.list[i].fd) => (void)0
+guest-gives-up-and-keeps nesting host.that.has.ended run: i < keys.count && result => i < 0
 tidy-blind-to-tickets waiting each.place lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, PRESENCE, TICKETS)
 tidy-blind-to-guests nesting whatever.became lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, TICKETS, 0)
 tidy-looks-once nesting removal.stopped lockfile_tidy: LOCK) == 0 && !is_held(fd, PRESENCE, 0) => LOCK) == 0
