@@ -342,6 +342,19 @@ stop_by(int signo)
 		act_by_default(signo);
 }
 
+/* Where a stop signal was caught, stop by it. Returns whether that was so. */
+static bool
+stopped(void)
+{
+	int signo = signals.caught;
+
+	if (!is_stop_signal(signo))
+		return false;
+	signals.caught = 0;
+	stop_by(signo);
+	return true;
+}
+
 /* Die of `signo`, without a second core. Returns 128 + signo where the kernel does not let
  * this process die of it, as process 1 of a pid namespace (pid_namespaces(7)). */
 static int
@@ -448,7 +461,8 @@ lock_have(int fd, short type, off_t what, struct wait *wait)
  */
 
 /* While keylock waits or holds, a line that standard error does not take at once is
- * dropped: nobody behind it pays for a pipe that nobody reads. */
+ * dropped: nobody behind it pays for a pipe that nobody reads. Else signals are let in, as
+ * by any program. */
 static bool hurried;
 
 /* Write `keylock: ` and the line to standard error; keeps errno. Returns `status`. A reader
@@ -461,27 +475,29 @@ say(int status, const char *format, ...)
 	char line[MESSAGE_SIZE] = "keylock: ";
 	size_t used = strlen(line);
 	va_list arguments;
-	sigset_t own;
+	struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
+	sigset_t own, mask = hurried ? signals.all : signals.came_mask;
+	bool full = false;
 
 	va_start(arguments, format);
 	vsnprintf(line + used, sizeof(line) - used - 1, format, arguments);
 	va_end(arguments);
 	used = strlen(strcat(line, "\n"));
 	sigemptyset(&own);
+	sigaddset(&own, SIGPIPE);
+	sigaddset(&own, SIGXFSZ);
+	sigorset(&mask, &mask, &own);
 	if (hurried && waiting_begin() == 0) {
-		sigaddset(&own, WAKER);
+		sigdelset(&mask, WAKER);
 		timer_arm(now() + MILLISECOND);
-		sigprocmask(SIG_UNBLOCK, &own, NULL);
+	} else if (hurried) { /* no timer is left; another may fill it after the look */
+		full = poll(&ready, 1, 0) == 0;
 	}
-	if (write(STDERR_FILENO, line, used) < 0) {
-		sigaddset(&own, SIGPIPE);
-		sigaddset(&own, SIGXFSZ);
+	sigprocmask(SIG_SETMASK, &mask, NULL);
+	if (!full && write(STDERR_FILENO, line, used) < 0)
 		sigtimedwait(&own, NULL, &(struct timespec){.tv_sec = 0});
-	}
-	if (hurried) {
-		timer_arm(FOREVER);
-		signals_keep_out();
-	}
+	timer_arm(FOREVER);
+	sigprocmask(SIG_SETMASK, hurried ? &signals.all : &signals.came_mask, NULL);
 	errno = kept;
 	return status;
 }
@@ -1747,28 +1763,20 @@ keys_release(struct keys *keys, size_t count, bool linger)
 	}
 }
 
-/* Acquire all keys. A stop signal gives every place and key up, stops, and queues anew; the
- * deadline stays. Returns 0, or a result with *failed the key that was not had, and nothing
+/* Acquire all keys. Returns 0, or a result with *failed the key that was not had, and nothing
  * is kept. */
 static int
 keys_acquire(struct keys *keys, struct wait *wait, size_t *failed)
 {
-	int result = 0, signo;
+	int result = 0;
 
-	for (size_t i = 0; i < keys->count; i++) {
+	for (size_t i = 0; i < keys->count && !result; i++) {
 		wait->early = wait->early || i > 0; /* where we hold others */
 		result = key_acquire(&keys->locks[i], wait);
-		if (!result)
-			continue;
 		*failed = i;
-		keys_release(keys, i, false);
-		signo = signals.caught;
-		if (result != CAUGHT || !is_stop_signal(signo))
-			break;
-		signals.caught = 0;
-		stop_by(signo);
-		i = (size_t)-1;
 	}
+	if (result)
+		keys_release(keys, *failed, false);
 	return result;
 }
 
@@ -2296,6 +2304,8 @@ host_close(const struct lock *lock)
 		seats_of(&seats, lock->directory, pid, true, lock->name);
 	for (size_t i = 0; i < seats.count; i++)
 		close(seats.list[i].fd);
+	if (seats.count)
+		lockfile_tidy(lock->directory, lock->name);
 	free(seats.list);
 }
 
@@ -2747,15 +2757,10 @@ command_run(struct command *command, bool in_place)
 {
 	_Alignas(16) char stack[8 * PATH_MAX];
 	pid_t child = 0;
-	int signo;
 
-	while (!in_place && signal_came()) { /* before there was a command to give it to */
-		signo = signals.caught;
-		if (!is_stop_signal(signo))
-			return (struct ending){.signal = signo};
-		signals.caught = 0;
-		stop_by(signo);
-	}
+	while (!in_place && signal_came()) /* before there was a command to give it to */
+		if (!stopped())
+			return (struct ending){.signal = signals.caught};
 	timer_arm(FOREVER);
 	/* Were SIGCHLD ignored, the kernel would not keep the child's status. */
 	sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL}, &command->child_came);
@@ -3110,6 +3115,7 @@ pin(struct directory *directory, const char *key, nanoseconds patience)
 	if (status)
 		return status;
 	name_of_key(key, lock.name);
+	hurried = true;
 	do {
 		lockfile_close(&lock.file);
 		error = -lockfile_open(directory, lock.name, &lock.file);
@@ -3122,14 +3128,14 @@ pin(struct directory *directory, const char *key, nanoseconds patience)
 			error = -lockfile_failure(directory, lock.name, NO_FILE, strerror(errno));
 		if (!error)
 			error = lockfile_recheck(directory, lock.name, &lock.file);
-		if (error > 0 && is_stop_signal(signals.caught)) {
-			stop_by(signals.caught);
-			signals.caught = 0;
+		if (error > 0 && stopped())
 			error = ESTALE;
-		}
 	} while (error == ESTALE);
-	if (error <= 0)
+	if (error <= 0) {
+		lockfile_close(&lock.file);
+		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 		return error ? -error : print_path(directory, key);
+	}
 	status = lock_result(&lock, error);
 	return status == CAUGHT ? die_by(signals.caught) : status;
 }
@@ -3616,7 +3622,11 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	if (!keys_make(&keys, options, directory))
 		return say(REFUSED, "memory: %s", strerror(ENOMEM));
 	hurried = true;
-	result = keys_acquire(&keys, &wait, &failed);
+	do { /* a stop signal gives every place and key up; the deadline stays */
+		result = keys_acquire(&keys, &wait, &failed);
+		for (size_t i = 0; i < keys.count && result; i++)
+			host_close(&keys.locks[i]);
+	} while (result == CAUGHT && stopped());
 	turn_end(&looker, directory);
 	if (result == CAUGHT)
 		return die_by(signals.caught);
@@ -3632,10 +3642,8 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 		host_close(&keys.locks[i]);
 	keys_release(&keys, keys.count, options->linger || has_died(&ending));
 	hurried = false;
-	if (ending.error) { /* as any program does, with signals let in */
-		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
+	if (ending.error)
 		say_not_run(*options->command, &ending);
-	}
 	return ending.signal ? die_by(ending.signal) : ending.status;
 }
 

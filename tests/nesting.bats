@@ -331,6 +331,31 @@ alone_in() {
 	done
 }
 
+@test "P2 P3 one that gives up for another key, or stops, frees that of its host that has ended" {
+	hold other
+	stranger=$holder
+	for end in 1 TERM TSTP; do
+		hold key
+		options='-r -k key'
+		[ "$end" != 1 ] || options+=' -w 1'
+		tell "$holder" nested '"$KEYLOCK" '"$options"' other touch "$ran" & echo $!'
+		answered nested 0
+		nested=$(cat "$work/nested.said")
+		wait_for 20 has_ticket "$nested"
+		let_go
+		taken key
+		[ "$end" = 1 ] || kill -s "$end" "$nested"
+		[ "$end" != TSTP ] || wait_for 20 in_state "$nested" T
+		wait_for 20 free key
+		[ "$(files)" = 1 ]
+	done
+	kill -CONT "$nested"
+	let_go "$stranger"
+	wait_for 20 is_dead "$nested"
+	[ -e "$ran" ]
+	all_gone
+}
+
 @test "P9 never stuck: what a guest runs finds the guest as its ancestor" {
 	for options in '-l -o' '-j 1 -l -o'; do
 		leave_guest "$options"

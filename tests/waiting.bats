@@ -282,10 +282,29 @@ rest() {
 	ended_with "$first" 143
 	ended_with "$waiter" 0
 	[[ -e $ran.second && ! -e $ran && $(files) == 0 ]]
-	# Who cannot run its command can be ended, too.
-	"$KEYLOCK" key / 2>"$full" 3>&- 4>&- &
+	# Nor one that has no timer to cut its message short, in the line or holding.
+	no_timer=(timeout -k 1 20 bash -c 'ulimit -S -i 0; exec "$KEYLOCK" "$@" 2>"$0"' "$full")
+	it_gives 0 "${no_timer[@]}" -v key true
+	hold key
+	it_gives 71 "${no_timer[@]}" key touch "$ran"
+	let_go
+	# Nor --pin, which has the gate.
+	prints "$KEYLOCK_DIR/key" --pin key
+	ln "$KEYLOCK_DIR/key" "$work/other"
+	it_gives 77 "${into_full[@]}" --pin key
+	rm "$work/other"
+	"$KEYLOCK" --pin key >"$full" 3>&- 4>&- &
 	first=$!
-	wait_for 20 eval 'kill -TERM "$first" 2>/dev/null; is_dead "$first"'
+	wait_for 20 in_state "$first" S
+	gives 0 -w 10 key true
+	kill -TERM "$first"
+	ended_with "$first" 143
+	# Who does not run its command can be ended, too.
+	for words in 'key /' '-d /no/where/at/all key true' '-Q'; do
+		"$KEYLOCK" $words 2>"$full" 3>&- 4>&- &
+		first=$!
+		wait_for 20 eval 'kill -TERM "$first" 2>/dev/null; is_dead "$first"'
+	done
 }
 
 @test "P1 while the gate is closed nobody comes to the key in turn, and nobody's end takes the file away" {

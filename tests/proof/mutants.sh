@@ -121,6 +121,7 @@ not-handed-on lifetime keylock.is.killed:.its.command become: F_DUPFD, FIRST_COM
 daemon-keeps-the-key lifetime ended.by.itself lock_release: lock_try(fd, F_UNLCK, LOCK) => 0
 unlocks-beside-guest nesting outlives.its.host lock_release: !is_held(fd, PRESENCE, PRESENCE + 1) => true
 guest-keeps-the-file nesting outlives.its.host host_close: close(seats.list[i].fd) => (void)0
+guest-gives-up-and-keeps nesting host.that.has.ended run: i < keys.count && result => i < 0
 tidy-blind-to-tickets waiting each.place lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, PRESENCE, TICKETS)
 tidy-blind-to-guests nesting whatever.became lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, TICKETS, 0)
 tidy-looks-once nesting removal.stopped lockfile_tidy: LOCK) == 0 && !is_held(fd, PRESENCE, 0) => LOCK) == 0
@@ -189,7 +190,9 @@ network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] 
 	process_parent: " %*c %d", parent) == 1 => " %*c %d", parent) == 1 && (asked || (*parent = getppid()))
 4-look-that-blocks looking dead.file.system seats_of: fd = => fd = 0 * fstatat(dirfd(fds), entry->d_name, &(struct stat){0}, 0) +
 5-look-without-end looking on.all.bytes tickets_count: last = next => last = hit
-6-full-pipe waiting nobody.reads say: if (hurried && waiting_begin() == 0) => if (false)
+6-full-pipe waiting nobody.reads say: sigdelset(&mask, WAKER) => (void)0
+6-full-pipe-no-timer waiting nobody.reads say: !full && write => write
+6-full-pipe-at-the-gate waiting nobody.reads pin: hurried = true => (void)0
 6-full-output hold full.output hold: count = ppoll => count = ends[1].fd >= 0 ? (ends[1].revents = POLLOUT) : ppoll
 7-hold-reads-deaf terminal hold.in.the.background hold: signals_let_in() => (void)0
 8-output-closed-first hold without.the.line hold: ends[1].fd = -1 => ends[1].events = 0
