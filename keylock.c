@@ -1307,7 +1307,7 @@ lock_acquire(struct lock *lock, struct wait *wait, int (*take)(struct lock *, st
 {
 	int error, renamed;
 
-	for (;;) {
+	for (int tries = 1;; tries++) {
 		lockfile_close(&lock->file);
 		lock->ticket = 0;
 		error = -lockfile_open(lock->directory, lock->name, &lock->file);
@@ -1319,7 +1319,8 @@ lock_acquire(struct lock *lock, struct wait *wait, int (*take)(struct lock *, st
 			renamed = lockfile_recheck(lock->directory, lock->name, &lock->file);
 		if (renamed != ESTALE)
 			return renamed ? renamed : error;
-		if (!wait->nonblock && is_late(wait))
+		/* There are file systems (FUSE) that number a file anew at each look. */
+		if (signal_came() || (wait->nonblock ? tries == 100 : is_late(wait)))
 			return ETIMEDOUT;
 	}
 }
@@ -3102,6 +3103,22 @@ print_path(const struct directory *directory, const char *key)
 	return printed();
 }
 
+/* Mark the open lockfile, inside its gate, as never to be removed. Returns as lock_take() does,
+ * or a result as a negative number. */
+static int
+pin_take(struct lock *lock, struct wait *wait)
+{
+	int fd = lock->file.fd, error = lock_have(fd, F_WRLCK, GATE, wait);
+	struct stat file;
+
+	if (!error)
+		error = -record_check(lock, &file);
+	if (!error && !(file.st_mode & PINNED) &&
+	    fchmod(fd, (file.st_mode & 07777) | S_ISVTX | PINNED) < 0)
+		error = -lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(errno));
+	return error;
+}
+
 /* --pin: make the lockfile and mark it as never to be removed, so that programs that know
  * only its path can lock it, too; print the path. */
 static int
@@ -3110,27 +3127,14 @@ pin(struct directory *directory, const char *key, nanoseconds patience)
 	struct lock lock = {.directory = directory, .key = key, .file = NO_LOCKFILE};
 	struct wait wait = {.deadline = time_in(patience), .look_at = FOREVER};
 	int status = directory_open(directory), error;
-	struct stat file;
 
 	if (status)
 		return status;
 	name_of_key(key, lock.name);
 	hurried = true;
-	do {
-		lockfile_close(&lock.file);
-		error = -lockfile_open(directory, lock.name, &lock.file);
-		if (!error)
-			error = lock_have(lock.file.fd, F_WRLCK, GATE, &wait);
-		if (!error)
-			error = -record_check(&lock, &file);
-		if (!error && !(file.st_mode & PINNED) &&
-		    fchmod(lock.file.fd, (file.st_mode & 07777) | S_ISVTX | PINNED) < 0)
-			error = -lockfile_failure(directory, lock.name, NO_FILE, strerror(errno));
-		if (!error)
-			error = lockfile_recheck(directory, lock.name, &lock.file);
-		if (error > 0 && stopped())
-			error = ESTALE;
-	} while (error == ESTALE);
+	do
+		error = lock_acquire(&lock, &wait, pin_take);
+	while (error > 0 && stopped());
 	if (error <= 0) {
 		lockfile_close(&lock.file);
 		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);

@@ -200,6 +200,25 @@ rest() {
 	[ "$(files)" = 0 ]
 }
 
+@test "P9 where a file system numbers a file anew at each look, -n, -w and signals end the wait" {
+	need strace
+	strange=(strace -D -qq -o /dev/null -e trace='?newfstatat,?fstatat64'
+		-e inject='?newfstatat,?fstatat64:error=ENOENT' "$KEYLOCK")
+	it_quiet 75 timeout -s KILL 10 "${strange[@]}" -w 0.2 key touch "$ran"
+	it_quiet 75 timeout -s KILL 10 "${strange[@]}" -n key touch "$ran"
+	it_quiet 75 timeout -s KILL 10 "${strange[@]}" -w 0.2 --pin key
+	for words in "key touch $ran" "-j 2 key touch $ran" '--pin key'; do
+		"$tools/inherit.py" -d "${strange[@]}" $words 3>&- 4>&- &
+		endless=$!
+		wait_for 20 test -e "$KEYLOCK_DIR/key"
+		kill -TERM "$endless"
+		ended_with "$endless" 143
+		not_run
+		# What it made stays where its name cannot be looked up.
+		rm -f "$KEYLOCK_DIR"/key*
+	done
+}
+
 @test "P6 -w: what is left of the time does not disturb the command" {
 	waiters=()
 	hold key
