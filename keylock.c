@@ -3265,10 +3265,12 @@ print_help(int letter)
 	return printed() ? REFUSED : DONE;
 }
 
-/* Refuse what can be no key. Returns 0 or USAGE. */
+/* Refuse what can be no key, or for which there was no memory. Returns 0, USAGE or REFUSED. */
 static int
 key_check(const char *key)
 {
+	if (!key)
+		return say(REFUSED, "memory: %s", strerror(ENOMEM));
 	if (!*key)
 		return say(USAGE, "KEY is empty");
 	if (strlen(key) > KEY_MAX_BYTES)
@@ -3367,7 +3369,7 @@ parse_check(const struct options *options)
 }
 
 /* Take what stands behind the options: KEY, or a list of them, and `[--] COMMAND...` or
- * `-c SCRIPT`. Returns 0 or USAGE. */
+ * `-c SCRIPT`. Returns as key_check(). */
 static int
 parse_rest(struct options *options, char **words)
 {
@@ -3410,7 +3412,7 @@ parse_rest(struct options *options, char **words)
 }
 
 /* Read the command line into `options`, which holds the defaults and has room for as
- * many keys as argv has words. Returns 0; USAGE, and says why; or as print_help(). */
+ * many keys as argv has words. Returns 0; USAGE or REFUSED, and says why; or as print_help(). */
 static int
 parse(struct options *options, int argc, char **argv)
 {

@@ -178,7 +178,6 @@ in_doubt() {
 			71) [[ ${stderr##*$'\n'} == 'keylock: '*memory* ]] ;;
 			# Of the C library's own start.
 			127) [[ $stderr == *librar* || $stderr == *glibc* ]] ;;
-			64) [[ $what == --auto* ]] ;;
 			*) false ;;
 			esac
 			# Of what is for programs each line counts by itself.
