@@ -1,11 +1,11 @@
 /*
- * bench MODE RUNS :: NUMBER COMMAND... [:: NUMBER COMMAND...]...
+ * bench MODE RUNS NUMBER COMMAND... :: NUMBER COMMAND...
  *
  * The stop-watch of bench.sh, for what a benchmark of whole commands (hyperfine)
  * cannot see. It starts each command by vfork and execvp and does nothing between
  * two looks at the clock but wait, so that differences of microseconds between two
- * lock commands can be seen. The sides are run in turn (A B A B ...), so that what
- * the machine does meanwhile falls on all of them alike. Times are in milliseconds.
+ * lock commands can be seen. The two sides are run in turn, so that what the machine
+ * does meanwhile falls on both alike. Times are in milliseconds.
  *
  *   crowd   NUMBER of COMMAND at once, until the last one has ended.
  *   line    COMMAND is a lock command that wants a command. One of it holds, and
@@ -14,10 +14,9 @@
  *           the holder's command to the start of the next one's, and then the
  *           arrival, from the start of the newcomer until it sleeps.
  *
- * Prints for each side, in a line each (for line: hand-overs, then arrivals), its
- * median, and the median over the runs of its time divided by the last side's in the
- * same run. Where a command fails, bench says so on standard error and exits 2: the
- * time of a failure is no measure.
+ * Prints both medians, and the median over the runs of the first side's time divided
+ * by the second's, in a line (for line: hand-overs, then arrivals). Where a command
+ * fails, bench says so on standard error and exits 2: the time of a failure is no measure.
  *
  *   bench turn (a command under a lock) says when it was started, waits for a byte
  *              or the end of standard input, says when that was.
@@ -27,12 +26,11 @@
  *              safe), and passes no signal on.
  */
 #define _GNU_SOURCE
-#include <poll.h>
 #include <sys/file.h>
 
 #include "../tools/probe.h"
 
-enum { MOST_SIDES = 8, MOST_WORDS = 64, MOST_RUNS = 1000, MOST_WAITING = 10002 };
+enum { MOST_WORDS = 64, MOST_RUNS = 1000, MOST_WAITING = 10002 };
 
 static struct side {
 	int number, count;
@@ -41,7 +39,7 @@ static struct side {
 	/* Of a line: who is in it; a byte to `gate` lets the holder's command end. */
 	pid_t line[MOST_WAITING];
 	int standing, gate[2], says[2];
-} sides[MOST_SIDES];
+} sides[2];
 
 static char *self;
 static int nothing; /* /dev/null */
@@ -92,11 +90,8 @@ finish(pid_t pid, char *const words[])
 	int status;
 
 	pid = waitpid(pid, &status, 0);
-	if (pid < 0)
-		fail("waitpid");
-	if (status != 0) {
-		fprintf(stderr, "bench: %s %s: wait status 0x%x\n", words[0], words[1],
-		        (unsigned)status);
+	if (pid < 0 || status != 0) {
+		fprintf(stderr, "bench: %s %s: wait status 0x%x\n", words[0], words[1], status);
 		exit(2);
 	}
 	return pid;
@@ -119,10 +114,9 @@ crowd_run(struct side *side, int run)
 static double
 said(const struct side *side)
 {
-	struct pollfd ready = {.fd = side->says[0], .events = POLLIN};
 	double when;
 
-	if (poll(&ready, 1, 60000) <= 0 || read(side->says[0], &when, sizeof when) != sizeof when)
+	if (read(side->says[0], &when, sizeof when) != sizeof when)
 		fail("a command under the lock did not say when it ran");
 	return when;
 }
@@ -131,18 +125,13 @@ said(const struct side *side)
 static double
 asleep(pid_t pid)
 {
-	double begin = clock_ms(), since = 0;
+	double since = 0;
 	char text[2000];
 
-	for (double time = begin; since == 0 || time < since + 1; time = clock_ms()) {
+	for (double time = clock_ms(); since == 0 || time < since + 1; time = clock_ms()) {
 		const char *end = strrchr(glance(pid, "stat", text), ')');
 
-		if (time > begin + 60e3)
-			fail("who comes is not asleep after a minute");
-		if (!end || end[2] != 'S')
-			since = 0;
-		else if (since == 0)
-			since = time;
+		since = !end || end[2] != 'S' ? 0 : since == 0 ? time : since;
 	}
 	return since;
 }
@@ -238,48 +227,50 @@ floor_of_all(char *words[])
 }
 
 static void
-print(int count, int runs, int measure)
+print(int runs, int measure)
 {
-	static double ratios[MOST_SIDES][MOST_RUNS];
+	double *own = sides[0].times[measure], *beside = sides[1].times[measure];
+	double ratios[MOST_RUNS], ratio;
 
-	for (int i = 0; i < count * runs; i++)
-		ratios[i / runs][i % runs] = sides[i / runs].times[measure][i % runs] /
-		                             sides[count - 1].times[measure][i % runs];
-	for (int i = 0; i < count; i++)
-		printf("%.6f %.6f\n", median(sides[i].times[measure], runs),
-		       median(ratios[i], runs));
+	for (int i = 0; i < runs; i++)
+		ratios[i] = own[i] / beside[i];
+	ratio = median(ratios, runs);
+	printf("%.6f %.6f %.6f\n", median(own, runs), median(beside, runs), ratio);
 }
 
 int
 main(int argc, char *argv[])
 {
-	int count = 0, runs = argc > 2 ? atoi(argv[2]) : 0;
+	int runs = argc > 2 ? atoi(argv[2]) : 0;
 	bool line = argc > 1 && strcmp(argv[1], "line") == 0;
+	struct side *side = sides;
 
 	self = argv[0];
 	if (argc == 2 && strcmp(argv[1], "turn") == 0)
 		return turn();
 	if (argc > 3 && strcmp(argv[1], "floor") == 0)
 		return floor_of_all(argv + 2);
-	for (int i = 3; i < argc; i++)
-		if (strcmp(argv[i], "::") == 0 && count < MOST_SIDES && ++i < argc)
-			sides[count++].number = atoi(argv[i]);
-		else if (count > 0 && sides[count - 1].count < MOST_WORDS - 3)
-			sides[count - 1].words[sides[count - 1].count++] = argv[i];
-	if (count == 0 || runs < 1 || runs > MOST_RUNS) {
+	for (int i = 3; i < argc && side->count < MOST_WORDS - 3; i++)
+		if (strcmp(argv[i], "::") == 0 && side == sides)
+			side++;
+		else if (!side->number)
+			side->number = atoi(argv[i]);
+		else
+			side->words[side->count++] = argv[i];
+	if (!sides[1].count || runs < 1 || runs > MOST_RUNS) {
 		fputs("usage: see the beginning of bench.c\n", stderr);
 		return 64;
 	}
 	nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
-	for (int i = 0; line && i < count; i++)
+	for (int i = 0; line && i < 2; i++)
 		line_begin(&sides[i]);
 	/* The first run of a single command is to warm up, and measured again. */
 	for (int run = line || sides[0].number > 1 ? 0 : -1; run < runs; run++)
-		for (int i = 0; i < count; i++)
+		for (int i = 0; i < 2; i++)
 			(line ? line_run : crowd_run)(&sides[i], run < 0 ? 0 : run);
-	for (int i = 0; line && i < count; i++)
+	for (int i = 0; line && i < 2; i++)
 		line_end(&sides[i]);
 	for (int measure = 0; measure < 1 + line; measure++)
-		print(count, runs, measure);
+		print(runs, measure);
 	return fflush(stdout) != 0;
 }
