@@ -23,7 +23,6 @@ if [ $# -eq 0 ]; then
 	[ "$size" = quick ] || set -- "$@" gcc-musl gcc-O0 gcc-O3
 fi
 made=0 failed=0 skipped=0 tests=0 passed=0
-echo 'int main(void) { return 0; }' >"$work/a.c"
 musl=/usr/lib/x86_64-linux-musl
 # Without gcc-multilib, which conflicts with cross compilers, gcc has no asm/ of 32 bits.
 gcc_32='gcc -m32 -idirafter /usr/include/x86_64-linux-gnu'
@@ -35,23 +34,6 @@ cat >"$work/musl-clang" <<-END
 		$musl/crt1.o $musl/crti.o "\$@" -L$musl -lc $(gcc -print-libgcc-file-name) $musl/crtn.o
 END
 chmod +x "$work/musl-clang"
-
-# build NAME KIND MAKE-ARGUMENT...: makes $work/NAME/keylock, which file(1) calls KIND.
-build() {
-	local tree=$work/$1 kind=$2
-	shift 2
-	mkdir -p "$tree"
-	cp keylock.c Makefile "$tree"
-	if ! make -s -C "$tree" "$@" >"$work/log" 2>&1; then
-		cat "$work/log"
-		return 1
-	fi
-	file "$tree/keylock" | grep -Eq -- "$kind" || {
-		file "$tree/keylock"
-		echo "it is not $kind"
-		return 1
-	}
-}
 
 arm() {
 	timeout 20 qemu-aarch64-static "$work/aarch64/keylock" "$@"
@@ -96,57 +78,48 @@ check_aarch64() {
 	return "$status"
 }
 
-check() { # NAME SUITE...
-	if [ "$1" = aarch64 ]; then
-		check_aarch64
-	else
-		suites "$work/$1/keylock" "${@:2}"
-	fi
-}
-
-# try NAME NEEDS KIND MAKE-ARGUMENTS SUITE...: where NEEDS makes a program, that build and its suites.
+# try NAME CC KIND CFLAGS SUITE...: where CC makes a program, $work/NAME/keylock, which file(1)
+# calls KIND, and its suites.
 try() {
-	local name=$1 needs=$2 kind=$3 make=(CC="$2" CFLAGS="-O2 -Wall -Wextra -Werror $4") file files=()
-	shift 4
+	local name=$1 tree=$work/$1 kind=$3 make=(CC="$2" CFLAGS="-O2 -Wall -Wextra -Werror $4") file files=()
 	# shellcheck disable=SC2086
-	if ! $needs -o "$work/a.out" "$work/a.c" 2>/dev/null; then
+	if ! $2 -o "$work/a.out" "$work/a.c" 2>/dev/null; then
 		skipped=$((skipped + 1))
-		echo "$name: skipped: needs $needs"
+		echo "$name: skipped: needs $2"
 		return
 	fi
-	for file; do
+	for file in "${@:5}"; do
 		files+=("tests/$file.bats")
 	done
 	# A dynamic one cannot start where there is no descriptor for its libraries.
-	[ "$size" = quick ] || [ "$name" = gcc-dynamic ] || [ "$name" = aarch64 ] || files=(tests)
+	[ "$size" = quick ] || [ "$name" = gcc-dynamic ] || files=(tests)
 	[ "$name" != gcc-dynamic ] || make+=(KEYLOCK_STATIC=)
-	passed=0
-	if build "$name" "$kind" "${make[@]}" && check "$name" "${files[@]}"; then
+	passed=0 check=(suites "$tree/keylock" "${files[@]}")
+	[ "$name" != aarch64 ] || check=(check_aarch64)
+	mkdir "$tree"
+	cp keylock.c Makefile "$tree"
+	if make -s -C "$tree" "${make[@]}" 2>&1 && file "$tree/keylock" | grep -E -- "$kind" && "${check[@]}"; then
 		made=$((made + 1))
 	else
 		failed=$((failed + 1))
-		echo "FAILED: $name"
+		echo "FAILED: $name is to be $kind"
 	fi
 	tests=$((tests + passed))
 	echo "$name: $passed tests passed"
 }
 
+echo 'int main(void) { return 0; }' >"$work/a.c"
 static='x86-64.*statically'
 for build; do
 	case $build in
 	gcc | clang) try "$build" "$build" "$static" '' status record ;;
 	gcc-musl) try "$build" musl-gcc "$static" -Os status record ;;
 	clang-musl) try "$build" "$work/musl-clang" "$static" '' status record ;;
-	gcc-dynamic)
-		try "$build" gcc x86-64.*dynamically '' keys record
-		;;
+	gcc-dynamic) try "$build" gcc x86-64.*dynamically '' keys record ;;
 	gcc-O0) try "$build" gcc "$static" -O0 status record ;;
 	gcc-O3) try "$build" gcc "$static" '-O3 -flto' status record ;;
 	unsigned-char) try "$build" gcc "$static" -funsigned-char command_line status record ;;
-	gcc-32)
-		try "$build" "$gcc_32" 'Intel (80386|i386).*statically' '' \
-			status record waiting signals slots
-		;;
+	gcc-32) try "$build" "$gcc_32" 'Intel (80386|i386).*statically' '' status record waiting signals slots ;;
 	aarch64)
 		needs qemu-aarch64-static
 		try "$build" aarch64-linux-gnu-gcc 'ARM aarch64.*statically' ''
