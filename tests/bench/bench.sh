@@ -5,8 +5,7 @@
 #
 # Nothing is installed; what is missing is named. Absolute times depend on the machine
 # and its mood, ratios hardly: the two sides of a row are run in turn by bench.c, and a
-# ratio is the median over the runs. Whole commands that take long enough are timed by
-# hyperfine(1), where it is installed.
+# ratio is the median over the runs.
 #
 #   KEYLOCK       the binary (default: the build directory's)
 #   BENCH_OTHER   another keylock, to be beside it in two rows: before and after
@@ -20,8 +19,8 @@ export LC_ALL
 here=$(cd "$(dirname "$0")" && pwd) || exit 1
 
 case ${BENCH_SIZE:-full} in
-quick) single=150 crowds=3 crowd=200 turns=50 line=1000 keys=1000 waiting=100 lists=3 window=2 tool_runs=20 ;;
-full) single=1000 crowds=10 crowd=500 turns=200 line=10000 keys=10000 waiting=1000 lists=10 window=10 tool_runs=200 ;;
+quick) single=150 crowds=3 crowd=200 turns=50 line=1000 keys=1000 waiting=100 lists=3 window=2 ;;
+full) single=1000 crowds=10 crowd=500 turns=200 line=10000 keys=10000 waiting=1000 lists=10 window=10 ;;
 *)
 	echo 'bench: BENCH_SIZE is quick or not set' >&2
 	exit 64
@@ -169,32 +168,6 @@ listing() {
 	stop
 }
 
-# ---- The other lock commands ----
-
-# A line a tool: how often as long as keylock's one run takes, by hyperfine.
-tools() {
-	local words found=() missing='' file=$shm/tool
-	for words in 'flock FILE' 'flock -F FILE' 'setlock FILE' 's6-setlock FILE' 'chpst -l FILE' \
-		'lckdo -w FILE' 'with-lock-ex -w FILE' 'dotlockfile -r -1 FILE' \
-		'lockfile-create -r 100 FILE' 'sem --id bench --fg -u'; do
-		if command -v "${words%% *}" >/dev/null; then
-			found+=(-n "$words" "${words//FILE/$file} $true")
-		else
-			missing+=" ${words%% *}"
-		fi
-	done
-	if ! command -v hyperfine >/dev/null; then
-		echo 'keylock beside the other lock commands: not measured, needs hyperfine'
-		return
-	fi
-	echo "One run of a static \"true\", key free, by hyperfine: median, and keylock's divided by it"
-	hyperfine --shell=none --warmup 5 --runs "$tool_runs" --export-csv "$build/csv" --style none \
-		-n keylock "$keylock key $true" -n 'keylock -F' "$keylock -F key $true" \
-		"${found[@]}" >"$build/error" 2>&1 || cat "$build/error"
-	awk -F , 'NR == 2 { own = $4 } NR > 1 { printf "%-62s %8.3f ms %7.3f\n", $1, 1000 * $4, own / $4 }' "$build/csv"
-	echo "not installed:${missing:- none}"
-}
-
 # ---- The report ----
 
 cat <<END
@@ -209,11 +182,19 @@ run in turn. "true" is a static program that only ends; "floor" is the least a l
 END
 row 'measure : beside' keylock beside ratio goal ''
 floor="$build/bench floor"
-# shellcheck disable=SC2086 # the floor's words
+# shellcheck disable=SC2086 # words
 {
 	crowd 'KEY true, key free : floor' 1.12 "$single" 1 "$keylock" key "$true" :: 1 $floor "$file" "$true"
 	crowd 'KEY true, key free : floor that removes its file' '' "$single" 1 "$keylock" key "$true" :: 1 $floor -u "$file" "$true"
 	crowd 'KEY true, key free : flock' 0.28 "$single" 1 "$keylock" key "$true" :: 1 flock "$file" "$true"
+	for words in 'setlock FILE' 's6-setlock FILE' 'chpst -l FILE' 'lckdo -w FILE' 'with-lock-ex -w FILE' \
+		'dotlockfile -r -1 FILE' 'lockfile-create -r 100 FILE' 'sem --id bench --fg -u'; do
+		if ! command -v "${words%% *}" >/dev/null; then
+			echo "KEY true, key free : ${words%% *} is not installed"
+			continue
+		fi
+		crowd "KEY true, key free : ${words%% *}" '' $((single / 10)) 1 "$keylock" key "$true" :: 1 ${words/FILE/$file} "$true"
+	done
 	crowd '-F KEY true : flock -F' 0.25 "$single" 1 "$keylock" -F key "$true" :: 1 flock -F "$file" "$true"
 	crowd "$crowd contenders at once on one key : floor" 1.25 "$crowds" "$crowd" "$keylock" key "$true" :: "$crowd" $floor "$file" "$true"
 	crowd "$crowd on 4 slots, 10 ms each : $((crowd / 4)) on one key" 1.25 "$crowds" "$crowd" "$keylock" -j 4 key "$nap" :: $((crowd / 4)) "$keylock" key "$nap"
@@ -232,7 +213,5 @@ waiting plain 1 "$keylock" key
 waiting -w 1 "$keylock" -w 1h key
 waiting '-j 4' 4 "$keylock" -j 4 key
 waiting flock 1 flock "$file"
-echo
-tools
 echo
 echo "$met goals met, $unmet not met, in $SECONDS s"

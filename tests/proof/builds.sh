@@ -98,7 +98,7 @@ try() {
 	[ "$name" != aarch64 ] || check=(check_aarch64)
 	mkdir "$tree"
 	cp keylock.c Makefile "$tree"
-	if make -s -C "$tree" "${make[@]}" 2>&1 && file "$tree/keylock" | grep -E -- "$kind" && "${check[@]}"; then
+	if make -s -C "$tree" "${make[@]}" 2>&1 && file "$tree/keylock" | grep -Eq -- "$kind" && "${check[@]}"; then
 		made=$((made + 1))
 	else
 		failed=$((failed + 1))

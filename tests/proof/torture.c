@@ -27,7 +27,6 @@
  *     the player that wanted to sleep for a moment has overslept lately.
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -109,12 +108,12 @@ static struct judge {
 	struct run runs[RUNS];
 } * judge;
 
-static const char *self, *keylock, *directory;
+static const char *self, *directory;
+static char *keylock;
 static int witness; /* WITNESS again, below 10, so that it is closed before the lock is */
 static bool skipped[FAMILIES];
 static uint64_t seed;
-static int scale = 1; /* of what is allowed to a slow keylock */
-static int64_t lag;   /* how long the player overslept */
+static int64_t lag; /* how long the player overslept */
 /* The process id namespace of its own, its mounts where they are to be seen, and ours. */
 static int other_pids = -1, other_mounts = -1, our_pids = -1;
 
@@ -413,16 +412,24 @@ lets_all_go(int top)
 	return true;
 }
 
-/* What keylock is called with for this run. */
-static void
-add_keylock(struct words *words, const struct run *run)
+/* What a run is started with: keylock, and we ourselves as its command, its caller or what else. */
+static char **
+words_of(int number, bool calls)
 {
-	char copy[sizeof(run->options)], *rest = copy, *word;
+	const struct run *run = &judge->runs[number];
+	bool keylocks = strchr("clf", run->what) || calls;
+	static struct words words;
+	static char copy[sizeof(run->options)];
+	char *rest = strcpy(copy, run->options), *word = keylock;
 
-	strcpy(copy, run->options + 1);
-	add(words, "%s", keylock);
-	while ((word = strsep(&rest, " ")))
-		add(words, "%s", word);
+	words = (struct words){.count = 0};
+	for (strsep(&rest, " "); keylocks && word; word = strsep(&rest, " "))
+		add(&words, "%s", word);
+	if (!strchr("lf", run->what) && !calls) {
+		add(&words, "%s", self);
+		add(&words, "%d", number);
+	}
+	return words.argv;
 }
 
 /* Begin the runs that belong under this one. */
@@ -434,7 +441,6 @@ begin_kids(struct run *run)
 
 	for (int i = 0; i < 2 && run->kid[i] >= 0; i++) {
 		struct run *kid = &judge->runs[run->kid[i]];
-		struct words words = {.count = 0};
 
 		if (run->how[i] != 'e') {
 			launch(run->kid[i]);
@@ -450,10 +456,7 @@ begin_kids(struct run *run)
 		run->became = true;
 		kid->pid = getpid();
 		kid->started = now();
-		add_keylock(&words, kid);
-		add(&words, "%s", self);
-		add(&words, "%d", run->kid[i]);
-		execv(keylock, words.argv);
+		execv(keylock, words_of(run->kid[i], false));
 		fail(keylock);
 	}
 }
@@ -494,15 +497,13 @@ static int
 caller(int number)
 {
 	struct run *run = &judge->runs[number];
-	struct words words = {.count = 0};
 	int in[2], out[2], status;
 	char line[8] = "";
 	pid_t holder;
 
 	if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0)
 		fail("pipe");
-	add_keylock(&words, run);
-	holder = spawn(run, words.argv, false, in[0], out[1]);
+	holder = spawn(run, words_of(number, true), false, in[0], out[1]);
 	signal(SIGPIPE, SIG_IGN);
 	close(in[0]);
 	close(out[1]);
@@ -750,30 +751,17 @@ draw_wave(void)
 
 /* ---- The player's side, and what commands do for the runs that they begin ---- */
 
-static int64_t
-slack(void)
-{
-	return (int64_t)scale * 2000000 + 100 * lag;
-}
-
 static void
 launch(int number)
 {
 	struct run *run = &judge->runs[number];
-	struct words words = {.count = 0};
 
-	if (strchr("clf", run->what))
-		add_keylock(&words, run);
-	if (!strchr("lf", run->what)) {
-		add(&words, "%s", self);
-		add(&words, "%d", number);
-	}
 	COUNT(runs);
 	if (run->what == 'f')
 		judge->forgets++;
 	run->started = now();
 	run->stamp = __atomic_add_fetch(&judge->stamps, 1, __ATOMIC_SEQ_CST);
-	run->pid = spawn(run, words.argv, run->parent < 0, 0, 1);
+	run->pid = spawn(run, words_of(number, false), run->parent < 0, 0, 1);
 }
 
 /* Do what is due to be done to a run: note what the signal may do, and send it. */
@@ -872,7 +860,7 @@ judge_end(struct run *run, int status, const struct rusage *use)
 		COUNT(nested);
 	if (run->what == 'f')
 		judge->forgets++;
-	if (seconds >= 2 * scale)
+	if (seconds >= 2)
 		found("hanging", run, "it took %ld s of a processor", seconds);
 	if (!signo)
 		why = wrong_end(run, last, WEXITSTATUS(status));
@@ -889,16 +877,17 @@ static void
 watch(const struct run *run, int64_t time)
 {
 	int64_t wait = run->wait > 0 ? run->wait : 100000;
+	int64_t slack = 2000000 + 100 * lag;
 	const char *why = NULL;
 	char call[2000];
 
 	if (!run->started || run->ended || (run->aside && run->parent >= 0))
 		return;
-	if (!run->entry && !run->became && run->wait && time > run->started + wait + slack())
+	if (!run->entry && !run->became && run->wait && time > run->started + wait + slack)
 		why = "past its deadline";
-	if (run->told && time > run->told + slack())
+	if (run->told && time > run->told + slack)
 		why = "deaf to a signal that ends it";
-	if (time > run->started + (int64_t)scale * STUCK_AFTER)
+	if (time > run->started + STUCK_AFTER)
 		why = "without an end";
 	if (!why)
 		return;
@@ -962,14 +951,6 @@ begin_namespace(bool shows_itself)
 	snprintf(path, sizeof(path), "/proc/%d/ns/mnt", (int)pid);
 	other_mounts = shows_itself ? open(path, O_RDONLY | O_CLOEXEC) : -1;
 	return pid;
-}
-
-static void
-end_namespace(void)
-{
-	close(other_pids);
-	if (other_mounts >= 0)
-		close(other_mounts);
 }
 
 /* Take down all that have ended; how many families they were. -1: nobody is left. */
@@ -1051,7 +1032,7 @@ play(pid_t init)
 		/* Daemons end when all others have. */
 		judge->over = next == judge->count && alive == 0;
 		over = judge->over && over ? over : time;
-		if (time > over + (int64_t)scale * STUCK_AFTER)
+		if (time > over + STUCK_AFTER)
 			end_stragglers();
 		time = now();
 		sleep_us(100);
@@ -1081,15 +1062,11 @@ run_keylock(const char *format, ...)
 static void
 expect_no_files(const char *when)
 {
-	DIR *list = opendir(directory);
-
-	for (struct dirent *entry; list && (entry = readdir(list));)
-		if (entry->d_name[0] != '.') {
-			found("files left", NULL, "%s, %s", entry->d_name, when);
-			unlinkat(dirfd(list), entry->d_name, 0);
-		}
-	if (list)
-		closedir(list);
+	if (rmdir(directory) == 0 || errno != ENOTEMPTY)
+		return;
+	found("files left", NULL, "%s", when);
+	if (system("cd \"$KEYLOCK_DIR\" && ls -A . >&203 && rm -r \"$KEYLOCK_DIR\"") != 0)
+		fail(directory);
 }
 
 /* Each key can be had; and its first run leaves no file. */
@@ -1149,8 +1126,8 @@ play_wave(int number)
 	if (judge->foreign)
 		run_keylock("--pin k%d", FOREIGN);
 	play(init);
-	if (init)
-		end_namespace();
+	close(other_pids);
+	close(other_mounts);
 	if (judge->kind != WILD)
 		expect_no_files("after a calm wave");
 	had_once_more();
@@ -1184,20 +1161,6 @@ shrink(const char *fault)
 		dprintf(OUTPUT, "\t%d:%s%s\n", i, judge->runs[i].options, judge->runs[i].text);
 }
 
-static void
-set_up(void)
-{
-	const char *dead = getenv("TORTURE_DEAD"), *longer = getenv("TORTURE_SLACK");
-
-	scale = longer ? atoi(longer) : 1;
-	if (dead && dup2(open(dead, O_PATH), DEAD) < 0)
-		fail(dead);
-	prctl(PR_SET_CHILD_SUBREAPER, 1);
-	prctl(PR_SET_TIMERSLACK, 1L);
-	setenv("TORTURE", keylock, 1);
-	judge->aloud = true;
-}
-
 /* The judge, in memory that all share. */
 static void
 judge_open(void)
@@ -1209,29 +1172,22 @@ judge_open(void)
 		fail("judge");
 }
 
-/* As the command of a run, or as what else belongs to it. */
-static int
-play_part(int number)
-{
-	keylock = getenv("TORTURE");
-	judge_open();
-	return judge->runs[number].what == 'c'   ? job(number)
-	       : judge->runs[number].what == 'h' ? caller(number)
-	                                         : foreigner(number);
-}
-
 int
 main(int argc, char **argv)
 {
 	int option, only = -1, wave = 0;
-	const char *fault = NULL;
+	const char *fault = NULL, *dead = getenv("TORTURE_DEAD");
 	char figures[500];
 	int64_t begin = now();
 
 	self = realpath("/proc/self/exe", NULL);
 	directory = getenv("KEYLOCK_DIR");
-	if (argc == 2 && getenv("TORTURE"))
-		return play_part(atoi(argv[1]));
+	keylock = getenv("TORTURE");
+	if (argc == 2 && keylock) {
+		judge_open();
+		option = judge->runs[atoi(argv[1])].what;
+		return (option == 'c' ? job : option == 'h' ? caller : foreigner)(atoi(argv[1]));
+	}
 	seed = (uint64_t)time(NULL);
 	while ((option = getopt(argc, argv, "s:w:")) != -1)
 		if (option == 's')
@@ -1244,7 +1200,12 @@ main(int argc, char **argv)
 	}
 	keylock = argv[optind];
 	judge_open();
-	set_up();
+	judge->aloud = true;
+	if (dead && dup2(open(dead, O_PATH), DEAD) < 0)
+		fail(dead);
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	prctl(PR_SET_TIMERSLACK, 1L);
+	setenv("TORTURE", keylock, 1);
 	our_pids = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
 	for (; !fault && now() - begin < atol(argv[optind + 1]) * 1000000; wave++)
 		fault = play_wave(only >= 0 ? only : wave);
