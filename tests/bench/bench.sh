@@ -193,7 +193,7 @@ floor="$build/bench floor"
 			echo "KEY true, key free : ${words%% *} is not installed"
 			continue
 		fi
-		crowd "KEY true, key free : ${words%% *}" '' $((single / 10)) 1 "$keylock" key "$true" :: 1 ${words/FILE/$file} "$true"
+		crowd "KEY true, key free : ${words%% *}" '' $((single / 10)) 1 "$keylock" key "$true" :: 1 ${words/FILE/$shm/${words%% *}} "$true"
 	done
 	crowd '-F KEY true : flock -F' 0.25 "$single" 1 "$keylock" -F key "$true" :: 1 flock -F "$file" "$true"
 	crowd "$crowd contenders at once on one key : floor" 1.25 "$crowds" "$crowd" "$keylock" key "$true" :: "$crowd" $floor "$file" "$true"

@@ -36,7 +36,6 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/time.h>
 #include <sys/wait.h>
 
 #include "../tools/probe.h"
@@ -352,26 +351,20 @@ note_sent(const struct run *run)
 	                  __ATOMIC_SEQ_CST);
 }
 
-static struct run *mine;
-
+/* What is to be done to this process, if it is this one: its command, or whom that left at work. */
 static void
-strike_self(int signo)
+arm(const struct run *run, char to)
 {
-	(void)signo;
-	kill(getpid(), mine->event.signo);
-}
+	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = run->event.signo};
+	struct itimerspec when = {.it_value.tv_nsec = run->event.at * 1000};
+	timer_t timer;
 
-/* What is to be done to this process, its command or whom that left at work, or to nobody. */
-static void
-arm(struct run *run, char to)
-{
-	struct itimerval when = {.it_value.tv_usec = run->event.to == to ? run->event.at : 0};
-
-	mine = run;
-	if (run->event.to == to)
-		note_sent(run);
-	signal(SIGALRM, strike_self);
-	setitimer(ITIMER_REAL, &when, NULL);
+	if (run->event.to != to)
+		return;
+	note_sent(run);
+	if (timer_create(CLOCK_MONOTONIC, &event, &timer) < 0 ||
+	    timer_settime(timer, 0, &when, NULL) < 0)
+		fail("timer");
 }
 
 /* Leave a process behind: at work under the lock, or a daemon that has nothing to do. */
@@ -452,7 +445,6 @@ begin_kids(struct run *run)
 			continue;
 		}
 		close(witness);
-		arm(run, 0);
 		run->became = true;
 		kid->pid = getpid();
 		kid->started = now();
@@ -775,10 +767,7 @@ tend(struct run *run)
 	    now() < run->started + event->at)
 		return;
 	event->done = true;
-	if (stops)
-		COUNT(stops);
-	else
-		COUNT(signals);
+	count_one(stops ? &judge->counts.stops : &judge->counts.signals);
 	note_sent(run);
 	if (!strchr("kg", event->to))
 		return; /* they do it themselves */
