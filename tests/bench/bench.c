@@ -1,11 +1,10 @@
 /*
  * bench MODE RUNS NUMBER COMMAND... :: NUMBER COMMAND...
  *
- * The stop-watch of bench.sh, for what a benchmark of whole commands (hyperfine)
- * cannot see. It starts each command by vfork and execvp and does nothing between
- * two looks at the clock but wait, so that differences of microseconds between two
- * lock commands can be seen. The two sides are run in turn, so that what the machine
- * does meanwhile falls on both alike. Times are in milliseconds.
+ * The stop-watch of bench.sh. It starts each command by vfork and execvp and does
+ * nothing between two looks at the clock but wait, so that differences of microseconds
+ * can be seen. The two sides are run in turn, so that what the machine does meanwhile
+ * falls on both alike. Times are in milliseconds.
  *
  *   crowd   NUMBER of COMMAND at once, until the last one has ended.
  *   line    COMMAND is a lock command that wants a command. One of it holds, and

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What keylock does when a system call fails: called by faults.sh, which says what it shows.
+"""What keylock does when a system call fails: called by faults.sh.
 
     faults.py quick|long KEYLOCK WITNESS FOLDER [SCENARIO...]
 
@@ -8,7 +8,9 @@ each fault: the n-th call of a name fails with an errno of its manual page, or i
 or every other one with EINTR; it comes back short; or a signal comes at it. The command is
 witness.c, which says that it runs and waits for an answer. Meanwhile this program looks whether the
 key's lock is held, by flock(2) on a descriptor of its own, so it needs no trust in keylock. What is
-right is in the functions called judge: the promises, and no more.
+right is in the functions called judge: a right result or a line that says why, never silence, a
+wrong 0 or a wait without end; no command without its lock; a key that is free afterwards, and no
+file; a record of -A or -R where the command did not end by itself.
 """
 import collections
 import contextlib

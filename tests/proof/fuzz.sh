@@ -1,12 +1,10 @@
 #!/usr/bin/env bash
-# What keylock makes of text that others have written: keys, file names, command lines,
-# records, /proc, times, and what it shows of them.
+# What keylock makes of text that others have written, as the head of fuzz.c has it.
 #
 #	fuzz.sh [quick|long] [TARGET...]
 #
-# libFuzzer gives inputs to each target of fuzz.c (its head says what a target checks),
-# built with the address and undefined behaviour sanitizers, two targets at once: always the
-# same inputs (head.sh), or in "long" 10^7 new ones each. It begins with those of "kept", which
+# libFuzzer gives inputs to each target, built with the address and undefined behaviour
+# sanitizers, two targets at once: always the same ones, or in "long" 10^7 new ones each. It begins with those of "kept", which
 # once failed or are what it would not soon find. Meanwhile names, times and JSON lines of some
 # are compared with those of reference.py, which is in another language.
 #
