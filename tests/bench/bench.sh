@@ -19,8 +19,8 @@ export LC_ALL
 here=$(cd "$(dirname "$0")" && pwd) || exit 1
 
 case ${BENCH_SIZE:-full} in
-quick) single=150 crowds=3 crowd=200 turns=50 line=1000 keys=1000 waiting=100 lists=3 window=2 ;;
-full) single=1000 crowds=10 crowd=500 turns=200 line=10000 keys=10000 waiting=1000 lists=10 window=10 ;;
+quick) single=150 crowds=3 crowd=200 turns=5 line=1000 keys=1000 waiting=100 lists=3 window=2 ;;
+full) single=1000 crowds=10 crowd=500 turns=20 line=10000 keys=10000 waiting=1000 lists=10 window=10 ;;
 *)
 	echo 'bench: BENCH_SIZE is quick or not set' >&2
 	exit 64
@@ -76,19 +76,9 @@ show() {
 	row "$1" "${own:+$own ms}" "${beside:+$beside ms}" "${ratio-}" "${2:+<= $2}" "$verdict"
 }
 
-# drive MODE RUNS NUMBER COMMAND... :: NUMBER COMMAND...: bench.c, and three digits are enough.
-drive() {
-	timeout -k 1 900 "$build/bench" "$@" 2>"$build/error" | awk '{ printf "%.3f %.3f %.3f\n", $1, $2, $3 }'
-}
-
-crowd() { # MEASURE GOAL RUNS NUMBER COMMAND... :: NUMBER COMMAND...
-	show "$1" "$2" < <(drive crowd "${@:3}")
-}
-
-line() { # WORDS GOAL RUNS NUMBER COMMAND... :: NUMBER COMMAND...
-	drive line "${@:3}" >"$build/line"
-	show "end of a holder to the next one's start$1" "$2" < <(sed -n 1p "$build/line")
-	show "an arrival, until it sleeps$1" '' < <(sed -n 2p "$build/line")
+# measure crowd|line WORDS GOAL RUNS NUMBER COMMAND... :: NUMBER COMMAND...: a row by bench.c.
+measure() {
+	show "$2" "$3" < <(timeout -k 1 900 "$build/bench" "$1" "${@:4}" 2>"$build/error")
 }
 
 # ---- Waiters, and looking at them ----
@@ -163,7 +153,7 @@ listing() {
 	until [ "$("$keylock" --list --json | awk -F '"waiting":' '{ sum += $2 } END { print sum }')" -ge "$waiting" ]; do
 		sleep 0.2
 	done
-	crowd "--list, $keys held keys, $waiting waiters (goal: 500 ms) : --path" '' \
+	measure crowd "--list, $keys held keys, $waiting waiters (goal: 500 ms) : --path" '' \
 		"$lists" 1 "$keylock" --list :: 1 "$keylock" --path key
 	stop
 }
@@ -184,30 +174,30 @@ row 'measure : beside' keylock beside ratio goal ''
 floor="$build/bench floor"
 # shellcheck disable=SC2086 # words
 {
-	crowd 'KEY true, key free : floor' 1.12 "$single" 1 "$keylock" key "$true" :: 1 $floor "$file" "$true"
-	crowd 'KEY true, key free : floor that removes its file' '' "$single" 1 "$keylock" key "$true" :: 1 $floor -u "$file" "$true"
-	crowd 'KEY true, key free : flock' 0.28 "$single" 1 "$keylock" key "$true" :: 1 flock "$file" "$true"
+	measure crowd 'KEY true, key free : floor' 1.12 "$single" 1 "$keylock" key "$true" :: 1 $floor "$file" "$true"
+	measure crowd 'KEY true, key free : floor that removes its file' '' "$single" 1 "$keylock" key "$true" :: 1 $floor -u "$file" "$true"
+	measure crowd 'KEY true, key free : flock' 0.28 "$single" 1 "$keylock" key "$true" :: 1 flock "$file" "$true"
 	for words in 'setlock FILE' 's6-setlock FILE' 'chpst -l FILE' 'lckdo -w FILE' 'with-lock-ex -w FILE' \
 		'dotlockfile -r -1 FILE' 'lockfile-create -r 100 FILE' 'sem --id bench --fg -u'; do
 		if ! command -v "${words%% *}" >/dev/null; then
 			echo "KEY true, key free : ${words%% *} is not installed"
 			continue
 		fi
-		crowd "KEY true, key free : ${words%% *}" '' $((single / 10)) 1 "$keylock" key "$true" :: 1 ${words/FILE/$shm/${words%% *}} "$true"
+		measure crowd "KEY true, key free : ${words%% *}" '' $((single / 10)) 1 "$keylock" key "$true" :: 1 ${words/FILE/$shm/${words%% *}} "$true"
 	done
-	crowd '-F KEY true : flock -F' 0.25 "$single" 1 "$keylock" -F key "$true" :: 1 flock -F "$file" "$true"
-	crowd "$crowd contenders at once on one key : floor" 1.25 "$crowds" "$crowd" "$keylock" key "$true" :: "$crowd" $floor "$file" "$true"
-	crowd "$crowd on 4 slots, 10 ms each : $((crowd / 4)) on one key" 1.25 "$crowds" "$crowd" "$keylock" -j 4 key "$nap" :: $((crowd / 4)) "$keylock" key "$nap"
-	line ' : floor' 1.15 "$turns" 1 "$keylock" key :: 1 $floor "$file"
-	line ' : flock' '' "$turns" 1 "$keylock" key :: 1 flock "$file"
+	measure crowd '-F KEY true : flock -F' 0.25 "$single" 1 "$keylock" -F key "$true" :: 1 flock -F "$file" "$true"
+	measure crowd "$crowd contenders at once on one key : floor" 1.25 "$crowds" "$crowd" "$keylock" key "$true" :: "$crowd" $floor "$file" "$true"
+	measure crowd "$crowd on 4 slots, 10 ms each : $((crowd / 4)) on one key" 1.25 "$crowds" "$crowd" "$keylock" -j 4 key "$nap" :: $((crowd / 4)) "$keylock" key "$nap"
+	measure line "end of a holder to the next one's start : floor" 1.15 "$turns" 100 "$keylock" key :: 100 $floor "$file"
+	measure line "end of a holder to the next one's start : flock" '' "$turns" 100 "$keylock" key :: 100 flock "$file"
 }
 if [ -n "${BENCH_OTHER-}" ]; then
-	crowd "KEY true, key free : $BENCH_OTHER" '' "$single" 1 "$keylock" key "$true" :: 1 "$BENCH_OTHER" other "$true"
-	line " : $BENCH_OTHER" '' "$turns" 1 "$keylock" key :: 1 "$BENCH_OTHER" other
+	measure crowd "KEY true, key free : $BENCH_OTHER" '' "$single" 1 "$keylock" key "$true" :: 1 "$BENCH_OTHER" other "$true"
+	measure line "end of a holder to the next one's start : $BENCH_OTHER" '' "$turns" 100 "$keylock" key :: 100 "$BENCH_OTHER" other
 fi
 listing
 # The kernel's lists of locks are linear: so are who is added to them and who is woken.
-line ", $line wait : 100" '' 20 "$line" "$keylock" key :: 100 "$keylock" short
+measure line "the same among $line at once : 100" '' 1 "$line" "$keylock" key :: 100 "$keylock" key
 echo
 waiting plain 1 "$keylock" key
 waiting -w 1 "$keylock" -w 1h key
