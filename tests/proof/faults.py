@@ -239,7 +239,7 @@ class Place:
         self.folder = folder
         self.scenario = scenario
         self.dir = os.path.join(folder, "d")
-        self.trace = pathlib.Path(folder, "trace")
+        self.trace, self.out, self.err = (pathlib.Path(folder, name) for name in ("trace", "out", "err"))
         self.holders = []
         self.left = b""
         shutil.rmtree(folder, ignore_errors=True)
@@ -330,38 +330,27 @@ class Run:
     """One run of a scenario, with or without a fault, watched to its end."""
 
     def __init__(self, place, strace, fault=None):
-        self.place = place
-        self.scenario = place.scenario
-        self.fault = fault
+        self.place, self.scenario, self.fault = place, place.scenario, fault
         self.wrong = []
         self.ran = 0
         self.hung = self.daemon = False
         self.let_go = 0.0
         self.others = []  # processes that must have ended when keylock has
         place.prepare()
-        self.out = open(place.folder + "/out", "w+b")
-        self.err = open(place.folder + "/err", "w+b")
         self.started = time.monotonic()
-        self.child, self.ours = process(
-            place.command(strace),
-            env=place.environment,
-            stdin=subprocess.PIPE if self.scenario.hold else subprocess.DEVNULL,
-            stdout=self.out,
-            stderr=self.err,
-        )
+        with open(place.out, "wb") as out, open(place.err, "wb") as err:
+            self.child, self.ours = process(
+                place.command(strace), env=place.environment, stdout=out, stderr=err,
+                stdin=subprocess.PIPE if self.scenario.hold else subprocess.DEVNULL,
+            )  # fmt: skip
         self.watch()
         if self.scenario.holder == "leaves":
             place.release()
         self.say_done()
         self.ours.close()
-        self.said, self.printed = self.text(self.err), self.text(self.out)
-        for file in (self.err, self.out):
-            file.close()
+        self.said = place.err.read_text(errors="replace")
+        self.printed = place.out.read_text(errors="replace")
         self.hit = bool(fault) and (bool(fault.signal) or "INJECTED" in place.traced())
-
-    def text(self, file):
-        file.flush()
-        return os.pread(file.fileno(), 1 << 20, 0).decode(errors="replace")
 
     def on_runs(self):
         """The command runs: is the key held, and by it alone?"""
@@ -405,14 +394,13 @@ class Run:
 
     def tick(self):
         scenario, place = self.scenario, self.place
-        slow = 1.15 if scenario.slow else 0.0
         if scenario.holder == "leaves" and place.holders:
+            time_now = time.monotonic()
             if not self.let_go and awaited(place.path(KEY)):
-                self.let_go = time.monotonic() + 0.005 + slow
-            late = time.monotonic() > self.started + 0.15 + slow
-            if late or (self.let_go and time.monotonic() >= self.let_go):
+                self.let_go = time_now + 0.005
+            if time_now >= (self.let_go or self.started + 0.15):
                 place.release()
-        if scenario.hold and not self.ran and os.fstat(self.out.fileno()).st_size >= 7:
+        if scenario.hold and not self.ran and place.out.stat().st_size >= 7:
             self.on_runs()
             self.say_done()
         if self.fault and self.fault.signal == "TSTP" and "--- stopped by" in place.traced():
@@ -422,7 +410,7 @@ class Run:
             # keylock has left a daemon behind that has the lock's description.
             self.daemon = False
             free = place.next("-n", command=[WITNESS]).returncode == 0
-            if not free and self.fault.signal != "KILL" and not self.text(self.err):
+            if not free and self.fault.signal != "KILL" and not place.err.read_bytes():
                 self.wrong.append("a daemon that the command left behind keeps the key")
             answer(self.ours)
 
@@ -432,7 +420,7 @@ class Run:
             left = self.started + GRACE - time.monotonic()
             if left <= 0:
                 self.hung = True
-                os.killpg(self.child.pid, signal.SIGKILL)
+                self.child.kill()
                 break
             if open_end and select.select([self.ours], [], [], min(0.002, left))[0]:
                 word = hear(self.ours)
@@ -443,6 +431,10 @@ class Run:
                 time.sleep(0.0005)
             self.tick()
         self.status = self.child.wait()
+        with contextlib.suppress(ProcessLookupError):
+            while self.hung:  # until nobody of its group is left
+                os.killpg(self.child.pid, signal.SIGKILL)
+                time.sleep(0.001)
         for pidfd in self.others:
             if not select.select([pidfd], [], [], GRACE)[0]:
                 self.wrong.append("the command is still there after keylock")
@@ -741,11 +733,9 @@ def report(what, reasons, seen):
 def main():
     numbers = [i for i, s in enumerate(SCENARIOS) if not ONLY or s.name in ONLY]
     total = collections.Counter()
-    # Those that sleep most of their time are run beside the others.
-    with multiprocessing.Pool(2) as fast, multiprocessing.Pool(2) as slow:
-        late = slow.imap_unordered(work, [i for i in numbers if SCENARIOS[i].slow])
-        soon = fast.imap_unordered(work, [i for i in numbers if not SCENARIOS[i].slow])
-        for seen in (*soon, *late):
+    numbers.sort(key=lambda i: not SCENARIOS[i].slow)  # which sleep most of their time
+    with multiprocessing.Pool(3) as pool:
+        for seen in pool.imap_unordered(work, numbers):
             total += seen
     print(f"faults: {total['runs']} runs of {len(numbers)} scenarios, seed {SEED}, {total['hits']} met"
           f" their fault: the command ran under its lock in {total['ran']}; {total['wrong']} wrong")  # fmt: skip

@@ -20,7 +20,7 @@
  *  P3 no debris: after a calm wave there is no file; after others there is none when each
  *     key was had once more.
  *  P4 in turn: who was seen to have a ticket comes before all that were started later.
- *  P6 transparent: exit status, signal mask, dispositions and environment.
+ *  P6 transparent: the exit status is the command's.
  *  P8 crash-honest: whether the command before came to its end is in shared memory.
  *  P9 never stuck: nobody runs on past its deadline, is deaf to a signal that ends it, or
  *     takes two seconds of a processor. All of this has 2 s, and a hundred times as long as
@@ -47,12 +47,6 @@ enum { RUNS = 512, FAMILIES = 300, DEEPEST = 3 };
  * a pipe that is full, our output, and a file system that never answers. */
 enum { JUDGE = 200, WITNESS, PIPE, OUTPUT, DEAD };
 enum { STUCK_AFTER = 30 * 1000000, SHRINK_FOR = 90 * 1000000, STOPPED_FOR = 200000 };
-
-enum kind {
-	WILD,
-	CALM, /* nothing that may leave a file or a record */
-	EASY, /* likewise, and all share: nobody is turned away */
-};
 
 struct run {
 	/* Drawn before the wave. */
@@ -93,8 +87,8 @@ struct run {
 /* In memory that all share. */
 static struct judge {
 	int wave, size, count, parallel; /* its number; families; runs; families at once */
-	enum kind kind;
-	int hot; /* key of most runs, or -1 */
+	bool calm;                       /* nothing that may leave a file or a record */
+	int hot;                         /* key of most runs, or -1 */
 	bool foreign, nests, over, given_up, aloud;
 	const char *fault; /* the first one's kind: the same in all processes, being static */
 	int stamps, entries;
@@ -305,7 +299,7 @@ record_enter(int number)
 	/* Others may have had the key since, and died. */
 	if (run->voided)
 		return;
-	if (told && judge->kind != WILD)
+	if (told && judge->calm)
 		found("wrong records", run, "told of a death that was not");
 	/* --hold with -R cannot tell. */
 	if (judge->last >= 0 && !judge->well && judge->forgets == judge->last_forgets && !told &&
@@ -324,23 +318,6 @@ record_leave(int number, bool well)
 {
 	if (judge->last == number && !judge->runs[number].voided)
 		judge->well = well;
-}
-
-/* P6: what the command finds. */
-static void
-compare(const struct run *run)
-{
-	const char *key = getenv("KEYLOCK_KEY");
-	struct sigaction action;
-	sigset_t mask;
-
-	if (!key || key[0] != 'k' || key[1] != '0' + run->keys[0])
-		found("not transparent", run, "KEYLOCK_KEY=%s", key ? key : "");
-	sigprocmask(SIG_BLOCK, NULL, &mask);
-	for (int signo = 1; signo < 65; signo++)
-		if (sigismember(&mask, signo) == 1 ||
-		    (sigaction(signo, NULL, &action) == 0 && action.sa_handler != SIG_DFL))
-			found("not transparent", run, "signal %d is blocked or ignored", signo);
 }
 
 /* Note a signal before it is sent. */
@@ -461,7 +438,6 @@ job(int number)
 	pid_t worker = 0;
 
 	enter(number);
-	compare(run);
 	if (run->records)
 		record_enter(number);
 	arm(run, 'c');
@@ -577,14 +553,14 @@ draw_event(struct run *run)
 {
 	static const int ends[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1};
 	struct event event = {.to = run->parent < 0 ? "kkkkccgw"[pick(8)] : "kkcw"[pick(4)]};
-	bool wild = judge->kind == WILD, stops = one_in(5);
+	bool wild = !judge->calm, stops = one_in(5);
 
 	event.at = 50 + pick_size(15);
 	event.signo = stops             ? (pick(2) && wild ? SIGSTOP : SIGTSTP)
 	              : pick(3) && wild ? SIGKILL
 	                                : ends[pick(4)];
 	/* In a calm wave, what keylock can catch, and nobody is left by it. */
-	if (judge->kind == EASY || run->daemon || !strchr("ch", run->what) ||
+	if (run->daemon || !strchr("ch", run->what) ||
 	    (!wild && (run->kid[0] >= 0 || run->parent >= 0 || event.to != 'k' ||
 	               run->what == 'h' || run->records)))
 		return;
@@ -596,12 +572,12 @@ draw_event(struct run *run)
 static void
 draw_options(struct run *run, const struct run *host, int key)
 {
-	bool wild = judge->kind == WILD;
+	bool wild = !judge->calm;
 
 	if (key == RECORDED && !host && pick(4)) {
 		run->records = true;
 		OPTION(run, pick(3) ? " -R" : " -A");
-	} else if (judge->kind != EASY && one_in(6)) {
+	} else if (one_in(6)) {
 		/* All or none: in any order, of two or three. */
 		run->keys[run->count++] =
 		    key >= SLOTTED ? KEYS - 1 + SLOTTED - key : (key + 1) % RECORDED;
@@ -614,8 +590,6 @@ draw_options(struct run *run, const struct run *host, int key)
 	/* Nobody would end --hold that has no input any more, and says so. */
 	run->muted = one_in(8) && run->what != 'h';
 	run->wait = one_in(6) ? -1 : one_in(5) ? 1 + pick_size(16) : 0;
-	if (judge->kind == EASY)
-		run->wait = pick(2) ? -1 : 0;
 	/* What would wait for its host, or in a cycle, is found after a second; a cycle
 	 * through slots is not. */
 	run->slots = run->mode == 'j' || (host && host->slots);
@@ -641,7 +615,7 @@ static int
 draw_command(struct run *run, int depth)
 {
 	static const int signals[] = {SIGKILL, SIGTERM, SIGABRT, SIGSEGV, SIGUSR2};
-	bool wild = judge->kind == WILD, becomes;
+	bool wild = !judge->calm, becomes;
 	int kids = 0;
 
 	if (depth < DEEPEST && judge->count < RUNS - 8 && judge->nests && one_in(depth ? 3 : 6))
@@ -650,7 +624,7 @@ draw_command(struct run *run, int depth)
 	for (int i = 0; i < kids; i++)
 		run->how[i] = becomes && i == kids - 1 ? 'e' : pick(2) ? 'w' : 'b';
 	run->end = pick(8) ? 0 : pick(2) ? 7 : 193 + (int)pick(63);
-	if (one_in(8) && (wild || (!kids && !depth && !run->records && judge->kind != EASY)))
+	if (one_in(8) && (wild || (!kids && !depth && !run->records)))
 		run->end = pick(2) ? -signals[pick(5)] : 129 + (int)pick(64);
 	if (wild && !run->close && !becomes && one_in(8))
 		run->worker = 100 + pick_size(13);
@@ -676,12 +650,10 @@ draw_run(int ordinal, unsigned path, int parent, int depth)
 	run->top = host ? host->top : number;
 	run->aside = host ? host->aside : other_pids >= 0 && one_in(4);
 	key = judge->hot >= 0 && pick(4) ? judge->hot : (int)pick(KEYS);
-	if (judge->kind == EASY)
-		key %= SLOTTED;
 	if (host && pick(4))
 		key = host->keys[pick((unsigned)host->count)];
 	run->keys[0] = key;
-	run->mode = key >= SLOTTED ? 'j' : judge->kind == EASY || one_in(4) ? 's' : 'x';
+	run->mode = key >= SLOTTED ? 'j' : one_in(4) ? 's' : 'x';
 	run->work = pick(3) ? pick_size(11) : 0;
 	if (!host && judge->foreign && key == FOREIGN && one_in(3)) {
 		run->what = "xswr"[pick(4)];
@@ -698,7 +670,7 @@ draw_run(int ordinal, unsigned path, int parent, int depth)
 		run->what = !host && one_in(10) ? 'h' : 'c';
 		draw_options(run, host, key);
 		if (run->what == 'h') /* may not say that it is done */
-			run->end = judge->kind == WILD && one_in(8);
+			run->end = !judge->calm && one_in(8);
 		else
 			kids = draw_command(run, depth);
 	}
@@ -721,13 +693,13 @@ static void
 draw_wave(void)
 {
 	random_begin(1u << 30);
-	judge->kind = "\0\0\0\0\1\1\2"[pick(7)];
+	judge->calm = pick(7) >= 4;
 	judge->size = 100 + (int)pick(FAMILIES - 100);
 	judge->hot = (int)pick(KEYS + 1) - 1;
 	/* With few the files come and go, with many the queues are long. */
 	judge->parallel = 1 + (int)pick(pick(2) ? 4 : 24);
-	judge->foreign = judge->kind == WILD && one_in(3);
-	judge->nests = judge->kind != EASY && pick(4);
+	judge->foreign = !judge->calm && one_in(3);
+	judge->nests = pick(4);
 	judge->count = judge->stamps = judge->entries = 0;
 	judge->over = judge->given_up = false;
 	judge->fault = NULL;
@@ -815,14 +787,13 @@ wrong_end(const struct run *run, const struct run *last, int code)
 		return code != (last->what == 'h' ? 0 : last->end) ? "not its command's" : NULL;
 	if (code == 75 && last->wait != 0) {
 		COUNT(taken);
-		return covered(last)                         ? "under an ancestor's hold"
-		       : last == run && last->wait > age     ? "before its time"
-		       : judge->kind == EASY && age < 100000 ? "though nobody is in its way"
-		                                             : NULL;
+		return covered(last)                     ? "under an ancestor's hold"
+		       : last == run && last->wait > age ? "before its time"
+		                                         : NULL;
 	}
 	if (code == 76 && last->records) {
 		COUNT(doubtful);
-		return judge->kind != WILD ? "for a death that was not" : NULL;
+		return judge->calm ? "for a death that was not" : NULL;
 	}
 	if (code == 78 && (last->parent >= 0 || last->count > 1)) {
 		COUNT(cycles);
@@ -1071,7 +1042,7 @@ had_once_more(void)
 
 		if (status != 0 && !(key == RECORDED && status == 76))
 			found("hanging", NULL, "k%d is not to be had: %d", key, status);
-		if (status == 76 ? judge->kind != WILD : died)
+		if (status == 76 ? judge->calm : died)
 			found("wrong records", NULL, "k2 at the end: %d, last run: %d, well: %d",
 			      status, judge->last, judge->well);
 		run_keylock("--forget k%d", key);
@@ -1117,7 +1088,7 @@ play_wave(int number)
 	play(init);
 	close(other_pids);
 	close(other_mounts);
-	if (judge->kind != WILD)
+	if (judge->calm)
 		expect_no_files("after a calm wave");
 	had_once_more();
 	judge_order();
