@@ -21,7 +21,7 @@ only=${1:-*}
 needs spin gcc
 number=0 models=$PWD/tests/proof
 defaults="-DN=3 -DM0=0 -DM1=0 -DM2=0 -DM3=0 -DH0=0 -DH1=0 -DH2=0 -DH3=0 -DA0=0 -DA1=0 -DA2=0 -DA3=0
-	-DNI=7 -DKILLS=0 -DMORTALS=15 -DDAEMONS=0 -DDIES=0 -DENDLESS=0 -DONCE=0 -DSTICKY=0 -DSKIP_WHERE_BUSY=0"
+	-DNI=7 -DKILLS=0 -DMORTALS=15 -DDAEMONS=0 -DDIES=0 -DENDLESS=0 -DONCE=0 -DSTICKY=0"
 defaults+=$(sed -n 's/^mutant \([A-Z_0-9]*\) .*/ -D\1=0/p' tests/proof/model.sh)
 
 # A fault in words, and the assertion, or spin's own words, by which it shows.
@@ -111,7 +111,7 @@ part guests model safe "$guest -DKILLS=1 -DMORTALS=3 -DDIES=3 -DDAEMONS=3 -DONCE
 part killed model safe "-DM1=5 -DM2=2 -DKILLS=1 -DSTALL" whole
 part daemons model safe "-DM1=1 -DM2=2 -DDAEMONS=3"
 part slots slots safe "-DM1=4 -DM2=2 -DSTALL"
-part slots-killed slots safe "-DSKIP_WHERE_BUSY -DM1=4 -DM2=2 -DKILLS=1 -DSTALL -DONCE=7" whole
+part slots-killed slots safe "-DM1=4 -DM2=2 -DKILLS=1 -DSTALL -DONCE=7" whole
 
 optimize=-O0 hash=20 # soon done, so the compiler's time counts
 part guests-of-nonblock model safe "$guest -DM0=2 -DM2=4 -DKILLS=1 -DMORTALS=3 -DDIES=1 -DSTALL -DONCE=3"
@@ -168,7 +168,7 @@ if [ "$size" = long ]; then
 	part served-three-killed model live "-DM1=1 -DM2=4 -DLIVE -DKILLS=1 -DMORTALS=6"
 	part served-daemons model live "-DM1=1 -DLIVE -DKILLS=1 -DMORTALS=2 -DDAEMONS=2"
 	part slots-four slots safe "-DN=4 -DONCE=15"
-	part slots-all-killed slots safe "-DSKIP_WHERE_BUSY -DM1=4 -DM2=2 -DKILLS=1"
+	part slots-all-killed slots safe "-DM1=4 -DM2=2 -DKILLS=1"
 	part slots-served-killed slots live "-DLIVE -DENDLESS=4 -DKILLS=1 -DMORTALS=2"
 	for a in 0 1 2 3 4 5; do
 		for b in 0 1 2 3 4 5; do
