@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What keylock does when a system call fails: called by faults.sh, which says what it shows.
+"""What keylock does when a system call fails: called by faults.sh.
 
     faults.py quick|long KEYLOCK WITNESS FOLDER [SCENARIO...]
 
@@ -8,8 +8,11 @@ each fault: the n-th call of a name fails with an errno of its manual page, or i
 or every other one with EINTR; it comes back short; or a signal comes at it. The command is
 witness.c, which says that it runs and waits for an answer. Meanwhile this program looks whether the
 key's lock is held, by flock(2) on a descriptor of its own, so it needs no trust in keylock. What is
-right is in the functions called judge: the promises, and no more.
+right is in the functions called judge: a right result or a line that says why, never silence, a
+wrong 0 or a wait without end; no command without its lock; a key that is free afterwards, and no
+file; a record of -A or -R where the command did not end by itself.
 """
+import collections
 import contextlib
 import fcntl
 import json
@@ -26,7 +29,7 @@ import struct
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 SIZE, KEYLOCK, WITNESS, FOLDER = sys.argv[1:5]
 ONLY = sys.argv[5:]
@@ -97,7 +100,6 @@ class Scenario:
     record: bool = False  # one is left in the file
     outer: str = None  # options of an outer keylock
     look: bool = False
-    terminal: bool = False
     slow: bool = False
 
     def __post_init__(self):
@@ -159,7 +161,6 @@ SCENARIOS = [
     Scenario("--path", "--path", 0, ""),
     Scenario("--pin", "--pin", 0, ""),
     Scenario("--forget", "--forget", 0, "", record=True),
-    Scenario("terminal", holder="leaves", terminal=True, slow=True),
     Scenario("related wait", "-w 1.3", 75, holder="stays", outer="other", slow=True),
 ]
 
@@ -238,7 +239,7 @@ class Place:
         self.folder = folder
         self.scenario = scenario
         self.dir = os.path.join(folder, "d")
-        self.trace = pathlib.Path(folder, "trace")
+        self.trace, self.out, self.err = (pathlib.Path(folder, name) for name in ("trace", "out", "err"))
         self.holders = []
         self.left = b""
         shutil.rmtree(folder, ignore_errors=True)
@@ -329,49 +330,27 @@ class Run:
     """One run of a scenario, with or without a fault, watched to its end."""
 
     def __init__(self, place, strace, fault=None):
-        self.place = place
-        self.scenario = place.scenario
-        self.fault = fault
+        self.place, self.scenario, self.fault = place, place.scenario, fault
         self.wrong = []
         self.ran = 0
         self.hung = self.daemon = False
         self.let_go = 0.0
         self.others = []  # processes that must have ended when keylock has
         place.prepare()
-        self.out = open(place.folder + "/out", "w+b")
-        self.err = open(place.folder + "/err", "w+b")
-        pty = os.openpty() if self.scenario.terminal else None
         self.started = time.monotonic()
-        self.child, self.ours = process(
-            place.command(strace),
-            env=place.environment,
-            stdin=subprocess.PIPE if self.scenario.hold else subprocess.DEVNULL,
-            stdout=self.out,
-            stderr=pty[1] if pty else self.err,
-        )
+        with open(place.out, "wb") as out, open(place.err, "wb") as err:
+            self.child, self.ours = process(
+                place.command(strace), env=place.environment, stdout=out, stderr=err,
+                stdin=subprocess.PIPE if self.scenario.hold else subprocess.DEVNULL,
+            )  # fmt: skip
         self.watch()
         if self.scenario.holder == "leaves":
             place.release()
-        if pty:
-            os.close(pty[1])
-            with contextlib.suppress(OSError):
-                self.err.write(os.read(pty[0], 65536).replace(b"\r\n", b"\n"))
-            os.close(pty[0])
         self.say_done()
         self.ours.close()
-        self.said, self.printed = self.text(self.err), self.text(self.out)
-        for file in (self.err, self.out):
-            file.close()
-        self.hit = bool(fault) and (self.is_met() if fault.signal else "INJECTED" in place.traced())
-
-    def text(self, file):
-        file.flush()
-        return os.pread(file.fileno(), 1 << 20, 0).decode(errors="replace")
-
-    def is_met(self):
-        """Whether the fault's call has been made."""
-        calls = re.findall(r"\b%s\(" % re.escape(self.fault.call), self.place.traced())
-        return len(calls) >= self.fault.number
+        self.said = place.err.read_text(errors="replace")
+        self.printed = place.out.read_text(errors="replace")
+        self.hit = bool(fault) and (bool(fault.signal) or "INJECTED" in place.traced())
 
     def on_runs(self):
         """The command runs: is the key held, and by it alone?"""
@@ -415,14 +394,13 @@ class Run:
 
     def tick(self):
         scenario, place = self.scenario, self.place
-        slow = 1.15 if scenario.slow else 0.0
         if scenario.holder == "leaves" and place.holders:
+            time_now = time.monotonic()
             if not self.let_go and awaited(place.path(KEY)):
-                self.let_go = time.monotonic() + 0.005 + slow
-            late = time.monotonic() > self.started + 0.15 + slow
-            if late or (self.let_go and time.monotonic() >= self.let_go):
+                self.let_go = time_now + 0.005
+            if time_now >= (self.let_go or self.started + 0.15):
                 place.release()
-        if scenario.hold and not self.ran and os.fstat(self.out.fileno()).st_size >= 7:
+        if scenario.hold and not self.ran and place.out.stat().st_size >= 7:
             self.on_runs()
             self.say_done()
         if self.fault and self.fault.signal == "TSTP" and "--- stopped by" in place.traced():
@@ -432,7 +410,7 @@ class Run:
             # keylock has left a daemon behind that has the lock's description.
             self.daemon = False
             free = place.next("-n", command=[WITNESS]).returncode == 0
-            if not free and self.fault.signal != "KILL" and not self.text(self.err):
+            if not free and self.fault.signal != "KILL" and not place.err.read_bytes():
                 self.wrong.append("a daemon that the command left behind keeps the key")
             answer(self.ours)
 
@@ -441,7 +419,8 @@ class Run:
         while open_end or self.child.poll() is None:
             left = self.started + GRACE - time.monotonic()
             if left <= 0:
-                self.end_hung()
+                self.hung = True
+                self.child.kill()
                 break
             if open_end and select.select([self.ours], [], [], min(0.002, left))[0]:
                 word = hear(self.ours)
@@ -452,22 +431,15 @@ class Run:
                 time.sleep(0.0005)
             self.tick()
         self.status = self.child.wait()
+        with contextlib.suppress(ProcessLookupError):
+            while self.hung:  # until nobody of its group is left
+                os.killpg(self.child.pid, signal.SIGKILL)
+                time.sleep(0.001)
         for pidfd in self.others:
             if not select.select([pidfd], [], [], GRACE)[0]:
                 self.wrong.append("the command is still there after keylock")
             os.close(pidfd)
 
-    def end_hung(self):
-        """Kill what this run started, by its pid, from the witness up to strace."""
-        self.hung = True
-        family = [self.child.pid]
-        for pid in family:
-            with contextlib.suppress(OSError):
-                with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-                    family += [int(word) for word in file.read().split()]
-        for pid in reversed(family):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
 
 # --- what is right -------------------------------------------------------
@@ -496,7 +468,6 @@ def statuses(scenario, fault):
 def judge_status(scenario, fault, run):
     """P6, and that a failure is told, in lines of keylock's."""
     status, lines = run.status, run.said.splitlines()
-    aloud = "-v" in scenario.options or scenario.terminal
     if scenario.runs and run.printed:
         yield "something is on standard output"
     if not all(line.startswith("keylock: ") for line in lines):
@@ -515,7 +486,7 @@ def judge_status(scenario, fault, run):
         yield "0, and the command did not run"
     elif status not in statuses(scenario, fault):
         yield f"status {status} is not one for this"
-    mute = aloud or fault.call in ("write", "poll") or status in (0, 1, 75)
+    mute = "-v" in scenario.options or fault.call in ("write", "poll") or status in (0, 1, 75)
     if not lines and not mute:
         yield f"status {status} in silence"
 
@@ -623,15 +594,8 @@ def judge(place, fault, run, clean, settled):
 # --- which faults --------------------------------------------------------
 
 
-@dataclass
-class Call:
-    """A call of a recorded run: its name, which of that name it is, its place among all."""
-
-    name: str
-    number: int
-    order: int
-    child: bool
-    line: str
+# A call of a recorded run: its name, which of that name it is, its place among all.
+Call = collections.namedtuple("Call", "name number order child")
 
 
 def record_calls(place):
@@ -652,7 +616,7 @@ def record_calls(place):
             if executed or pid != second:
                 continue
         count[pid, name] = count.get((pid, name), 0) + 1
-        calls.append(Call(name, count[pid, name], len(calls), pid != first, line))
+        calls.append(Call(name, count[pid, name], len(calls), pid != first))
         if name == "execve" and line.rstrip().endswith(" = 0"):
             executed = True
             if pid == first:  # -F: from here on it is the command
@@ -730,78 +694,52 @@ def faults_of(scenario, calls, turn):
 # --- running them --------------------------------------------------------
 
 
-def work(task):
-    """Run some faults of one scenario; returns what was seen."""
-    number, faults, settled = task
-    place = Place(f"{FOLDER}/{os.getpid()}", SCENARIOS[number])
-    seen = dict(runs=0, hits=0, ran=0, wrong=[])
-    try:
-        clean = Run(place, [])
-        for fault in faults:
-            quiet = [] if fault.signal == "TSTP" else ["-e", "signal=none"]
-            run = Run(place, fault.options() + quiet, fault)
-            wrong = list(judge(place, fault, run, clean, settled))
-            seen["runs"] += 1
-            seen["hits"] += run.hit
-            seen["ran"] += run.ran > 0
-            if wrong:
-                what = f"{place.scenario.name}: strace {' '.join(fault.options())}"
-                what += f": status {run.status}, ran {run.ran}, said {run.said.strip()!r}"
-                seen["wrong"].append((what, wrong))
-    finally:
-        place.close()
-    return seen
-
-
-def plan(number):
-    """Record a scenario; returns its tasks, and what is wrong with it without any fault."""
+def work(number):
+    """Record a scenario, run its faults; returns what was seen."""
     scenario = SCENARIOS[number]
     place = Place(f"{FOLDER}/{os.getpid()}", scenario)
+    seen = collections.Counter()
     try:
         clean = Run(place, [])
         wrong = list(judge(place, Fault("none", "none"), clean, clean, 0))
         if clean.status != scenario.status:
             wrong.append(f"status {clean.status} ({clean.said.strip()})")
+        report(scenario.name, wrong, seen)
         calls = record_calls(place)
+        # Where keylock waits for the command, and where the record has been settled.
+        waits = "ppoll" if scenario.hold else "rt_sigtimedwait"
+        waiting = next((c.order for c in calls if c.name == waits and not c.child), len(calls))
+        ends = (c.order for c in calls if c.name in ("ftruncate", "pwrite64") and c.order > waiting)
+        settled = next(ends, len(calls))
+        for fault in faults_of(scenario, calls, number):
+            quiet = [] if fault.signal == "TSTP" else ["-e", "signal=none"]
+            run = Run(place, fault.options() + quiet, fault)
+            wrong = list(judge(place, fault, run, clean, settled))
+            what = f"{scenario.name}: strace {' '.join(fault.options())}"
+            what += f": status {run.status}, ran {run.ran}, said {run.said.strip()!r}"
+            report(what, wrong, seen)
+            seen.update(runs=1, hits=run.hit, ran=run.ran > 0)
     finally:
         place.close()
-    # Where keylock waits for the command, and where the record has been settled.
-    waits = ("ppoll" if scenario.hold else "rt_sigtimedwait",)
-    waiting = next((c.order for c in calls if c.name in waits and not c.child), len(calls))
-    ends = (c.order for c in calls if c.name in ("ftruncate", "pwrite64") and c.order > waiting)
-    settled = next(ends, len(calls))
-    faults = faults_of(scenario, calls, number)
-    size = 10 if scenario.slow else 40
-    tasks = [(number, faults[i : i + size], settled) for i in range(0, len(faults), size)]
-    return tasks, [(scenario.name, wrong)] if wrong else []
+    return seen
 
 
-def report(wrong):
-    for what, reasons in wrong:
-        print(f"WRONG {what}")
-        for reason in reasons:
-            print(f"      {reason}", flush=True)
-    return len(wrong)
+def report(what, reasons, seen):
+    if reasons:
+        print("\n      ".join([f"WRONG {what}", *reasons]), flush=True)
+        seen["wrong"] += 1
 
 
 def main():
     numbers = [i for i, s in enumerate(SCENARIOS) if not ONLY or s.name in ONLY]
-    fast = multiprocessing.Pool(2)
-    slow = multiprocessing.Pool(4)  # these sleep most of their time
-    total, tasks, wrong = dict(runs=0, hits=0, ran=0), [], 0
-    for more, bad in fast.map(plan, numbers, 1):
-        tasks += more
-        wrong += report(bad)
-    late = slow.imap_unordered(work, [t for t in tasks if SCENARIOS[t[0]].slow])
-    soon = fast.imap_unordered(work, [t for t in tasks if not SCENARIOS[t[0]].slow])
-    for source in (soon, late):
-        for seen in source:
-            wrong += report(seen["wrong"])
-            for key in total:
-                total[key] += seen[key]
+    total = collections.Counter()
+    numbers.sort(key=lambda i: not SCENARIOS[i].slow)  # which sleep most of their time
+    with multiprocessing.Pool(3) as pool:
+        for seen in pool.imap_unordered(work, numbers):
+            total += seen
     print(f"faults: {total['runs']} runs of {len(numbers)} scenarios, seed {SEED}, {total['hits']} met"
-          f" their fault: the command ran under its lock in {total['ran']}; {wrong} wrong")  # fmt: skip
-    return 1 if wrong or not total["runs"] else 0
+          f" their fault: the command ran under its lock in {total['ran']}; {total['wrong']} wrong")  # fmt: skip
+    return 1 if total["wrong"] or not total["runs"] else 0
 
 
 if __name__ == "__main__":

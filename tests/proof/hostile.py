@@ -73,9 +73,7 @@ class Run:
         if pid:
             self.judge(seen, os.waitstatus_to_exitcode(status), use.ru_utime + use.ru_stime)
         elif not self.told and one_in(300):
-            self.told = True
-            self.limit = time.monotonic() + PATIENCE
-            seen["sent a signal"] += 1
+            self.told, self.limit = True, time.monotonic() + PATIENCE
             os.kill(self.pid, signal.SIGTERM)
         elif time.monotonic() > self.limit + 100 * lag:
             seen["late"] += 1
@@ -88,11 +86,9 @@ class Run:
 
     def judge(self, seen, status, took):
         seen["runs"] += 1
-        if status >= 0:
-            seen[f"status {status}"] += 1
-        fine = status in STATUSES or (status < 0 and self.told)
-        fine = fine or (not self.runs and status in (0, 1))
-        if not fine or took >= 2:
+        seen[f"status {status}" if status >= 0 else "ended by a signal"] += 1
+        ends = (STATUSES, STATUSES | {0, 1})[not self.runs]
+        if took >= 2 or not (status in ends or (status < 0 and self.told)):
             seen["odd ends"] += 1
             print(f"hostile: {status} after {took} s of a processor:", self.words, file=sys.stderr)
 

@@ -1,10 +1,6 @@
 #!/usr/bin/env bash
 # Hostile surroundings: three users share keys in a sticky directory that all may
-# write to, with all kinds of options, while two strangers do there whatever the
-# kernel lets them: lock any byte for a moment, own lockfiles and take them away or
-# replace them under their holders, put links, fifos, directories, sockets and files
-# of odd modes in their place, link lockfiles elsewhere and others' files here, write
-# garbage, flood the directory. See hostile.py.
+# write to, while two strangers do there whatever the kernel lets them: see hostile.py.
 #
 #	hostile.sh [quick|long]
 #

@@ -4,7 +4,8 @@
 #
 # Builds keylocks that are broken on purpose, each by a change to one or two functions
 # of keylock.c, and runs what must find each of them out: the tests of a suite whose
-# names match. keylock itself must pass all of that. A change that does not fit the
+# names match. keylock itself must pass all of that. A mutant is a line: its name, the suite,
+# the pattern and its change, a second one on a line of its own. A change that does not fit the
 # source any more is a failure, too. NAMEs: only these. Quick or long is the same.
 
 set -u
@@ -23,12 +24,12 @@ begin=$SECONDS number=100 build=(cc -O1 -std=c11 -w -o)
 cp -r tests "$work/tests" && sed -i -E 's/(wait_for|-w) [23]0/\1 5/; s/seconds=2$/seconds=7/' "$work"/tests/*.ba* &&
 	"${build[@]}" "$work/keylock" keylock.c || exit
 
-# FUNCTION: OLD => NEW...: standard input with OLD, whatever blanks are between its words,
-# replaced in the body of that FUNCTION ("-": anywhere). Without OLD, NEW is done first.
+# FUNCTION: OLD => NEW: standard input with OLD, whatever blanks are between its words, replaced
+# in the body of that FUNCTION ("-": anywhere), and so on behind a tab. Without OLD, NEW is done first.
 cat >"$work/change.pl" <<'PERL'
 undef $/;
 my $source = <STDIN>;
-for (@ARGV) {
+for (split /\t/, $ARGV[0]) {
 	my ($function, $old, $new) = /^(\S+): (.*?) ?=> ?(.*)$/ or die "$_: no change\n";
 	my ($before, $body, $after) = ("", $source, "");
 	if ($function ne "-") {
@@ -43,66 +44,47 @@ for (@ARGV) {
 print $source;
 PERL
 
-# detector KEYLOCK TESTS SUITE PATTERN >LOG: fails when the tests find something out.
-detector() {
-	KEYLOCK=$1 bats --filter "$4" "$2/$3.bats" 2>&1
-}
-
-# try_mutant NAME SUITE PATTERN CHANGE...
-try_mutant() {
-	local name=$1 suite=$2 pattern=$3 file=$work/mutant.$1 start=$SECONDS
-	shift 3
-	if ! perl "$work/change.pl" "$@" <keylock.c >"$file.c" 2>"$file.log" ||
-		! "${build[@]}" "$file" "$file.c" 2>>"$file.log"; then
-		echo "$name: NOT BUILT: $(head -n 1 "$file.log")"
-	elif ! KEYLOCK_TEST_LIMIT=12 detector "$file" "$work/tests" "$suite" "$pattern" >"$file.log" && grep -q '^not ok' "$file.log"; then
-		echo "$name: found out in $((SECONDS - start)) s by $suite: $(grep -a '^not ok' "$file.log" | head -n 1)"
-	else
-		echo "$name: NOT FOUND OUT by $suite: $pattern: $(tail -n 1 "$file.log")"
-	fi
-	rm -f "$file" "$file.c"
-}
-
-# control SUITE PATTERN LOG: keylock itself has to pass each detector that was used.
-control() {
-	if detector "$work/keylock" tests "$1" "$2" >"$3" && grep -q '^ok' "$3"; then
-		echo "keylock itself: passes $1: $2"
-	else
-		echo "keylock itself: NOT PASSED: $1: $2"
-		cat "$3"
-	fi
-}
-
-# Two at once.
-in_background() {
+# try NAME SUITE PATTERN CHANGES: two at once.
+try() {
 	while [ "$(jobs -pr | wc -l)" -ge 2 ]; do
 		wait -n
 	done
 	number=$((number + 1))
-	"$@" >"$work/out.$number" &
+	try_mutant "$@" >"$work/out.$number" &
 }
 
-declare -A detectors
-mutant=()
-take_mutant() {
-	[ ${#mutant[@]} -gt 0 ] || return 0
-	[ "$only" = '  ' ] || [[ $only == *" ${mutant[0]} "* ]] || return 0
-	detectors["${mutant[1]} ${mutant[2]}"]=1
-	in_background try_mutant "${mutant[@]}"
+try_mutant() {
+	local file=$work/mutant.$1 start=$SECONDS
+	if ! perl "$work/change.pl" "$4" <keylock.c >"$file.c" 2>"$file.log" ||
+		! "${build[@]}" "$file" "$file.c" 2>>"$file.log"; then
+		echo "$1: NOT BUILT: $(head -n 1 "$file.log")"
+	elif ! KEYLOCK=$file KEYLOCK_TEST_LIMIT=12 bats --filter "$3" "$work/tests/$2.bats" >"$file.log" 2>&1 && grep -q '^not ok' "$file.log"; then
+		echo "$1: found out in $((SECONDS - start)) s by $2: $(grep -a '^not ok' "$file.log" | head -n 1)"
+	else
+		echo "$1: NOT FOUND OUT by $2: $3: $(tail -n 1 "$file.log")"
+	fi
+	rm -f "$file" "$file.c"
 }
 
-# A mutant is its name, the suite and the pattern, and its changes, the second on a line of its own.
-while IFS= read -r line; do
-	case $line in
-	'#'*) ;;
-	$'\t'*) mutant+=("${line#?}") ;;
-	*)
-		take_mutant
-		read -r name suite pattern change <<<"$line"
-		mutant=("$name" "$suite" "$pattern" "$change")
-		;;
-	esac
-done <<'MUTANTS'
+# keylock itself has to pass each detector that was used: those of a suite are tried together.
+control() { # SUITE PATTERN...
+	local suite=$1 log=$work/control.$1 IFS='|'
+	shift
+	if KEYLOCK=$work/keylock bats --filter "$*" "tests/$suite.bats" >"$log" 2>&1 && grep -q '^ok' "$log"; then
+		echo "keylock itself: passes $suite: $*"
+	else
+		echo "keylock itself: NOT PASSED: $suite: $*"
+		cat "$log"
+	fi
+}
+
+declare -A patterns
+while read -r name suite pattern changes; do
+	[[ $name != '#'* && ($only = '  ' || $only == *" $name "*) ]] || continue
+	patterns[$suite]+="$pattern "
+	try "$name" "$suite" "$pattern" "$changes"
+done < <(
+	perl -0pe 's/\n\t/\t/g' <<'MUTANTS'
 # Lockfile
 name-not-compared refused loses.its.name lock_acquire: renamed = lockfile_recheck => renamed = 0 && lockfile_recheck
 taken-without-gate waiting gate.is.closed lock_take: error = lock_have(fd, F_WRLCK, GATE, wait) => error = 0
@@ -216,15 +198,16 @@ network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] 
 gate-for-ever waiting for.the.gate lock_take: error && !(error == ETIMEDOUT && wait->nonblock) => error
 slot-gate-waited-for slots somebody.stopped.in slot_take: lock_try(fd, F_WRLCK, GATE) => request(fd, F_WRLCK, GATE, true)
 MUTANTS
-take_mutant
-for detector in "${!detectors[@]}"; do
-	# shellcheck disable=SC2086 # suite and pattern
-	in_background control $detector "$work/control.$number"
+)
+for suite in "${!patterns[@]}"; do
+	# shellcheck disable=SC2086 # patterns
+	control "$suite" ${patterns[$suite]} >"$work/out.$suite" &
+	[ "$(jobs -pr | wc -l)" -lt 2 ] || wait -n
 done
 wait
 cat "$work"/out.* | tee "$work/all"
 good=$(grep -c ': found out in ' "$work/all")
 passed=$(grep -c ': passes ' "$work/all")
 bad=$(grep -c ': NOT ' "$work/all")
-echo "mutants: $good found out, keylock itself passes $passed detectors, $bad failures, $((SECONDS - begin)) s"
+echo "mutants: $good found out, keylock itself passes what found them in $passed suites, $bad failures, $((SECONDS - begin)) s"
 [ "$bad" -eq 0 ] && [ "$good" -gt 0 ]

@@ -6,8 +6,7 @@
  * A search has shown what that section does not say:
  *   - Every slot's file is tidied, by whoever leaves. With the one taken and file 1 alone
  *     (TIDY_TAKEN) a file that a killed holder of another slot left is not removed by the next
- *     run. Where file 1 shows a presence or a ticket, the others may be left to that one
- *     (SKIP_WHERE_BUSY, no mutant).
+ *     run. Where file 1 shows a presence or a ticket, the others are left to that one.
  *   - File 1's name is compared before the ticket is given back: the ticket is what keeps
  *     file 1 from being removed (LATE_RECHECK).
  *
@@ -122,8 +121,7 @@ inline rest() {
 }
 
 /* File 1 shows that somebody will come to tidy the others. */
-#define LAST	(SKIP_WHERE_BUSY -> 0 : S - 1)
-#define BUSY	(SKIP_WHERE_BUSY && slot == 0 && name[0] != 0 && SEEN(0, name[0]))
+#define BUSY	(slot == 0 && name[0] != 0 && SEEN(0, name[0]))
 
 proctype contender(byte me; byte mode) {
 	byte slot;		/* the one that is tried, held or tidied */
@@ -255,7 +253,7 @@ start:
 	goto tidy;
 
 giveup:
-	KERNEL(drop_bytes(); drop_flocks(); slot = LAST);
+	KERNEL(drop_bytes(); drop_flocks(); slot = 0);
 
 	/* the slot's file, and then the other */
 tidy:

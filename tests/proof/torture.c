@@ -20,14 +20,13 @@
  *  P3 no debris: after a calm wave there is no file; after others there is none when each
  *     key was had once more.
  *  P4 in turn: who was seen to have a ticket comes before all that were started later.
- *  P6 transparent: exit status, signal mask, dispositions and environment.
+ *  P6 transparent: the exit status is the command's.
  *  P8 crash-honest: whether the command before came to its end is in shared memory.
  *  P9 never stuck: nobody runs on past its deadline, is deaf to a signal that ends it, or
  *     takes two seconds of a processor. All of this has 2 s, and a hundred times as long as
  *     the player that wanted to sleep for a moment has overslept lately.
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -37,7 +36,6 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/time.h>
 #include <sys/wait.h>
 
 #include "../tools/probe.h"
@@ -49,12 +47,6 @@ enum { RUNS = 512, FAMILIES = 300, DEEPEST = 3 };
  * a pipe that is full, our output, and a file system that never answers. */
 enum { JUDGE = 200, WITNESS, PIPE, OUTPUT, DEAD };
 enum { STUCK_AFTER = 30 * 1000000, SHRINK_FOR = 90 * 1000000, STOPPED_FOR = 200000 };
-
-enum kind {
-	WILD,
-	CALM, /* nothing that may leave a file or a record */
-	EASY, /* likewise, and all share: nobody is turned away */
-};
 
 struct run {
 	/* Drawn before the wave. */
@@ -95,8 +87,8 @@ struct run {
 /* In memory that all share. */
 static struct judge {
 	int wave, size, count, parallel; /* its number; families; runs; families at once */
-	enum kind kind;
-	int hot; /* key of most runs, or -1 */
+	bool calm;                       /* nothing that may leave a file or a record */
+	int hot;                         /* key of most runs, or -1 */
 	bool foreign, nests, over, given_up, aloud;
 	const char *fault; /* the first one's kind: the same in all processes, being static */
 	int stamps, entries;
@@ -109,12 +101,12 @@ static struct judge {
 	struct run runs[RUNS];
 } * judge;
 
-static const char *self, *keylock, *directory;
+static const char *self, *directory;
+static char *keylock;
 static int witness; /* WITNESS again, below 10, so that it is closed before the lock is */
 static bool skipped[FAMILIES];
 static uint64_t seed;
-static int scale = 1; /* of what is allowed to a slow keylock */
-static int64_t lag;   /* how long the player overslept */
+static int64_t lag; /* how long the player overslept */
 /* The process id namespace of its own, its mounts where they are to be seen, and ours. */
 static int other_pids = -1, other_mounts = -1, our_pids = -1;
 
@@ -307,7 +299,7 @@ record_enter(int number)
 	/* Others may have had the key since, and died. */
 	if (run->voided)
 		return;
-	if (told && judge->kind != WILD)
+	if (told && judge->calm)
 		found("wrong records", run, "told of a death that was not");
 	/* --hold with -R cannot tell. */
 	if (judge->last >= 0 && !judge->well && judge->forgets == judge->last_forgets && !told &&
@@ -328,23 +320,6 @@ record_leave(int number, bool well)
 		judge->well = well;
 }
 
-/* P6: what the command finds. */
-static void
-compare(const struct run *run)
-{
-	const char *key = getenv("KEYLOCK_KEY");
-	struct sigaction action;
-	sigset_t mask;
-
-	if (!key || key[0] != 'k' || key[1] != '0' + run->keys[0])
-		found("not transparent", run, "KEYLOCK_KEY=%s", key ? key : "");
-	sigprocmask(SIG_BLOCK, NULL, &mask);
-	for (int signo = 1; signo < 65; signo++)
-		if (sigismember(&mask, signo) == 1 ||
-		    (sigaction(signo, NULL, &action) == 0 && action.sa_handler != SIG_DFL))
-			found("not transparent", run, "signal %d is blocked or ignored", signo);
-}
-
 /* Note a signal before it is sent. */
 static void
 note_sent(const struct run *run)
@@ -353,26 +328,20 @@ note_sent(const struct run *run)
 	                  __ATOMIC_SEQ_CST);
 }
 
-static struct run *mine;
-
+/* What is to be done to this process, if it is this one: its command, or whom that left at work. */
 static void
-strike_self(int signo)
+arm(const struct run *run, char to)
 {
-	(void)signo;
-	kill(getpid(), mine->event.signo);
-}
+	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = run->event.signo};
+	struct itimerspec when = {.it_value.tv_nsec = run->event.at * 1000};
+	timer_t timer;
 
-/* What is to be done to this process, its command or whom that left at work, or to nobody. */
-static void
-arm(struct run *run, char to)
-{
-	struct itimerval when = {.it_value.tv_usec = run->event.to == to ? run->event.at : 0};
-
-	mine = run;
-	if (run->event.to == to)
-		note_sent(run);
-	signal(SIGALRM, strike_self);
-	setitimer(ITIMER_REAL, &when, NULL);
+	if (run->event.to != to)
+		return;
+	note_sent(run);
+	if (timer_create(CLOCK_MONOTONIC, &event, &timer) < 0 ||
+	    timer_settime(timer, 0, &when, NULL) < 0)
+		fail("timer");
 }
 
 /* Leave a process behind: at work under the lock, or a daemon that has nothing to do. */
@@ -413,16 +382,24 @@ lets_all_go(int top)
 	return true;
 }
 
-/* What keylock is called with for this run. */
-static void
-add_keylock(struct words *words, const struct run *run)
+/* What a run is started with: keylock, and we ourselves as its command, its caller or what else. */
+static char **
+words_of(int number, bool calls)
 {
-	char copy[sizeof(run->options)], *rest = copy, *word;
+	const struct run *run = &judge->runs[number];
+	bool keylocks = strchr("clf", run->what) || calls;
+	static struct words words;
+	static char copy[sizeof(run->options)];
+	char *rest = strcpy(copy, run->options), *word = keylock;
 
-	strcpy(copy, run->options + 1);
-	add(words, "%s", keylock);
-	while ((word = strsep(&rest, " ")))
-		add(words, "%s", word);
+	words = (struct words){.count = 0};
+	for (strsep(&rest, " "); keylocks && word; word = strsep(&rest, " "))
+		add(&words, "%s", word);
+	if (!strchr("lf", run->what) && !calls) {
+		add(&words, "%s", self);
+		add(&words, "%d", number);
+	}
+	return words.argv;
 }
 
 /* Begin the runs that belong under this one. */
@@ -434,7 +411,6 @@ begin_kids(struct run *run)
 
 	for (int i = 0; i < 2 && run->kid[i] >= 0; i++) {
 		struct run *kid = &judge->runs[run->kid[i]];
-		struct words words = {.count = 0};
 
 		if (run->how[i] != 'e') {
 			launch(run->kid[i]);
@@ -446,14 +422,10 @@ begin_kids(struct run *run)
 			continue;
 		}
 		close(witness);
-		arm(run, 0);
 		run->became = true;
 		kid->pid = getpid();
 		kid->started = now();
-		add_keylock(&words, kid);
-		add(&words, "%s", self);
-		add(&words, "%d", run->kid[i]);
-		execv(keylock, words.argv);
+		execv(keylock, words_of(run->kid[i], false));
 		fail(keylock);
 	}
 }
@@ -466,7 +438,6 @@ job(int number)
 	pid_t worker = 0;
 
 	enter(number);
-	compare(run);
 	if (run->records)
 		record_enter(number);
 	arm(run, 'c');
@@ -494,15 +465,13 @@ static int
 caller(int number)
 {
 	struct run *run = &judge->runs[number];
-	struct words words = {.count = 0};
 	int in[2], out[2], status;
 	char line[8] = "";
 	pid_t holder;
 
 	if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0)
 		fail("pipe");
-	add_keylock(&words, run);
-	holder = spawn(run, words.argv, false, in[0], out[1]);
+	holder = spawn(run, words_of(number, true), false, in[0], out[1]);
 	signal(SIGPIPE, SIG_IGN);
 	close(in[0]);
 	close(out[1]);
@@ -584,14 +553,14 @@ draw_event(struct run *run)
 {
 	static const int ends[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1};
 	struct event event = {.to = run->parent < 0 ? "kkkkccgw"[pick(8)] : "kkcw"[pick(4)]};
-	bool wild = judge->kind == WILD, stops = one_in(5);
+	bool wild = !judge->calm, stops = one_in(5);
 
 	event.at = 50 + pick_size(15);
 	event.signo = stops             ? (pick(2) && wild ? SIGSTOP : SIGTSTP)
 	              : pick(3) && wild ? SIGKILL
 	                                : ends[pick(4)];
 	/* In a calm wave, what keylock can catch, and nobody is left by it. */
-	if (judge->kind == EASY || run->daemon || !strchr("ch", run->what) ||
+	if (run->daemon || !strchr("ch", run->what) ||
 	    (!wild && (run->kid[0] >= 0 || run->parent >= 0 || event.to != 'k' ||
 	               run->what == 'h' || run->records)))
 		return;
@@ -603,12 +572,12 @@ draw_event(struct run *run)
 static void
 draw_options(struct run *run, const struct run *host, int key)
 {
-	bool wild = judge->kind == WILD;
+	bool wild = !judge->calm;
 
 	if (key == RECORDED && !host && pick(4)) {
 		run->records = true;
 		OPTION(run, pick(3) ? " -R" : " -A");
-	} else if (judge->kind != EASY && one_in(6)) {
+	} else if (one_in(6)) {
 		/* All or none: in any order, of two or three. */
 		run->keys[run->count++] =
 		    key >= SLOTTED ? KEYS - 1 + SLOTTED - key : (key + 1) % RECORDED;
@@ -621,8 +590,6 @@ draw_options(struct run *run, const struct run *host, int key)
 	/* Nobody would end --hold that has no input any more, and says so. */
 	run->muted = one_in(8) && run->what != 'h';
 	run->wait = one_in(6) ? -1 : one_in(5) ? 1 + pick_size(16) : 0;
-	if (judge->kind == EASY)
-		run->wait = pick(2) ? -1 : 0;
 	/* What would wait for its host, or in a cycle, is found after a second; a cycle
 	 * through slots is not. */
 	run->slots = run->mode == 'j' || (host && host->slots);
@@ -648,7 +615,7 @@ static int
 draw_command(struct run *run, int depth)
 {
 	static const int signals[] = {SIGKILL, SIGTERM, SIGABRT, SIGSEGV, SIGUSR2};
-	bool wild = judge->kind == WILD, becomes;
+	bool wild = !judge->calm, becomes;
 	int kids = 0;
 
 	if (depth < DEEPEST && judge->count < RUNS - 8 && judge->nests && one_in(depth ? 3 : 6))
@@ -657,7 +624,7 @@ draw_command(struct run *run, int depth)
 	for (int i = 0; i < kids; i++)
 		run->how[i] = becomes && i == kids - 1 ? 'e' : pick(2) ? 'w' : 'b';
 	run->end = pick(8) ? 0 : pick(2) ? 7 : 193 + (int)pick(63);
-	if (one_in(8) && (wild || (!kids && !depth && !run->records && judge->kind != EASY)))
+	if (one_in(8) && (wild || (!kids && !depth && !run->records)))
 		run->end = pick(2) ? -signals[pick(5)] : 129 + (int)pick(64);
 	if (wild && !run->close && !becomes && one_in(8))
 		run->worker = 100 + pick_size(13);
@@ -683,12 +650,10 @@ draw_run(int ordinal, unsigned path, int parent, int depth)
 	run->top = host ? host->top : number;
 	run->aside = host ? host->aside : other_pids >= 0 && one_in(4);
 	key = judge->hot >= 0 && pick(4) ? judge->hot : (int)pick(KEYS);
-	if (judge->kind == EASY)
-		key %= SLOTTED;
 	if (host && pick(4))
 		key = host->keys[pick((unsigned)host->count)];
 	run->keys[0] = key;
-	run->mode = key >= SLOTTED ? 'j' : judge->kind == EASY || one_in(4) ? 's' : 'x';
+	run->mode = key >= SLOTTED ? 'j' : one_in(4) ? 's' : 'x';
 	run->work = pick(3) ? pick_size(11) : 0;
 	if (!host && judge->foreign && key == FOREIGN && one_in(3)) {
 		run->what = "xswr"[pick(4)];
@@ -705,7 +670,7 @@ draw_run(int ordinal, unsigned path, int parent, int depth)
 		run->what = !host && one_in(10) ? 'h' : 'c';
 		draw_options(run, host, key);
 		if (run->what == 'h') /* may not say that it is done */
-			run->end = judge->kind == WILD && one_in(8);
+			run->end = !judge->calm && one_in(8);
 		else
 			kids = draw_command(run, depth);
 	}
@@ -728,13 +693,13 @@ static void
 draw_wave(void)
 {
 	random_begin(1u << 30);
-	judge->kind = "\0\0\0\0\1\1\2"[pick(7)];
+	judge->calm = pick(7) >= 4;
 	judge->size = 100 + (int)pick(FAMILIES - 100);
 	judge->hot = (int)pick(KEYS + 1) - 1;
 	/* With few the files come and go, with many the queues are long. */
 	judge->parallel = 1 + (int)pick(pick(2) ? 4 : 24);
-	judge->foreign = judge->kind == WILD && one_in(3);
-	judge->nests = judge->kind != EASY && pick(4);
+	judge->foreign = !judge->calm && one_in(3);
+	judge->nests = pick(4);
 	judge->count = judge->stamps = judge->entries = 0;
 	judge->over = judge->given_up = false;
 	judge->fault = NULL;
@@ -750,30 +715,17 @@ draw_wave(void)
 
 /* ---- The player's side, and what commands do for the runs that they begin ---- */
 
-static int64_t
-slack(void)
-{
-	return (int64_t)scale * 2000000 + 100 * lag;
-}
-
 static void
 launch(int number)
 {
 	struct run *run = &judge->runs[number];
-	struct words words = {.count = 0};
 
-	if (strchr("clf", run->what))
-		add_keylock(&words, run);
-	if (!strchr("lf", run->what)) {
-		add(&words, "%s", self);
-		add(&words, "%d", number);
-	}
 	COUNT(runs);
 	if (run->what == 'f')
 		judge->forgets++;
 	run->started = now();
 	run->stamp = __atomic_add_fetch(&judge->stamps, 1, __ATOMIC_SEQ_CST);
-	run->pid = spawn(run, words.argv, run->parent < 0, 0, 1);
+	run->pid = spawn(run, words_of(number, false), run->parent < 0, 0, 1);
 }
 
 /* Do what is due to be done to a run: note what the signal may do, and send it. */
@@ -787,10 +739,7 @@ tend(struct run *run)
 	    now() < run->started + event->at)
 		return;
 	event->done = true;
-	if (stops)
-		COUNT(stops);
-	else
-		COUNT(signals);
+	count_one(stops ? &judge->counts.stops : &judge->counts.signals);
 	note_sent(run);
 	if (!strchr("kg", event->to))
 		return; /* they do it themselves */
@@ -838,14 +787,13 @@ wrong_end(const struct run *run, const struct run *last, int code)
 		return code != (last->what == 'h' ? 0 : last->end) ? "not its command's" : NULL;
 	if (code == 75 && last->wait != 0) {
 		COUNT(taken);
-		return covered(last)                         ? "under an ancestor's hold"
-		       : last == run && last->wait > age     ? "before its time"
-		       : judge->kind == EASY && age < 100000 ? "though nobody is in its way"
-		                                             : NULL;
+		return covered(last)                     ? "under an ancestor's hold"
+		       : last == run && last->wait > age ? "before its time"
+		                                         : NULL;
 	}
 	if (code == 76 && last->records) {
 		COUNT(doubtful);
-		return judge->kind != WILD ? "for a death that was not" : NULL;
+		return judge->calm ? "for a death that was not" : NULL;
 	}
 	if (code == 78 && (last->parent >= 0 || last->count > 1)) {
 		COUNT(cycles);
@@ -872,7 +820,7 @@ judge_end(struct run *run, int status, const struct rusage *use)
 		COUNT(nested);
 	if (run->what == 'f')
 		judge->forgets++;
-	if (seconds >= 2 * scale)
+	if (seconds >= 2)
 		found("hanging", run, "it took %ld s of a processor", seconds);
 	if (!signo)
 		why = wrong_end(run, last, WEXITSTATUS(status));
@@ -889,16 +837,17 @@ static void
 watch(const struct run *run, int64_t time)
 {
 	int64_t wait = run->wait > 0 ? run->wait : 100000;
+	int64_t slack = 2000000 + 100 * lag;
 	const char *why = NULL;
 	char call[2000];
 
 	if (!run->started || run->ended || (run->aside && run->parent >= 0))
 		return;
-	if (!run->entry && !run->became && run->wait && time > run->started + wait + slack())
+	if (!run->entry && !run->became && run->wait && time > run->started + wait + slack)
 		why = "past its deadline";
-	if (run->told && time > run->told + slack())
+	if (run->told && time > run->told + slack)
 		why = "deaf to a signal that ends it";
-	if (time > run->started + (int64_t)scale * STUCK_AFTER)
+	if (time > run->started + STUCK_AFTER)
 		why = "without an end";
 	if (!why)
 		return;
@@ -962,14 +911,6 @@ begin_namespace(bool shows_itself)
 	snprintf(path, sizeof(path), "/proc/%d/ns/mnt", (int)pid);
 	other_mounts = shows_itself ? open(path, O_RDONLY | O_CLOEXEC) : -1;
 	return pid;
-}
-
-static void
-end_namespace(void)
-{
-	close(other_pids);
-	if (other_mounts >= 0)
-		close(other_mounts);
 }
 
 /* Take down all that have ended; how many families they were. -1: nobody is left. */
@@ -1051,7 +992,7 @@ play(pid_t init)
 		/* Daemons end when all others have. */
 		judge->over = next == judge->count && alive == 0;
 		over = judge->over && over ? over : time;
-		if (time > over + (int64_t)scale * STUCK_AFTER)
+		if (time > over + STUCK_AFTER)
 			end_stragglers();
 		time = now();
 		sleep_us(100);
@@ -1081,15 +1022,11 @@ run_keylock(const char *format, ...)
 static void
 expect_no_files(const char *when)
 {
-	DIR *list = opendir(directory);
-
-	for (struct dirent *entry; list && (entry = readdir(list));)
-		if (entry->d_name[0] != '.') {
-			found("files left", NULL, "%s, %s", entry->d_name, when);
-			unlinkat(dirfd(list), entry->d_name, 0);
-		}
-	if (list)
-		closedir(list);
+	if (rmdir(directory) == 0 || errno != ENOTEMPTY)
+		return;
+	found("files left", NULL, "%s", when);
+	if (system("cd \"$KEYLOCK_DIR\" && ls -A . >&203 && rm -r \"$KEYLOCK_DIR\"") != 0)
+		fail(directory);
 }
 
 /* Each key can be had; and its first run leaves no file. */
@@ -1105,7 +1042,7 @@ had_once_more(void)
 
 		if (status != 0 && !(key == RECORDED && status == 76))
 			found("hanging", NULL, "k%d is not to be had: %d", key, status);
-		if (status == 76 ? judge->kind != WILD : died)
+		if (status == 76 ? judge->calm : died)
 			found("wrong records", NULL, "k2 at the end: %d, last run: %d, well: %d",
 			      status, judge->last, judge->well);
 		run_keylock("--forget k%d", key);
@@ -1149,9 +1086,9 @@ play_wave(int number)
 	if (judge->foreign)
 		run_keylock("--pin k%d", FOREIGN);
 	play(init);
-	if (init)
-		end_namespace();
-	if (judge->kind != WILD)
+	close(other_pids);
+	close(other_mounts);
+	if (judge->calm)
 		expect_no_files("after a calm wave");
 	had_once_more();
 	judge_order();
@@ -1184,20 +1121,6 @@ shrink(const char *fault)
 		dprintf(OUTPUT, "\t%d:%s%s\n", i, judge->runs[i].options, judge->runs[i].text);
 }
 
-static void
-set_up(void)
-{
-	const char *dead = getenv("TORTURE_DEAD"), *longer = getenv("TORTURE_SLACK");
-
-	scale = longer ? atoi(longer) : 1;
-	if (dead && dup2(open(dead, O_PATH), DEAD) < 0)
-		fail(dead);
-	prctl(PR_SET_CHILD_SUBREAPER, 1);
-	prctl(PR_SET_TIMERSLACK, 1L);
-	setenv("TORTURE", keylock, 1);
-	judge->aloud = true;
-}
-
 /* The judge, in memory that all share. */
 static void
 judge_open(void)
@@ -1209,29 +1132,22 @@ judge_open(void)
 		fail("judge");
 }
 
-/* As the command of a run, or as what else belongs to it. */
-static int
-play_part(int number)
-{
-	keylock = getenv("TORTURE");
-	judge_open();
-	return judge->runs[number].what == 'c'   ? job(number)
-	       : judge->runs[number].what == 'h' ? caller(number)
-	                                         : foreigner(number);
-}
-
 int
 main(int argc, char **argv)
 {
 	int option, only = -1, wave = 0;
-	const char *fault = NULL;
+	const char *fault = NULL, *dead = getenv("TORTURE_DEAD");
 	char figures[500];
 	int64_t begin = now();
 
 	self = realpath("/proc/self/exe", NULL);
 	directory = getenv("KEYLOCK_DIR");
-	if (argc == 2 && getenv("TORTURE"))
-		return play_part(atoi(argv[1]));
+	keylock = getenv("TORTURE");
+	if (argc == 2 && keylock) {
+		judge_open();
+		option = judge->runs[atoi(argv[1])].what;
+		return (option == 'c' ? job : option == 'h' ? caller : foreigner)(atoi(argv[1]));
+	}
 	seed = (uint64_t)time(NULL);
 	while ((option = getopt(argc, argv, "s:w:")) != -1)
 		if (option == 's')
@@ -1244,7 +1160,12 @@ main(int argc, char **argv)
 	}
 	keylock = argv[optind];
 	judge_open();
-	set_up();
+	judge->aloud = true;
+	if (dead && dup2(open(dead, O_PATH), DEAD) < 0)
+		fail(dead);
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	prctl(PR_SET_TIMERSLACK, 1L);
+	setenv("TORTURE", keylock, 1);
 	our_pids = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
 	for (; !fault && now() - begin < atol(argv[optind + 1]) * 1000000; wave++)
 		fault = play_wave(only >= 0 ? only : wave);
