@@ -2,14 +2,8 @@
 # and the key free afterwards. By the real thing where there is one (old kernels and sandboxes by
 # seccomp, limits, full and read-only file systems, no /proc, no /run), else by one fault of
 # strace(1). All faults of all calls, and what they leave behind, are in proof/faults.sh.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2154 # words are split on purpose
 
 load helper
-
-setup() {
-	keylock_setup
-	lockfile=$KEYLOCK_DIR/key
-}
 
 # refusing RULES COMMAND…: run_it where the kernel refuses what RULES say (see refuse.py).
 refusing() {
@@ -19,9 +13,7 @@ refusing() {
 
 # limited LIMIT WORDS…: keylock WORDS… under this limit of the shell's ulimit.
 limited() {
-	local limit=$1
-	shift
-	run_it bash -c "ulimit $limit"' && exec "$KEYLOCK" "$@"' - "$@"
+	run_it bash -c "ulimit $1"' && exec "$KEYLOCK" "$@"' - "${@:2}"
 }
 
 # fault CALL[,CALL]:HOW [PATH...] -- ARGUMENT...: keylock with these system calls, at these paths if
@@ -35,9 +27,7 @@ fault() {
 		at+=(-P "$1")
 		shift
 	done
-	shift
-	run_it strace -qq -o /dev/null ${at[@]+"${at[@]}"} -e "trace=${how%%:*}" -e "inject=$how" \
-		"$KEYLOCK" "$@"
+	run_it strace -qq -o /dev/null "${at[@]}" -e "trace=${how%%:*}" -e "inject=$how" "$KEYLOCK" "${@:2}"
 }
 
 # refused STATUS TEXT HOW...: that run, by one of these three or run_keylock, says so, and runs nothing.
@@ -67,8 +57,7 @@ unharmed() {
 
 # in_doubt: the record of the key is still there.
 in_doubt() {
-	run_keylock -A key true
-	expect_message 76 "$@"
+	fails 76 "${1-}" -A key true
 }
 
 @test "a kernel before 3.15: 71, which kernel it needs, and nothing is run" {
@@ -99,7 +88,6 @@ in_doubt() {
 		refused 71 touch refusing "fork=$error" "$KEYLOCK" -A key touch "$ran"
 	done
 	[ "$(files)" = 0 ]
-	# Without a process in between none is needed.
 	ends 0 refusing 'fork=11' "$KEYLOCK" -F key true
 	# Somebody who may have no second process.
 	public_keylock
@@ -133,7 +121,6 @@ in_doubt() {
 	refused 71 'key: cannot be locked: No lock' fault flock:error=ENOLCK:when=1 "$lockfile%s2" -- -j 2 key touch "$ran"
 	hold -j 2 key
 	refused 71 'key: cannot be locked: ' fault ppoll:error=ENOMEM:when=1 -- -w 9 -j 2 key touch "$ran"
-	# One that holds lets go.
 	ends 71 fault ppoll,poll:error=ENOMEM -- --hold other < <(sleep 1)
 	free other
 }
@@ -155,7 +142,6 @@ in_doubt() {
 	let_go
 	refused 71 timer fault timer_create:error=EAGAIN -- --hold key < <(echo)
 	[[ $stderr != *'No error'* ]]
-	[ "$(files)" = 0 ]
 }
 
 @test "71: no memory, for good or for a moment, and never a part of a list or a line" {
@@ -274,8 +260,7 @@ in_doubt() {
 		$stat:error=EIO:when=2|$lockfile|-A
 	END
 	for words in '' '-j 2' -n; do
-		fault newfstatat:error=EIO key -- $words key touch "$ran"
-		refused 71 key
+		refused 71 key fault newfstatat:error=EIO key -- $words key touch "$ran"
 		unharmed
 	done
 	fault newfstatat:error=EIO key -- --pin key
@@ -286,7 +271,6 @@ in_doubt() {
 }
 
 @test "P8 a record that cannot be read, written over or ended: told, and the key stays in doubt" {
-	# The record's end, and the lock that is asked for before it.
 	for how in ftruncate:error=EIO:when=2 flock:error=EIO:when=2; do
 		ends 3 fault "$how" "$lockfile" -- -A key sh -c 'exit 3'
 		[[ $stderr == "keylock: $lockfile: "*error ]]
@@ -300,7 +284,6 @@ in_doubt() {
 		'-R pwrite64,ftruncate:error=EIO'; do
 		fault "${how#* }" "$lockfile" -- "${how%% *}" key touch "$ran"
 		expect_message 73 "$lockfile: " error
-		not_run
 		in_doubt
 	done
 }
@@ -314,7 +297,6 @@ in_doubt() {
 		"$KEYLOCK" nest "$KEYLOCK" -w 0.1 nest touch "$0"; echo "nested: $?"
 		"$KEYLOCK" -A own sh -c "exit 3"; echo "own: $?"' "$ran"
 	[ "$status" != 200 ] || skip 'may not mount on /proc here'
-	[ ! -e "$ran" ]
 	[[ $output == $'busy: 75\nnested: '7[58]$'\nown: 3' ]]
 	[ -z "$stderr" ] || [[ $stderr == 'keylock: nest: '* ]]
 }
@@ -338,7 +320,6 @@ in_doubt() {
 	ends 0 fault $lost:when=2 key -- -j 2 key true
 	hold -j 2 key
 	is_taken 75 fault $lost key%s2 -- -w 0.1 -j 2 key touch "$ran"
-	[ ! -e "$ran" ]
 	let_go
 	unharmed
 }
