@@ -49,7 +49,6 @@ builds() {
 
 @test "make builds a keylock that works, static where there is musl, and says no warning" {
 	builds '*'
-	# A second make has nothing to do.
 	made -q
 	command -v musl-gcc || return 0
 	[ "$(readelf -lW keylock | grep -c INTERP)" = 0 ]
@@ -105,7 +104,6 @@ builds() {
 	made dist
 	mkdir "$dest"
 	tar -xf keylock-*.tar* -C "$dest"
-	# One folder, named after the version.
 	folder=$(ls "$dest")
 	[[ $folder =~ ^keylock-[0-9.]+$ ]]
 	cd "$dest/$folder"

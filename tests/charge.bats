@@ -226,7 +226,6 @@ settled() {
 	wait_for 60 is_dead "$subscriber"
 	request -A
 	expect_message 76 "pid=$keylock" cause=killed
-	# The operator finds that all is well.
 	charged 1 1
 	run_keylock --forget user:42
 	settled

@@ -37,6 +37,31 @@ refused() {
 	KEYLOCK_DIR=lock refused '' job7 touch "$ran"
 }
 
+@test "refused: -k, -j, -A and -R with nothing, too much, or what does not go with them" {
+	printf -v long '%0131001d' 0
+	for words in '' "$long"; do
+		refused '' -k "$words" a touch "$ran"
+		refused '' -k a "$words" touch "$ran"
+	done
+	refused '' -k a b
+	for action in --list --who --path --pin --forget; do
+		refused -k "$action" -k b a
+	done
+	for value in 0 1001 x '' -1 1.5 2x ' 2' +2 99999999999999999999; do
+		refused -j -j "$value" key touch "$ran"
+	done
+	for words in '-j 2 -s' '-s -j 2' '-j 2 -A' '-R -j 2' '-j 1 -s' '-j1 -A'; do
+		refused -j $words key touch "$ran"
+	done
+	for words in '-A -F' '-R -F' '-F -A' '-A -j 2' '-j 1 -R' '-A -R' '-R -A'; do
+		refused '' $words key touch "$ran"
+	done
+	refused -k -k
+	refused -j -j
+	# The last mode counts: this is exclusive.
+	gives 0 -s -x -j 2 key true
+}
+
 @test "refused, and quoted: a TIME and an exit status that are none, though the key is taken" {
 	for value in '' x 1x -1 nan 1e400 inf infinity 0x10 ' 1' '1 ' +1 1.2.3 . s ms '1 s' 1msx -0.5 \
 		1,5 1e400s 999999999999999999999999d 9223372037 9223372036.9 --; do
@@ -62,7 +87,6 @@ refused() {
 		'-w 0.0000000000' '-w 0.0000000000d'; do
 		fails 75 'job7: taken' -v $words job7 touch "$ran"
 	done
-	# What is finer than a nanosecond is not 0.
 	for words in '-w 0.01' -w.01 '--wait 0.01' --wait=0.01 '--timeout 0.01s' --timeout=10ms --wai=0.01 '-n -w 0.01' \
 		'-w 0.0000000001' '-w 0.0000000001ms' '-w 0.00000000000000001d'; do
 		gives 75 -v $words job7 touch "$ran"
@@ -111,7 +135,6 @@ refused() {
 		[ "$output" = 'job7 2' ]
 	done
 	prints "$(readlink -f /bin/sh)" job7 -c 'readlink /proc/$$/exe; :'
-	# After -- it belongs to the command.
 	mkdir "$work/bin"
 	printf '#!/bin/sh\necho "command -c: $1"\n' >"$work/bin/-c"
 	chmod +x "$work/bin/-c"
@@ -123,7 +146,6 @@ refused() {
 	prints '[-w][x][--help]' job7 -- printf '[%s]' -w x --help
 	prints -- -- job7 -- echo --
 	prints '-v --frobnicate' job7 sh -c 'echo "$0" "$1"' -v --frobnicate
-	# A KEY that begins with - stands after --.
 	prints -n -- -n sh -c 'ls -A "$KEYLOCK_DIR"'
 	prints ran -- -- echo ran
 	prints ran -q job7 echo ran
@@ -203,18 +225,15 @@ one_more() {
 
 @test "P6 no descriptor of keylock's is in the way, whichever of 0, 1, 2 are closed" {
 	for closed in '' '<&-' '>&-' '2>&-' '<&- >&-' '<&- 2>&-' '>&- 2>&-' '<&- >&- 2>&-'; do
-		# What the command has without keylock is what it must have with it.
 		it_gives 0 bash -c "exec \"\$@\" $closed" - "${lister[@]}" "$work/without"
 		for mode in -F -x -v -s -l -n -w9 -o -os --close; do
 			[[ -z $closed || $mode == -[xvoF]* ]] || continue
 			it_gives 0 bash -c "exec \"\$@\" $closed" - "$KEYLOCK" "$mode" job7 "${lister[@]}" "$work/with"
-			# Nor is its own lock one of these.
 			[ -z "$output" ]
 			case $mode in
 			-o* | --close) diff "$work/with" "$work/without" ;;
 			*) one_more ;;
 			esac
-			# It had its lock to the end, and let it go.
 			[ "$mode" = -F ] || [ "$(files)" = 0 ]
 		done
 	done

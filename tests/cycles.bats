@@ -220,7 +220,6 @@ k_ends() {
 	slot=$holder
 	party one a -- -j 2 b
 	go one two
-	# Both have looked by then.
 	sleep 2.5
 	[ ! -e "$work/one" ]
 	let_go "$slot"

@@ -159,7 +159,6 @@ attack() {
 	for mode in 0777 0707 0702 0722 0773; do
 		rm -rf "$KEYLOCK_DIR"
 		mkdir -m "$mode" "$KEYLOCK_DIR"
-		# A link does not hide it.
 		ln -sfn "$KEYLOCK_DIR" "$work/link"
 		refused 77 "$KEYLOCK_DIR" job7
 		refused 77 "$work/link" -d "$work/link" job7
@@ -319,7 +318,6 @@ share() {
 	it_prints '61111:61100 1660' as_user 61111:61111,61100 "$public/keylock" job7 \
 		stat -c '%u:%g %a' "$KEYLOCK_DIR/job7"
 	[ "$(files)" = 0 ]
-	# Who is not of the group is not let in.
 	it_fails 73 "$KEYLOCK_DIR" as_user 61113 "$public/keylock" job7 touch "$ran"
 }
 

@@ -541,22 +541,17 @@ probe() {
 }
 
 # private_root COMMAND…: runs COMMAND as root of an own mount namespace, an ordinary user as root of an own
-# user namespace; skips where neither may be.
+# user namespace; run_it skips the test where neither may be.
 private_root() {
-	need_private_root
-	unshare_root "$@"
+	local how=(unshare --mount)
+	[ "$(id -u)" = 0 ] || how+=(--map-root-user)
+	"${how[@]}" -- "$@"
 }
 
 # A try of its own, so that only a missing permission skips, and not a fault of the test.
 need_private_root() {
 	need unshare
-	unshare_root mount -t tmpfs none /mnt 2>/dev/null || skip 'may not mount here'
-}
-
-unshare_root() {
-	local how=(unshare --mount)
-	[ "$(id -u)" = 0 ] || how+=(--map-root-user)
-	"${how[@]}" -- "$@"
+	private_root mount -t tmpfs none /mnt 2>/dev/null || skip 'may not mount here'
 }
 
 # public_keylock [MODE]: sets public to a folder in which every user may write, with a copy of keylock and

@@ -64,7 +64,6 @@ is_over() {
 	for options in '-F --hold key' '-o --hold key' '-a --hold key' --hold '--hold key true'; do
 		it_fails 64 '' sh -c 'exec "$KEYLOCK" "$@" </dev/zero' - $options
 	done
-	# As every script's background job has it.
 	it_fails 64 input sh -c '"$KEYLOCK" --hold key & wait $!'
 	for output in '>&-' '>/dev/full'; do
 		run_it sh -c "exec \"\$KEYLOCK\" --hold key </dev/zero $output"
@@ -73,31 +72,18 @@ is_over() {
 	done
 }
 
-@test "P9 --hold: a signal ends it, and it dies of that signal" {
-	mkfifo "$in"
-	for signal in INT TERM HUP; do
-		: >"$out"
-		"$tools/ended.py" "$said" "$KEYLOCK" --hold key <>"$in" >"$out" 3>&- 4>&- &
-		wait_for 20 grep -q locked "$out"
-		kill -"$signal" "$("$KEYLOCK" --who key)"
-		wait $!
-		[ "$(cat "$said")" = "signal $(kill -l "$signal")" ]
-		[ "$(files)" = 0 ]
-	done
-}
-
-@test "P9 --hold: a full output keeps it from nothing" {
+@test "P9 --hold: a signal ends it, and it dies of that signal; a full output keeps it from nothing" {
 	full_pipe
 	mkfifo "$in"
-	for end in signal input; do
-		"$KEYLOCK" --hold key <"$in" >"$full" 3>&- 4>&- &
-		holder=$!
+	for end in 'signal 2' 'signal 15' 'signal 1' 'exit 0'; do
+		"$tools/ended.py" "$said" "$KEYLOCK" --hold key <"$in" >"$full" 3>&- 4>&- &
 		exec 5>"$in"
-		wait_for 20 taken key
-		[ "$end" = input ] || kill -TERM "$holder"
-		[ "$end" = signal ] || exec 5>&-
-		wait_for 20 is_dead "$holder"
+		wait_for 20 eval '"$KEYLOCK" --who key >/dev/null'
+		[ "$end" = 'exit 0' ] || kill -"${end#* }" "$("$KEYLOCK" --who key)"
+		[ "$end" != 'exit 0' ] || exec 5>&-
+		wait $!
 		exec 5>&-
+		[ "$(cat "$said")" = "$end" ]
 		[ "$(files)" = 0 ]
 	done
 }
@@ -238,7 +224,6 @@ is_over() {
 	"$KEYLOCK" --pin key
 	it_fails 73 "$KEYLOCK_DIR/key" as_user 65534 "$public/keylock" --forget key
 	[ -x "$KEYLOCK_DIR/key" ]
-	# One's own is.
 	it_gives 0 as_user 65534 "$public/keylock" --pin own
 	it_quiet 0 as_user 65534 "$public/keylock" --forget own
 	[ "$(files)" = 1 ]

@@ -46,7 +46,6 @@ beside() {
 		command_line+=("$KEYLOCK" -n -- "$key")
 	done
 	hold_by "${command_line[@]}"
-	# Each of them is taken, by whoever asks.
 	for key in "${keys[@]}"; do
 		status=0
 		"$KEYLOCK" -n -q -- "$key" true 3>&- || status=$?
@@ -77,7 +76,6 @@ beside() {
 		[[ $i -ge $count || -n ${known[k$name]-} ]] || keys+=("$name")
 		known[k$name]=1
 	done >"$work/pairs"
-	# The rule a second time.
 	it_gives 0 python3 "$tools/reference.py" name <"$work/pairs"
 	[ ! -e "$KEYLOCK_DIR" ]
 }

@@ -42,7 +42,6 @@ all_free() {
 		ended_with "$waiter" 0
 		rm "$served"
 		[ "$(files)" = 0 ]
-		# Without a waiter the first run takes the dead one's file away.
 		hold $option key
 		kill_hard "$holder" "$held"
 		all_free "$option"
@@ -88,7 +87,6 @@ all_free() {
 			fi
 			all_free "$option"
 		done
-		# Denied the key, it holds nothing up; of slots it has its own alone.
 		leave_daemon "$end" -o key
 		all_free -x
 		kill_hard "$daemon"

@@ -62,7 +62,6 @@ no_control_bytes() {
 	run_keylock key true
 	nobody_holds key
 	[ "$(files)" = 0 ]
-	# A file alone is no holder, nor is one who has another key.
 	gives 0 --pin key
 	hold another
 	quiet 1 --who key
@@ -370,7 +369,6 @@ for row in rows:
 @test "P9 never stuck: beside looks in a loop no -n on a free key fails" {
 	rounds=$(size 200 2000) failed=0
 	hold another
-	# A look that fails ends it.
 	while "$KEYLOCK" --list && "$KEYLOCK" --list key && { "$KEYLOCK" --who key || [ $? = 1 ]; }; do
 		echo >>"$said"
 	done >"$work/list" 3>&- 4>&- &
@@ -472,7 +470,6 @@ on_terminal() {
 		75|-q -n -W 2h|
 	CASES
 	let_go
-	# A key that is free is not told of, however old its file.
 	touch -d '-3 hours' "$KEYLOCK_DIR/key"
 	prints ran -n -W 2h key echo ran
 	for option in '' x -1 1x; do
@@ -557,6 +554,7 @@ looks_on() {
 
 @test "a file of the same path and number in another mount namespace is another key's" {
 	one=$work/first two=$work/second
+	need_private_root
 	cat >"$work/one" <<-'SCRIPT'
 		mount -t tmpfs none /mnt && mkdir -m 700 /mnt/keys || exit 9
 		export KEYLOCK_DIR=/mnt/keys

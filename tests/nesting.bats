@@ -53,7 +53,6 @@ ends() {
 	done
 	ends 75 -n ''
 	ends 9 '-w0 -E 9' ''
-	# Nor who has another way.
 	ends runs '-j 2' '-j 2'
 	nested -r '' sh -c 'echo "$KEYLOCK_KEY"; exit 5'
 	expect 5
@@ -69,7 +68,6 @@ ends() {
 	for option in -x -r -rx; do
 		ends never "$option" -s
 	done
-	# Also where others share it.
 	hold -s key
 	fails 78 key -s key "$KEYLOCK" -r key touch "$ran"
 }
@@ -476,7 +474,6 @@ has_presence() {
 			nested_stops -n -r "$mode"
 			wait_for 20 is_stopped
 			if has_presence 1000 && ! has_presence; then
-				# Too late.
 				goes_on
 				let_go "$outer" 'wait $!'
 				[ "$call" != flock ] || break

@@ -60,7 +60,6 @@ a_section() {
 		"$1" "$2" section:1 "$fifo" >"$said" 2>&1 3>&- 4>&- 7>&- &
 		program=$!
 		wait_for 60 grep -q within "$said"
-		# Held while the section runs: another one does not enter; another key is free.
 		gives 75 -n section:1 true
 		run_it "$1" "$2" section:1 "$fifo"
 		[[ $output$stderr$status == *75* || $output == *busy* ]]

@@ -256,7 +256,6 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 			done
 		done
 	done
-	# With the version word it is keylock's, whatever made it so.
 	for content in 'keylock1 ' 'keylock1 pid=\n'; do
 		printf "$content" >"$lockfile"
 		in_doubt key
@@ -318,7 +317,6 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 	gives 137 -A key sh -c '"$KEYLOCK" -r -A key true; echo $?; cat "$KEYLOCK_DIR/key"; kill -KILL $$'
 	[[ $output == 0$'\n'keylock1* ]]
 	in_doubt key
-	# The outer one is told already, and the inner runs.
 	prints inner -R key sh -c '"$KEYLOCK" -r -A key echo inner
 		"$KEYLOCK" -r -R key printenv KEYLOCK_ABANDONED; exit 0'
 	[ "$(files)" = 0 ]
@@ -333,7 +331,6 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 	for next in held dead; do
 		hold -A key
 		first=$holder
-		# Its command lets the lock go.
 		told "$first" 0 'bash -c "for fd in /proc/self/fd/*; do
 			[ \$fd -ef \$KEYLOCK_DIR/key ] && flock -u \${fd##*/}
 		done; :"'
@@ -354,13 +351,16 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 	done
 }
 
-@test "--forget takes record and pin away; a held key is 75, -w waits; nothing there is 0" {
+@test "--forget takes record and pin away; a held key is 75, -w waits; nothing there is 0, and what does not go with it 64" {
 	forget
 	[ ! -e "$lockfile" ]
 	leave_in_doubt KILL another
 	leave_in_doubt
 	"$KEYLOCK" --pin key
 	in_doubt key
+	for words in '-r key' '-s key' '-j 2 key' '-j 1 key' '' 'a b'; do
+		fails 64 '' --forget $words
+	done
 	for mode in -s -x; do
 		hold "$mode" key
 		for words in '75 -x' '9 -E 9' '75 -w 0.2'; do
@@ -381,23 +381,12 @@ since='[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z'
 	[ "$(files)" = 1 ]
 }
 
-@test "options that do not go with a record, or with --forget: 64" {
-	leave_in_doubt
-	for words in '-r key' '-s key' '-j 2 key' '-j 1 key' '' 'a b'; do
-		fails 64 '' --forget $words
-		unchanged
-	done
-	for words in '-A -F' '-R -F' '-F -A' '-A -j 2' '-j 1 -R' '-A -R' '-R -A'; do
-		fails 64 '' $words key touch "$ran"
-	done
-}
-
 # The calls that write or sync, that lock with flock, and that run something, one a line, of the
 # first process, keylock.
 calls() {
-	local first trace=$work/trace
-	run_it strace -f -qq -e signal=none -o "$trace" -e trace=%process,write,writev,pwrite64,pwritev \
-		-e trace=flock,ftruncate,?ftruncate64,fsync,fdatasync,sync_file_range,msync,syncfs,sync "$KEYLOCK" "$@"
+	local first trace=$work/trace traced=%process,write,writev,pwrite64,pwritev
+	traced+=',flock,ftruncate,?ftruncate64,fsync,fdatasync,sync_file_range,msync,syncfs,sync'
+	run_it strace -f -qq -e signal=none -o "$trace" -e "trace=$traced" "$KEYLOCK" "$@"
 	first=$(sed -n '1s/ .*//p' "$trace")
 	sed -nE "s/^($first +|[0-9]+ +(execve)).*/&/p" "$trace" |
 		sed -E 's/^[0-9]+ +//; s/^(<\.\.\. )?([a-z0-9_]+).*/\2/; s/^(ftruncate)64$/\1/' |
@@ -446,8 +435,7 @@ has_no_calls() {
 		rm -f "$work"/{charged,written}
 		# In a group of its own, so that keylock and its command are killed at once.
 		setsid "$KEYLOCK" -A key sh -c \
-			'echo >"$0/charged"; sleep 0.002; echo >"$0/written"' \
-			"$work" 3>&- 4>&- &
+			'echo >"$0/charged"; sleep 0.002; echo >"$0/written"' "$work" 3>&- 4>&- &
 		keylock=$!
 		sleep "0.0$((RANDOM % 2))$((RANDOM % 10))"
 		kill -KILL -- "-$keylock" 2>/dev/null || :

@@ -93,7 +93,6 @@ contend() {
 		-F -k b a|a
 		-s -k x ~|~
 	KEYS
-	# What came from an outer run is not added to.
 	prints c -k b a "$KEYLOCK" c printenv KEYLOCK_KEY
 	prints $'a\nc' -k b $'a\nc' printenv KEYLOCK_KEY
 	# Arguments and environment may take a quarter of the stack: --auto has all twice.
@@ -125,7 +124,6 @@ contend() {
 	hold b
 	contend -k a -k c b
 	taken a
-	# Stopped, it keeps nothing; continued, it begins anew.
 	kill -TSTP "$waiter"
 	wait_for 20 in_state "$waiter" T
 	each free a c
@@ -152,20 +150,6 @@ contend() {
 	let_go
 	ended_with "$waiter" 0
 	[ "$(wc -l <"$served")" = 1 ]
-}
-
-@test "-k with nothing, too much or without a command is a mistake: 64" {
-	printf -v long '%0131001d' 0
-	for words in '' "$long"; do
-		fails 64 '' -k "$words" a touch "$ran"
-		fails 64 '' -k a "$words" touch "$ran"
-	done
-	fails 64 '' -k a b
-	for words in --list --who --path --pin --forget; do
-		fails 64 -k "$words" -k b a
-	done
-	fails 64 -k -k
-	[ "$(files)" = 0 ]
 }
 
 # Six keys, of each run one to four, in any order.

@@ -107,7 +107,6 @@ at_every_moment() {
 
 @test "P6 a signal that comes while the command starts is not lost, and Ctrl-Z stops keylock then" {
 	at_every_moment TERM key sleep 1000
-	# No command has been left running, no file either.
 	[[ -z $(left_over) && $(files) == 0 ]]
 	at_every_moment TSTP key sleep 1000
 	at_every_moment TSTP -F key sleep 1000
@@ -222,7 +221,6 @@ at_every_moment() {
 	waiter=''
 	ulimit -c 0
 	hold key
-	# Those that are caught while waiting, and of the others some.
 	for signal in TERM HUP INT QUIT PIPE ALRM USR1 USR2 XCPU PWR VTALRM SEGV RTMIN RTMIN+3; do
 		start_ended "$KEYLOCK" key touch "$ran"
 		wait_for 20 has_ticket "$keylock"

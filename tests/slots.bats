@@ -39,7 +39,6 @@ microseconds() {
 		holders=()
 		hold_slots "$n" -n --slots "$n" key
 		taken -j "$n" key
-		# Whichever of them ends, there is room for one.
 		let_go "${holders[n / 2]}"
 		free -j "$n" key
 		hold -n -j "$n" key
@@ -83,7 +82,6 @@ microseconds() {
 	touch -d '1 hour ago' "$KEYLOCK_DIR"/*
 	run_keylock -W 10m -n -j 2 key touch "$ran"
 	expect_message 75 'key: taken: pid ' 'held for 1h0m'
-	# Behind one that waits, too.
 	queue first -j 2
 	taken -w 0.2 -j 2 key
 	order_is ''
@@ -303,7 +301,6 @@ hand_over() {
 @test "-k with -j: a slot of each key" {
 	hold_slots 1 -j 2 -k b a
 	hold_slots 1 -j 2 -k c b
-	# Of b both slots are taken, of a and c one.
 	taken -j 2 b
 	taken -j 2 -k b a
 	free -j 2 -k c a
@@ -332,19 +329,6 @@ hand_over() {
 	prints "${holders[1]}"$'\n'"${holders[2]}" --who key
 	run_keylock --list key
 	[ "$(wc -l <"$out")" = 3 ]
-}
-
-@test "-j with what is no number of slots, or does not go with it: 64" {
-	for value in 0 1001 x '' -1 1.5 2x ' 2' +2 99999999999999999999; do
-		fails 64 -j -j "$value" key touch "$ran"
-	done
-	for value in '-j 2 -s' '-s -j 2' '-j 2 -A' '-R -j 2' '-j 1 -s' '-j1 -A'; do
-		fails 64 -j $value key touch "$ran"
-	done
-	fails 64 -j -j
-	[ "$(files)" = 0 ]
-	# The last mode counts: this is exclusive.
-	gives 0 -s -x -j 2 key true
 }
 
 # all_slots N: after all that, all are to be had.

@@ -32,7 +32,6 @@ executable() {
 		number=$(kill -l "$signal")
 		ended_as "signal $number" job7 sh -c "kill -$number \$\$; exit 9"
 	done
-	# And a shell's word for a death stays an exit.
 	for number in 129 137 143 192 255; do
 		ended_as "exit $number" job7 sh -c "exit $number"
 	done

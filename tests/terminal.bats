@@ -28,7 +28,6 @@ job_runs() {
 	keylock=$("$KEYLOCK" --who key)
 }
 
-# Ends the job.
 go() {
 	tell "$command" let_go 'exit 9'
 }
@@ -274,7 +273,6 @@ start_recorder() {
 	terminal_shell
 	hold key
 	first=$holder
-	# Who is served writes its name to order.
 	type_line '"$KEYLOCK" key sh -c "echo stopped >>order; exit 9"'
 	waits_in_front
 	stopped=$waiter
@@ -283,13 +281,11 @@ start_recorder() {
 	second=$waiter
 	press C-z
 	wait_for 20 in_state "$stopped" T
-	# By TSTP's default action.
 	says 148
 	[ -z "$(ticket "$stopped")" ]
 	let_go "$first"
 	has_begun
 	order_is second
-	# It came before third, and comes after it now.
 	queue third
 	third=$waiter
 	in_state "$stopped" T

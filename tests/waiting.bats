@@ -44,7 +44,6 @@ in_order() {
 }
 
 @test "P4 80 who wait for a slot run in the order in which they came" {
-	# One slot stays taken, so all pass through the other one by one.
 	hold -j 2 key
 	first=$holder
 	in_order 80 -j 2
@@ -84,7 +83,6 @@ stream() {
 		slow "$name" -s
 		others+=("$waiter")
 	done
-	# With -n, too, nobody passes one that waits.
 	taken -s key
 	order_is ''
 	let_go
@@ -160,7 +158,6 @@ rest() {
 		[[ $what != *er=1000 ]] || gives_up_after 100 "$KEYLOCK" -w 0.1 -j 2 key
 		for option in -n -w0 -sn; do
 			case $what in
-			# Nobody has the key.
 			gate | replace*) ;;
 			*) gives_up_after 0 "$KEYLOCK" "$option" key ;;
 			esac
@@ -263,7 +260,6 @@ rest() {
 	ended_with "$first" 143
 	ended_with "$waiter" 0
 	[ -e "$served" ]
-	# Who cannot run its command can be ended, too.
 	"$KEYLOCK" key / 2>"$full" 3>&- 4>&- &
 	first=$!
 	wait_for 20 eval 'kill -TERM "$first" 2>/dev/null; is_dead "$first"'

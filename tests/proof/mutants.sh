@@ -198,8 +198,8 @@ network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] 
 10-found-before-the-stop signals knows.nothing key_acquire: lock->file = => if (!lock->guest) lock->file =
 	key_acquire: lock->guest = false => (void)0
 	key_acquire: result = lock_result => result = lock->guest ? COVERED : lock_result
-11-timer-runs-on hold has.waited.for lock_result: timer_arm(FOREVER) => (void)0
-12-forget-under-r record do.not.go.with parse_check: options->action == FORGET && nested => false
+11-timer-runs-on hold waits.in.line lock_result: timer_arm(FOREVER) => (void)0
+12-forget-under-r record does.not.go.with parse_check: options->action == FORGET && nested => false
 14-cycle-through-a-guest cycles through.a.guest search_go_on: holds(holder) => holds(holder) && holder->flocked
 15-own-XFSZ-passed-on status full.or.has say: sigaddset(&own, SIGXFSZ) => (void)0
 15-interrupt-twice terminal not.yet.seen forward: signo == SIGINT || =>
