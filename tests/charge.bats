@@ -150,7 +150,8 @@ request() {
 	run_keylock "$1" user:42 "$here/subscribe" 42
 }
 
-# stopped_request OPTION: starts one that stops between charge and row. Sets keylock and subscriber, their pids.
+# stopped_request OPTION: starts one that stops between charge and row. Sets keylock and subscriber, their
+# pids.
 stopped_request() {
 	local pause=$work/pause
 	rm -f "$pause" "$pause.pid"
@@ -162,7 +163,8 @@ stopped_request() {
 	charged 1 0
 }
 
-# kill_there WHO: kills the subscriber alone, or its keylock with it, and first: it does not see the other's death.
+# kill_there WHO: kills the subscriber alone, or its keylock with it, and first: it does not see the
+# other's death.
 kill_there() {
 	[ "$1" = subscriber ] || kill -KILL "$keylock"
 	kill -KILL "$subscriber"

@@ -92,7 +92,8 @@ refused() {
 		gives 75 -v $words job7 touch "$ran"
 		[[ $stderr == *'job7: not had in time'* ]]
 	done
-	for words in '-E 9' -E9 '--conflict-exit-code 9' --conflict-exit-code=9 '--confl 9' '-E 0' '-E 1' '-E 77' -E255; do
+	for words in '-E 9' -E9 '--conflict-exit-code 9' --conflict-exit-code=9 '--confl 9' '-E 0' \
+		'-E 1' '-E 77' -E255; do
 		quiet "${words##*[ =E]}" -n $words job7 touch "$ran"
 		quiet "${words##*[ =E]}" -w 0.02 $words job7 touch "$ran"
 	done

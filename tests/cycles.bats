@@ -230,7 +230,8 @@ k_ends() {
 @test "P5 asleep: who holds no key and descends from no holder does not look: nothing in /proc is read" {
 	need strace
 	hold key
-	# Two seconds of waiting, after one of which others look; and who does so looks then, and not before.
+	# Two seconds of waiting, after one of which others look; and who does so looks then, and not
+	# before.
 	for case in '0|strace|1.5' "0|$KEYLOCK other strace|0.7" "1|$KEYLOCK other strace|2"; do
 		IFS='|' read -r looks command seconds <<<"$case"
 		it_gives 75 $command -f -o "$work/trace" "$KEYLOCK" -w "$seconds" key true

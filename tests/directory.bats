@@ -26,7 +26,8 @@ several_users() {
 	rmdir "$KEYLOCK_DIR"
 }
 
-# in_run FILL COMMAND…: runs COMMAND, by env -i, in a mount namespace with an empty /run that FILL has filled.
+# in_run FILL COMMAND…: runs COMMAND, by env -i, in a mount namespace with an empty /run that FILL has
+# filled.
 in_run() {
 	run_it private_root sh -c 'mount -t tmpfs -o mode=755 none /run && eval "$0" && exec "$@"' \
 		"$1" env -i PATH="$PATH" ran="$ran" "${@:2}"
@@ -71,7 +72,8 @@ as_service() {
 		as_service /run/keylock-binary $what
 		expect_message 77 /tmp PrivateTmp '-d DIR' KEYLOCK_DIR
 	done
-	# Not where the directory was named, nor where /tmp is everybody's, nor where the default is in /run.
+	# Not where the directory was named, nor where /tmp is everybody's, nor where the default is in
+	# /run.
 	as_service /run/keylock-binary -d /run/named key echo ran
 	expect 0
 	as_service KEYLOCK_DIR=/run/named /run/keylock-binary key echo ran
@@ -358,8 +360,8 @@ share() {
 	done
 }
 
-# on_type TYPE COMMAND…: run_it where statfs(2) says, in hexadecimal, that the folders are on that type of file
-# system: the first word of what it answers, the lowest byte first.
+# on_type TYPE COMMAND…: run_it where statfs(2) says, in hexadecimal, that the folders are on that type of
+# file system: the first word of what it answers, the lowest byte first.
 on_type() {
 	local word
 	word=$(printf '%08x' $((0x$1)) | sed -E 's/(..)(..)(..)(..)/\4\3\2\1/')

@@ -27,8 +27,8 @@ keylock_setup() {
 	export LC_ALL=C
 	work=$BATS_TEST_TMPDIR
 	export KEYLOCK_DIR=$work/dir
-	in=$work/in out=$work/out err=$work/err ran=$work/ran served=$work/served said=$work/said
-	saved=$work/saved lockfile=$KEYLOCK_DIR/key
+	in=$work/in out=$work/out err=$work/err ran=$work/ran served=$work/served
+	said=$work/said saved=$work/saved lockfile=$KEYLOCK_DIR/key
 	export work ran served
 	status='' output='' stderr='' holder='' held='' public=''
 	test_folders=()
@@ -45,7 +45,9 @@ keylock_setup() {
 keylock_teardown() {
 	local wrong=''
 	kill -KILL "$watchdog" 2>/dev/null || :
-	[[ -z $BATS_TEST_COMPLETED || -n $BATS_TEST_SKIPPED ]] || { wait_for 10 no_debris && not_run; } || wrong=yes
+	if [[ -n $BATS_TEST_COMPLETED && -z $BATS_TEST_SKIPPED ]]; then
+		wait_for 10 no_debris && not_run || wrong=yes
+	fi
 	end_left_over
 	[ ${#test_folders[@]} = 0 ] || rm -rf -- "${test_folders[@]}"
 	[ -z "$wrong" ]
@@ -54,7 +56,8 @@ keylock_teardown() {
 # P3, whatever a test was about: of a key that nobody has there is no file, unless it is pinned or in doubt.
 # Only keylock's own files have the sticky bit.
 no_debris() {
-	debris=$(find "$KEYLOCK_DIR" -type f -empty -perm -1000 ! -perm -100 -exec flock -n {} true \; -print 2>/dev/null)
+	debris=$(find "$KEYLOCK_DIR" -type f -empty -perm -1000 ! -perm -100 \
+		-exec flock -n {} true \; -print 2>/dev/null)
 	[ -z "$debris" ]
 }
 
@@ -114,9 +117,9 @@ expect_taken() {
 	expect "$1" && [[ ! -s $out && ! -s $err ]]
 }
 
-# gives STATUS ARG…, prints OUTPUT ARG…, quiet STATUS ARG…, fails STATUS TEXT ARG…: a run of keylock has this
-# status; or 0 and this output and no message; or writes nothing; or one line with TEXT; of the last two
-# none made $ran. With it_ before the name, of any command.
+# gives STATUS ARG…, prints OUTPUT ARG…, quiet STATUS ARG…, fails STATUS TEXT ARG…: a run of keylock has
+# this status; or 0 and this output and no message; or writes nothing; or one line with TEXT; of the last
+# two none made $ran. With it_ before the name, of any command.
 gives() {
 	it_gives "$1" "$KEYLOCK" "${@:2}"
 }
@@ -311,7 +314,8 @@ leave_daemon() {
 	in_state "$daemon" RSD
 }
 
-# line_up ARG…: starts keylock ARG… in the background, returns when it has its place in the line. Sets waiter.
+# line_up ARG…: starts keylock ARG… in the background, returns when it has its place in the line. Sets
+# waiter.
 line_up() {
 	line_up_by "$KEYLOCK" "$@"
 }
@@ -338,8 +342,8 @@ ended_with() {
 	expect "$2"
 }
 
-# queue NAME OPTION…: line_up for the key "key" with a command that adds NAME and the time in microseconds to
-# the file "order".
+# queue NAME OPTION…: line_up for the key "key" with a command that adds NAME and the time in microseconds
+# to the file "order".
 queue() {
 	line_up "${@:2}" key sh -c 'echo "$0 $(date +%s%6N)" >>"$work/order"' "$1"
 }
@@ -358,8 +362,8 @@ crowd() {
 	it_prints "$2" python3 "$tools/crowd.py" "$1" "$KEYLOCK" "${@:3}"
 }
 
-# stress [-k] LIMIT WORKERS <<KINDS: the probe stress, which starts what it is told by lines "ARG… : HOLD MODE
-# BYTE…"; fails where it finds an overlap or an odd end. Sets found, its figures by name.
+# stress [-k] LIMIT WORKERS <<KINDS: the probe stress, which starts what it is told by lines "ARG… : HOLD
+# MODE BYTE…"; fails where it finds an overlap or an odd end. Sets found, its figures by name.
 stress() {
 	local stress word
 	stress=$(probe stress)
@@ -555,8 +559,8 @@ need_private_root() {
 }
 
 # public_keylock [MODE]: sets public to a folder in which every user may write, with a copy of keylock and
-# $KEYLOCK_DIR in it, which has that mode (default: 1777); it is $work from then on. Skips unless as_user can
-# be used.
+# $KEYLOCK_DIR in it, which has that mode (default: 1777); it is $work from then on. Skips unless as_user
+# can be used.
 public_keylock() {
 	need_root
 	need setpriv

@@ -180,8 +180,8 @@ ends() {
 
 # --- guests ---
 
-# leave_guest OUTER [BEFORE [INNER]]: under a run with these options a nested one, "keylock -r INNER key", in
-# the background. Sets outer, and guest, the pid of the nested one's command. BEFORE comes before the
+# leave_guest OUTER [BEFORE [INNER]]: under a run with these options a nested one, "keylock -r INNER key",
+# in the background. Sets outer, and guest, the pid of the nested one's command. BEFORE comes before the
 # nested one; "timers" stands for: the outer one has no timer.
 leave_guest() {
 	local host=("$KEYLOCK" $1 key) before=()

@@ -27,7 +27,8 @@ fault() {
 		at+=(-P "$1")
 		shift
 	done
-	run_it strace -qq -o /dev/null "${at[@]}" -e "trace=${how%%:*}" -e "inject=$how" "$KEYLOCK" "${@:2}"
+	run_it strace -qq -o /dev/null "${at[@]}" -e "trace=${how%%:*}" -e "inject=$how" \
+		"$KEYLOCK" "${@:2}"
 }
 
 # refused STATUS TEXT HOW...: that run, by one of these three or run_keylock, says so, and runs nothing.

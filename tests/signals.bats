@@ -19,8 +19,8 @@ ended_as() {
 	[ "$(cat "$work/end")" = "$1" ]
 }
 
-# start_job ARG…: start_ended a keylock, returns when its command runs, which does what it is told, and has no
-# child: a shell cannot stop while its child is stopped before its exec.
+# start_job ARG…: start_ended a keylock, returns when its command runs, which does what it is told, and has
+# no child: a shell cannot stop while its child is stopped before its exec.
 start_job() {
 	new_hold
 	start_ended "$@" "${obeys[@]}"
@@ -42,7 +42,8 @@ start_recorder() {
 }
 
 # Sends keylock a signal and waits until the command has got one more, or so many. What keylock was sent
-# before is with the recorder by then, since keylock takes one signal after the other, the lowest number first.
+# before is with the recorder by then, since keylock takes one signal after the other, the lowest number
+# first.
 send() {
 	kill -"$1" "$keylock"
 	recorded=$((recorded + ${2-1}))

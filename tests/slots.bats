@@ -380,7 +380,7 @@ at_rest() {
 
 @test "P2 a slot's file that a stranger unlocks without closing it keeps nobody, who looks no more after a second either" {
 	for fd in 8 9; do
-		mkdir -p -m 700 "$KEYLOCK_DIR"
+		free key
 		exec 8>>"$KEYLOCK_DIR/key" 9>>"$KEYLOCK_DIR/key%s2"
 		flock -n 8
 		flock -n 9

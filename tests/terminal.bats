@@ -13,8 +13,8 @@ teardown() {
 	keylock_teardown
 }
 
-# type_job [WRAPPER [BEFORE]]: types "BEFORE keylock key WRAPPER COMMAND", where COMMAND does what it is told.
-# Has no child from when it runs: a shell puts off a Ctrl-C until its child has ended.
+# type_job [WRAPPER [BEFORE]]: types "BEFORE keylock key WRAPPER COMMAND", where COMMAND does what it is
+# told. Has no child from when it runs: a shell puts off a Ctrl-C until its child has ended.
 type_job() {
 	new_hold
 	type_line "${2-} \"\$KEYLOCK\" key ${1-} ${obeys[*]}"

@@ -50,8 +50,8 @@ in_order() {
 	let_go "$first"
 }
 
-# stream COUNT COMMAND…: in a stream of so many arrivals at this lock command, 1 ms apart. Beginning and ending
-# takes longer: so there is a line, and the next one comes at any point of a hand-over.
+# stream COUNT COMMAND…: in a stream of so many arrivals at this lock command, 1 ms apart. Beginning and
+# ending takes longer: so there is a line, and the next one comes at any point of a hand-over.
 stream() {
 	it_gives 0 python3 "$tools/arrivals.py" "$work/served" "$1" 1000 "${@:2}"
 	echo "# ${*:2}: $output" >&3

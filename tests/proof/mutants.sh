@@ -20,7 +20,7 @@ trap 'exit 1' HUP INT TERM
 begin=$SECONDS number=100 build=(cc -O1 -std=c11 -w -o)
 
 # The tests do not wait for long for what no mutant does, and try their luck for longer.
-cp -r tests "$work/tests" && sed -i -E 's/(wait_for|-w) [23]0/\1 5/; s/seconds=2$/seconds=7/' "$work"/tests/*.ba* &&
+cp -r tests "$work/tests" && sed -i -E 's/(wait_for|-w) [23]0/\1 5/; s/size 2 30/size 7 30/' "$work"/tests/*.ba* &&
 	"${build[@]}" "$work/keylock" keylock.c || exit
 
 # FUNCTION: OLD => NEW...: standard input with OLD, whatever blanks are between its words,
