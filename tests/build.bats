@@ -1,6 +1,5 @@
 # The Makefile, as packagers use it. All of it works on a copy of the sources, so that nothing that
 # lies about here takes part.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2154 # inner shells' and the helper's variables
 
 load helper
 
@@ -44,14 +43,12 @@ builds() {
 	rm -f keylock
 	made "$@"
 	[ -z "$stderr" ]
-	# shellcheck disable=SC2053 # a pattern
 	[[ $output == $pattern ]]
 	works
 }
 
 @test "make builds a keylock that works, static where there is musl, and says no warning" {
 	builds '*'
-	# A second make has nothing to do.
 	made -q
 	command -v musl-gcc || return 0
 	[ "$(readelf -lW keylock | grep -c INTERP)" = 0 ]
@@ -79,7 +76,6 @@ builds() {
 	: >"$dest/usr/bin/keylock2"
 	built
 	while read -r bin man options; do
-		# shellcheck disable=SC2086
 		it_gives 0 sh -c 'umask 077; exec make install DESTDIR="$@"' - "$dest" $options
 		[ "$(installed)" = "$(printf '%s\n' "$bin" "$man" ./usr/bin/keylock2 | sort)" ]
 		[ "$(stat -c %a "$dest/$bin" "$dest/$man")" = $'755\n644' ]
@@ -87,7 +83,6 @@ builds() {
 		cmp keylock.1 "$dest/$man"
 		# A second uninstall finds nothing and is no error.
 		for _ in 1 2; do
-			# shellcheck disable=SC2086
 			made uninstall DESTDIR="$dest" $options
 			[ "$(installed)" = ./usr/bin/keylock2 ]
 		done
@@ -109,7 +104,6 @@ builds() {
 	made dist
 	mkdir "$dest"
 	tar -xf keylock-*.tar* -C "$dest"
-	# One folder, named after the version.
 	folder=$(ls "$dest")
 	[[ $folder =~ ^keylock-[0-9.]+$ ]]
 	cd "$dest/$folder"

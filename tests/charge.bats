@@ -2,7 +2,6 @@
 # charges the card through a third party, and writes a row. Twenty requests of one user come at once,
 # and one each of ten other users. And one of them is killed between charge and row: the next one must
 # not charge again.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154 # inner shells' and the helper's variables
 
 export KEYLOCK_TEST_LIMIT=${KEYLOCK_TEST_LIMIT:-180}
 load helper
@@ -93,7 +92,6 @@ by_elixir() {
 		END
 	} >"$work/requests.exs"
 	grep -q '"-w", "120"' "$work/requests.exs"
-	# shellcheck disable=SC2046
 	elixir "$work/requests.exs" "$1" "$here/subscribe" $(printf '42 %.0s' {1..20}) "${others[@]}" \
 		>"$work/said" 2>&1 3>&- 4>&- &
 	requests+=($!)
@@ -152,8 +150,8 @@ request() {
 	run_keylock "$1" user:42 "$here/subscribe" 42
 }
 
-# stopped_request OPTION: starts one that stops between charge and row. Sets keylock and subscriber,
-# their pids.
+# stopped_request OPTION: starts one that stops between charge and row. Sets keylock and subscriber, their
+# pids.
 stopped_request() {
 	local pause=$work/pause
 	rm -f "$pause" "$pause.pid"
@@ -165,13 +163,11 @@ stopped_request() {
 	charged 1 0
 }
 
-# kill_there WHO: kills the subscriber alone, or its keylock with it.
+# kill_there WHO: kills the subscriber alone, or its keylock with it, and first: it does not see the
+# other's death.
 kill_there() {
-	case $1 in
-	subscriber) kill -KILL "$subscriber" ;;
-	# keylock first, so that it does not see the other one's death.
-	both) kill -KILL "$keylock" "$subscriber" ;;
-	esac
+	[ "$1" = subscriber ] || kill -KILL "$keylock"
+	kill -KILL "$subscriber"
 	ended_with "$keylock" 137
 	wait_for 20 is_dead "$subscriber"
 }
@@ -179,8 +175,7 @@ kill_there() {
 # Charged once, with a row that has the receipt, and nothing left to settle.
 settled() {
 	request -A
-	expect 0
-	[ "$output" = 'user 42 has subscribed before' ]
+	[[ $status == 0 && $output == 'user 42 has subscribed before' ]]
 	charged 1 1
 	[ "$(sqlite3 "$DATABASE" 'SELECT receipt FROM subscriptions WHERE user = 42')" = receipt-42-1 ]
 	[ "$(files)" = 0 ]
@@ -210,7 +205,6 @@ settled() {
 			request -A
 			expect_message 76 user:42 "pid=$keylock since=" " cause=$cause command=subscribe" --forget
 		done
-		# Another user is not concerned.
 		gives 0 -A user:7 "$here/subscribe" 7
 		charged 1 0
 		sqlite3 "$DATABASE" "INSERT INTO subscriptions VALUES (42, '$(service receipt 42)')"
@@ -234,7 +228,6 @@ settled() {
 	wait_for 60 is_dead "$subscriber"
 	request -A
 	expect_message 76 "pid=$keylock" cause=killed
-	# The operator finds that all is well.
 	charged 1 1
 	run_keylock --forget user:42
 	settled
@@ -251,8 +244,7 @@ settled() {
 		kill_there "$who"
 	done
 	request -R
-	expect 0
-	[ "$output" = 'user 42 has subscribed: receipt-42-1' ]
+	[[ $status == 0 && $output == 'user 42 has subscribed: receipt-42-1' ]]
 	settled
 	# Who has died before the charge has a successor that charges.
 	start_anew

@@ -1,5 +1,4 @@
 # The command line: what is refused, what is taken, and what each option changes.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2094,SC2154 # words are split on purpose
 
 load helper
 
@@ -38,8 +37,32 @@ refused() {
 	KEYLOCK_DIR=lock refused '' job7 touch "$ran"
 }
 
-# What is refused is quoted, so that it can be found in a long line.
-@test "refused: a TIME and an exit status that are none, though the key is taken" {
+@test "refused: -k, -j, -A and -R with nothing, too much, or what does not go with them" {
+	printf -v long '%0131001d' 0
+	for words in '' "$long"; do
+		refused '' -k "$words" a touch "$ran"
+		refused '' -k a "$words" touch "$ran"
+	done
+	refused '' -k a b
+	for action in --list --who --path --pin --forget; do
+		refused -k "$action" -k b a
+	done
+	for value in 0 1001 x '' -1 1.5 2x ' 2' +2 99999999999999999999; do
+		refused -j -j "$value" key touch "$ran"
+	done
+	for words in '-j 2 -s' '-s -j 2' '-j 2 -A' '-R -j 2' '-j 1 -s' '-j1 -A'; do
+		refused -j $words key touch "$ran"
+	done
+	for words in '-A -F' '-R -F' '-F -A' '-A -j 2' '-j 1 -R' '-A -R' '-R -A'; do
+		refused '' $words key touch "$ran"
+	done
+	refused -k -k
+	refused -j -j
+	# The last mode counts: this is exclusive.
+	gives 0 -s -x -j 2 key true
+}
+
+@test "refused, and quoted: a TIME and an exit status that are none, though the key is taken" {
 	for value in '' x 1x -1 nan 1e400 inf infinity 0x10 ' 1' '1 ' +1 1.2.3 . s ms '1 s' 1msx -0.5 \
 		1,5 1e400s 999999999999999999999999d 9223372037 9223372036.9 --; do
 		refused '' -w "$value" job7 touch "$ran"
@@ -64,13 +87,13 @@ refused() {
 		'-w 0.0000000000' '-w 0.0000000000d'; do
 		fails 75 'job7: taken' -v $words job7 touch "$ran"
 	done
-	# What is finer than a nanosecond is not 0.
 	for words in '-w 0.01' -w.01 '--wait 0.01' --wait=0.01 '--timeout 0.01s' --timeout=10ms --wai=0.01 '-n -w 0.01' \
 		'-w 0.0000000001' '-w 0.0000000001ms' '-w 0.00000000000000001d'; do
 		gives 75 -v $words job7 touch "$ran"
 		[[ $stderr == *'job7: not had in time'* ]]
 	done
-	for words in '-E 9' -E9 '--conflict-exit-code 9' --conflict-exit-code=9 '--confl 9' 		'-E 0' '-E 1' '-E 77' -E255; do
+	for words in '-E 9' -E9 '--conflict-exit-code 9' --conflict-exit-code=9 '--confl 9' '-E 0' \
+		'-E 1' '-E 77' -E255; do
 		quiet "${words##*[ =E]}" -n $words job7 touch "$ran"
 		quiet "${words##*[ =E]}" -w 0.02 $words job7 touch "$ran"
 	done
@@ -89,14 +112,6 @@ refused() {
 			quiet 75 -n $mode job7 touch "$ran"
 		done
 		let_go
-	done
-	[[ ! -e $ran && $(files) == 0 ]]
-}
-
-@test "-F: the command is in keylock's place" {
-	for option in -F --no-fork; do
-		it_gives 0 sh -c 'echo $$; exec "$KEYLOCK" "$0" job7 sh -c "echo \$\$"' "$option"
-		[ "${output%%$'\n'*}" = "${output##*$'\n'}" ]
 	done
 }
 
@@ -121,7 +136,6 @@ refused() {
 		[ "$output" = 'job7 2' ]
 	done
 	prints "$(readlink -f /bin/sh)" job7 -c 'readlink /proc/$$/exe; :'
-	# After -- it belongs to the command.
 	mkdir "$work/bin"
 	printf '#!/bin/sh\necho "command -c: $1"\n' >"$work/bin/-c"
 	chmod +x "$work/bin/-c"
@@ -133,7 +147,6 @@ refused() {
 	prints '[-w][x][--help]' job7 -- printf '[%s]' -w x --help
 	prints -- -- job7 -- echo --
 	prints '-v --frobnicate' job7 sh -c 'echo "$0" "$1"' -v --frobnicate
-	# A KEY that begins with - stands after --.
 	prints -n -- -n sh -c 'ls -A "$KEYLOCK_DIR"'
 	prints ran -- -- echo ran
 	prints ran -q job7 echo ran
@@ -147,7 +160,6 @@ refused() {
 		quiet 75 $option -n job7 touch "$ran"
 		quiet 75 $option -w 0.05 job7 touch "$ran"
 	done
-	[ ! -e "$ran" ]
 	let_go
 	fails 73 "$work/none/none" -q -d "$work/none/none" job7 true
 	fails 127 no-such-command-here -q job7 no-such-command-here
@@ -158,7 +170,6 @@ refused() {
 	for option in -v --verbose '-q -v'; do
 		fails 75 job7 $option -n job7 touch "$ran"
 	done
-	[ ! -e "$ran" ]
 	# Whatever it says is said before the command starts, so that a log can be read.
 	: >"$err"
 	line_up -v -w 60 job7 cp "$err" "$work/said" >"$out" 2>"$err"
@@ -215,18 +226,15 @@ one_more() {
 
 @test "P6 no descriptor of keylock's is in the way, whichever of 0, 1, 2 are closed" {
 	for closed in '' '<&-' '>&-' '2>&-' '<&- >&-' '<&- 2>&-' '>&- 2>&-' '<&- >&- 2>&-'; do
-		# What the command has without keylock is what it must have with it.
 		it_gives 0 bash -c "exec \"\$@\" $closed" - "${lister[@]}" "$work/without"
-		for mode in -x -v -s -l -n -w9 -o -os --close -F; do
+		for mode in -F -x -v -s -l -n -w9 -o -os --close; do
 			[[ -z $closed || $mode == -[xvoF]* ]] || continue
 			it_gives 0 bash -c "exec \"\$@\" $closed" - "$KEYLOCK" "$mode" job7 "${lister[@]}" "$work/with"
-			# Nor is its own lock one of these.
 			[ -z "$output" ]
 			case $mode in
 			-o* | --close) diff "$work/with" "$work/without" ;;
 			*) one_more ;;
 			esac
-			# It had its lock to the end, and let it go.
 			[ "$mode" = -F ] || [ "$(files)" = 0 ]
 		done
 	done

@@ -1,5 +1,4 @@
 # Cycles: commands that hold keys and wait for each other's. One of them is told, the others go on.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2153,SC2154 # words are split on purpose
 
 load helper
 
@@ -23,11 +22,10 @@ party() {
 		words+=("$1")
 		shift
 	done
-	shift
 	hold "${words[@]}"
 	parties+=("$name")
 	outer[$name]=$holder
-	printf -v "wants[$name]" '%q ' ${between[@]+"${between[@]}"} "$KEYLOCK" "$@" true
+	printf -v "wants[$name]" '%q ' "${between[@]}" "$KEYLOCK" "${@:2}" true
 }
 
 go() {
@@ -38,8 +36,7 @@ go() {
 	done
 }
 
-# one_told NAME...: exactly one of these parties ends with 78, in one line, the others with 0. Sets
-# said.
+# one_told NAME...: exactly one of these parties ends with 78, in one line, the others with 0. Sets said.
 one_told() {
 	local name told=''
 	for name; do
@@ -55,14 +52,14 @@ one_told() {
 	[[ $said == 'keylock: '* && $said != *$'\n'* ]]
 }
 
-# close_cycle [LENGTH]: lets the parties go for each other's keys: one is told, of a cycle of LENGTH
-# links, and nothing is left.
+# close_cycle [LENGTH]: lets the parties go for each other's keys: one is told, of a cycle of LENGTH links.
 close_cycle() {
 	go "${parties[@]}"
 	one_told "${parties[@]}"
-	[ -z "${1-}" ] || [ "$(grep -o 'by pid [0-9]*' <<<"$said" | wc -l)" = "$1" ]
-	[ -z "${1-}" ] || [ "$(grep -o ', which waits for ' <<<"$said" | wc -l)" = $(($1 - 1)) ]
 	all_gone
+	[ -n "${1-}" ] || return 0
+	[ "$(grep -o 'by pid [0-9]*' <<<"$said" | wc -l)" = "$1" ]
+	[ "$(grep -o ', which waits for ' <<<"$said" | wc -l)" = $(($1 - 1)) ]
 }
 
 # The message names KEY as held by that party's outer keylock.
@@ -98,7 +95,7 @@ names_held() {
 			waiters+=("$waiter")
 		done
 		close_cycle $length
-		for waiter in ${waiters[@]+"${waiters[@]}"}; do
+		for waiter in "${waiters[@]}"; do
 			ended_with "$waiter" 0
 		done
 	done <<-'CASES'
@@ -147,7 +144,6 @@ k_ends() {
 	one_told k two
 	names_held c two
 	names_held a k
-	[ "$(files)" = 0 ]
 }
 
 @test "P9 never stuck: a cycle that one -k alone closes, when all others have looked, is told" {
@@ -183,12 +179,10 @@ k_ends() {
 	go two
 	one_told one two
 	answered two 78
-	all_gone
 }
 
 @test "P9 never stuck: a cycle through a guest, whose host has ended, is told" {
 	party two b -- a
-	# The outer run of one has ended; it holds a as its guest.
 	hold -l -o a
 	hold_under "$holder" "$KEYLOCK" -r a
 	let_go
@@ -197,8 +191,7 @@ k_ends() {
 }
 
 @test "P9 never stuck, and no false alarm: long lines at several keys, taken in one order" {
-	waiters=() count=24
-	[ -z "${KEYLOCK_LONG-}" ] || count=200
+	waiters=() count=$(size 24 200)
 	# Each holds some keys and waits, longer than a second, for later ones.
 	for ((i = 1; i <= count; i++)); do
 		case $((i % 6)) in
@@ -219,7 +212,6 @@ k_ends() {
 	done
 	cat "$work/said"
 	[ ! -s "$work/said" ]
-	[ "$(files)" = 0 ]
 }
 
 @test "no false alarm: who waits for one of several slots does not wait for each of their holders" {
@@ -228,7 +220,6 @@ k_ends() {
 	slot=$holder
 	party one a -- -j 2 b
 	go one two
-	# Both have looked by then.
 	sleep 2.5
 	[ ! -e "$work/one" ]
 	let_go "$slot"
@@ -239,7 +230,8 @@ k_ends() {
 @test "P5 asleep: who holds no key and descends from no holder does not look: nothing in /proc is read" {
 	need strace
 	hold key
-	# Two seconds of waiting, after one of which others look; and who does so looks then, and not before.
+	# Two seconds of waiting, after one of which others look; and who does so looks then, and not
+	# before.
 	for case in '0|strace|1.5' "0|$KEYLOCK other strace|0.7" "1|$KEYLOCK other strace|2"; do
 		IFS='|' read -r looks command seconds <<<"$case"
 		it_gives 75 $command -f -o "$work/trace" "$KEYLOCK" -w "$seconds" key true
@@ -263,5 +255,4 @@ k_ends() {
 	[ $((10#${user/./} + 10#${system/./})) -lt 1000 ]
 	let_go
 	wait "$crowd"
-	[ "$(files)" = 0 ]
 }

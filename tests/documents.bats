@@ -13,7 +13,6 @@
 # A line that ends in a blank and a backslash goes on in the next. "$ cat FILE" shows a file that is
 # made before. After a command that ends in "&" the next one comes when its keylock runs its command
 # or waits. What the shell itself says about jobs is left out.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2154 # inner shells' variables and the helper's
 
 load helper
 
@@ -103,7 +102,6 @@ play() {
 	{
 		declare -f begun mark
 		printf 'printed=%q last=\n' "$place/printed"
-		# shellcheck disable=SC2094
 		while IFS= read -r line; do
 			while [[ $line == *$' \\' ]] && read -r more; do
 				line=${line%\\}$more
@@ -158,7 +156,7 @@ play_all() {
 }
 
 @test "the transcripts of the README print what they show" {
-	need script flock
+	need script
 	play_all "$readme"
 	[ "$(cat "$work"/blocks/* | grep -c '^\$ ')" -ge 15 ]
 }

@@ -1,13 +1,15 @@
 # shellcheck shell=bash
 # What all tests of keylock share. A test file begins with "load helper" and has from then on the binary
 # under test, $KEYLOCK (default: the keylock beside tests/), an empty $KEYLOCK_DIR of the test's own (not
-# made yet), umask 022, standard input /dev/null, $work, a folder, and $ran in it, the name of a file that
-# commands make which must not run. Each test is a process of its own: its variables need no "local".
+# made yet), umask 022, standard input /dev/null, $work, a folder, and in it the names of two files that
+# commands make: $ran, of one that must not run, and $served. Each test is a process of its own: its
+# variables need no "local".
 #
 # A test file with a setup or teardown of its own calls keylock_setup and keylock_teardown there. Teardown
-# finds what a test has started, daemons included, by $BATS_TEST_TMPDIR in its environment. A test that
-# takes longer than $KEYLOCK_TEST_LIMIT seconds (default 60) has all that killed, and so fails instead of
-# hanging. KEYLOCK_LONG=1 asks for the long forms of tests.
+# fails a test that has left $ran, or the file of a key that nobody has. It finds what a test has started,
+# daemons included, by $BATS_TEST_TMPDIR in its environment. A test that takes longer than
+# $KEYLOCK_TEST_LIMIT seconds (default 60) has all that killed, and so fails instead of hanging.
+# KEYLOCK_LONG=1 asks for the long forms of tests.
 
 bats_require_minimum_version 1.5.0
 
@@ -25,8 +27,9 @@ keylock_setup() {
 	export LC_ALL=C
 	work=$BATS_TEST_TMPDIR
 	export KEYLOCK_DIR=$work/dir
-	out=$work/out err=$work/err ran=$work/ran
-	export work ran
+	in=$work/in out=$work/out err=$work/err ran=$work/ran served=$work/served
+	said=$work/said saved=$work/saved lockfile=$KEYLOCK_DIR/key
+	export work ran served
 	status='' output='' stderr='' holder='' held='' public=''
 	test_folders=()
 	exec </dev/null
@@ -35,14 +38,27 @@ keylock_setup() {
 		return 1
 	}
 	# In which many of the tools are written.
-	need python3
+	need python3 flock
 	start_watchdog "${KEYLOCK_TEST_LIMIT:-60}"
 }
 
 keylock_teardown() {
+	local wrong=''
 	kill -KILL "$watchdog" 2>/dev/null || :
+	if [[ -n $BATS_TEST_COMPLETED && -z $BATS_TEST_SKIPPED ]]; then
+		wait_for 10 no_debris && not_run || wrong=yes
+	fi
 	end_left_over
 	[ ${#test_folders[@]} = 0 ] || rm -rf -- "${test_folders[@]}"
+	[ -z "$wrong" ]
+}
+
+# P3, whatever a test was about: of a key that nobody has there is no file, unless it is pinned or in doubt.
+# Only keylock's own files have the sticky bit.
+no_debris() {
+	debris=$(find "$KEYLOCK_DIR" -type f -empty -perm -1000 ! -perm -100 \
+		-exec flock -n {} true \; -print 2>/dev/null)
+	[ -z "$debris" ]
 }
 
 setup() {
@@ -98,13 +114,12 @@ expect_message() {
 
 # expect_taken STATUS: it wrote nothing at all, as it does for a taken key.
 expect_taken() {
-	expect "$1"
-	[[ ! -s $out && ! -s $err ]]
+	expect "$1" && [[ ! -s $out && ! -s $err ]]
 }
 
-# gives STATUS ARG…, prints OUTPUT ARG…, quiet STATUS ARG…, fails STATUS TEXT ARG…: a run of keylock has this
-# status; or 0 and this output and no message; or writes nothing; or one line with TEXT; of the last two
-# none made $ran. With it_ before the name, of any command.
+# gives STATUS ARG…, prints OUTPUT ARG…, quiet STATUS ARG…, fails STATUS TEXT ARG…: a run of keylock has
+# this status; or 0 and this output and no message; or writes nothing; or one line with TEXT; of the last
+# two none made $ran. With it_ before the name, of any command.
 gives() {
 	it_gives "$1" "$KEYLOCK" "${@:2}"
 }
@@ -133,8 +148,7 @@ it_prints() {
 
 it_quiet() {
 	run_it "${@:2}"
-	expect_taken "$1"
-	not_run
+	expect_taken "$1" && not_run
 }
 
 it_fails() {
@@ -145,8 +159,7 @@ it_fails() {
 
 # taken ARG…, free ARG…: whether keylock -n ARG… is refused in silence, or runs.
 taken() {
-	run_keylock -n "$@" touch "$ran"
-	[[ $status == 75 && ! -s $out && ! -s $err && ! -e $ran ]]
+	quiet 75 -n "$@" touch "$ran"
 }
 
 free() {
@@ -193,7 +206,6 @@ files() {
 }
 
 all_gone() {
-	# shellcheck disable=SC2016
 	wait_for 20 eval '[ "$(files)" = 0 ]'
 }
 
@@ -263,6 +275,18 @@ answered() {
 	[ "$(cat "$work/$1")" = "$2" ]
 }
 
+# told PID STATUS COMMAND: both; what it says is in $work/told.said.
+told() {
+	tell "$1" told "$3"
+	answered told "$2"
+}
+
+# starts PID COMMAND: has it start COMMAND in the background. Sets started, its pid.
+starts() {
+	told "$1" 0 "$2 & echo \$!"
+	started=$(cat "$work/told.said")
+}
+
 # let_go [PID [END]]: the command of that holder (default: the last one) ends by END, "exit"; waits for
 # keylock and sets status to keylock's.
 let_go() {
@@ -275,9 +299,8 @@ let_go() {
 # hold_with_daemon [OPTION…] KEY: hold, and the command has started a daemon. Sets daemon, its pid.
 hold_with_daemon() {
 	hold "$@"
-	tell "$holder" daemon 'sleep 1000 & echo $!'
-	answered daemon 0
-	daemon=$(cat "$work/daemon.said")
+	starts "$holder" 'sleep 1000'
+	daemon=$started
 }
 
 # leave_daemon END ARG…: runs keylock ARG… with a shell that leaves a daemon behind and then does END. Sets
@@ -286,13 +309,13 @@ leave_daemon() {
 	local end=$1
 	shift
 	# The daemon has the output, too, as a careless script's.
-	# shellcheck disable=SC2016
 	run_keylock "$@" sh -c 'sleep 1000 & echo $! >"$0"; '"$end" "$work/daemon"
 	daemon=$(cat "$work/daemon")
 	in_state "$daemon" RSD
 }
 
-# line_up ARG…: starts keylock ARG… in the background, returns when it has its place in the line. Sets waiter.
+# line_up ARG…: starts keylock ARG… in the background, returns when it has its place in the line. Sets
+# waiter.
 line_up() {
 	line_up_by "$KEYLOCK" "$@"
 }
@@ -319,10 +342,9 @@ ended_with() {
 	expect "$2"
 }
 
-# queue NAME OPTION…: line_up for the key "key" with a command that adds NAME and the time in microseconds to
-# the file "order".
+# queue NAME OPTION…: line_up for the key "key" with a command that adds NAME and the time in microseconds
+# to the file "order".
 queue() {
-	# shellcheck disable=SC2016
 	line_up "${@:2}" key sh -c 'echo "$0 $(date +%s%6N)" >>"$work/order"' "$1"
 }
 
@@ -340,8 +362,8 @@ crowd() {
 	it_prints "$2" python3 "$tools/crowd.py" "$1" "$KEYLOCK" "${@:3}"
 }
 
-# stress [-k] LIMIT WORKERS <<KINDS: the probe stress, which starts what it is told by lines "ARG… : HOLD MODE
-# BYTE…"; fails where it finds an overlap or an odd end. Sets found, its figures by name.
+# stress [-k] LIMIT WORKERS <<KINDS: the probe stress, which starts what it is told by lines "ARG… : HOLD
+# MODE BYTE…"; fails where it finds an overlap or an odd end. Sets found, its figures by name.
 stress() {
 	local stress word
 	stress=$(probe stress)
@@ -371,6 +393,14 @@ keep_at() {
 
 stop_keeping() {
 	kill_hard "$keeper"
+}
+
+# full_pipe: makes a pipe that takes nothing more, the fifo $full; our descriptor 7 keeps it open.
+full_pipe() {
+	full=$work/full
+	mkfifo "$full"
+	exec 7<>"$full"
+	dd if=/dev/zero of="$full" oflag=nonblock bs=4096 2>/dev/null || :
 }
 
 # --- processes ---
@@ -490,6 +520,12 @@ need_long() {
 	[ -n "${KEYLOCK_LONG-}" ] || skip 'takes long: set KEYLOCK_LONG=1'
 }
 
+# size SHORT LONG: prints how many, in short tests and in long ones.
+size() {
+	[ -z "${KEYLOCK_LONG-}" ] || shift
+	echo "$1"
+}
+
 # Sanitizers want descriptors and memory of their own.
 need_plain() {
 	[ -z "${KEYLOCK_INSTRUMENTED-}" ] || skip 'needs a keylock without instruments'
@@ -509,27 +545,22 @@ probe() {
 }
 
 # private_root COMMAND…: runs COMMAND as root of an own mount namespace, an ordinary user as root of an own
-# user namespace; skips where neither may be.
+# user namespace; run_it skips the test where neither may be.
 private_root() {
-	need_private_root
-	unshare_root "$@"
-}
-
-# A try of its own, so that only a missing permission skips, and not a fault of the test.
-need_private_root() {
-	need unshare
-	unshare_root mount -t tmpfs none /mnt 2>/dev/null || skip 'may not mount here'
-}
-
-unshare_root() {
 	local how=(unshare --mount)
 	[ "$(id -u)" = 0 ] || how+=(--map-root-user)
 	"${how[@]}" -- "$@"
 }
 
+# A try of its own, so that only a missing permission skips, and not a fault of the test.
+need_private_root() {
+	need unshare
+	private_root mount -t tmpfs none /mnt 2>/dev/null || skip 'may not mount here'
+}
+
 # public_keylock [MODE]: sets public to a folder in which every user may write, with a copy of keylock and
-# $KEYLOCK_DIR in it, which has that mode (default: 1777); it is $work from then on. Skips unless as_user can
-# be used.
+# $KEYLOCK_DIR in it, which has that mode (default: 1777); it is $work from then on. Skips unless as_user
+# can be used.
 public_keylock() {
 	need_root
 	need setpriv
@@ -569,7 +600,6 @@ end_left_over() {
 	for round in {1..200}; do
 		pids=$(left_over)
 		[ -n "$pids" ] || return 0
-		# shellcheck disable=SC2086
 		kill -KILL $pids 2>/dev/null || :
 		[ "$round" -lt 3 ] || sleep 0.02
 	done
@@ -583,7 +613,6 @@ start_watchdog() {
 		# read with a time-out needs no process of its own that would have to be ended, too.
 		read -rt "$1" _ <>"$work/watchdog" || :
 		echo "the test took longer than $1 s: ending what it started"
-		# shellcheck disable=SC2046
 		kill -KILL $(left_over) 2>/dev/null || :
 	) 3>&- 4>&- &
 	watchdog=$!

@@ -1,13 +1,7 @@
 # Keys for other programs: --hold for a section of code in another language, --pin for programs with
 # an flock(2) of their own, and --auto, where the command is the key.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2059,SC2086,SC2153,SC2154 # words are split on purpose
 
 load helper
-
-setup() {
-	keylock_setup
-	in=$work/hold.in said=$work/hold.out
-}
 
 # start_hold [OPTION]...: a keylock --hold as a child. Its input is our descriptor 5, its output is
 # read from 6. Sets holder.
@@ -22,6 +16,10 @@ start_hold() {
 # hold_it [OPTION]...: the same; returns when it said "locked".
 hold_it() {
 	start_hold "$@"
+	says_locked
+}
+
+says_locked() {
 	read -rt 20 word <&6
 	[ "$word" = locked ]
 }
@@ -40,10 +38,8 @@ is_over() {
 	hold_it
 	taken key
 	[ "$("$KEYLOCK" --who key)" = "$holder" ]
-	# What it reads does not matter.
 	head -c 100000 /dev/zero >&5
 	printf 'done\nsomething else\n' >&5
-	# Stopped and continued it still holds.
 	kill -TSTP "$holder"
 	wait_for 20 in_state "$holder" T
 	taken key
@@ -68,42 +64,26 @@ is_over() {
 	for options in '-F --hold key' '-o --hold key' '-a --hold key' --hold '--hold key true'; do
 		it_fails 64 '' sh -c 'exec "$KEYLOCK" "$@" </dev/zero' - $options
 	done
-	# As every script's background job has it.
 	it_fails 64 input sh -c '"$KEYLOCK" --hold key & wait $!'
 	for output in '>&-' '>/dev/full'; do
 		run_it sh -c "exec \"\$KEYLOCK\" --hold key </dev/zero $output"
 		[ "$status" != 0 ]
 		expect_message "$status" 'standard output'
 	done
-	[ "$(files)" = 0 ]
 }
 
-@test "P9 --hold: a signal ends it, and it dies of that signal" {
+@test "P9 --hold: a signal ends it, and it dies of that signal; a full output keeps it from nothing" {
+	full_pipe
 	mkfifo "$in"
-	for signal in INT TERM HUP; do
-		: >"$out"
-		"$tools/ended.py" "$said" "$KEYLOCK" --hold key <>"$in" >"$out" 3>&- 4>&- &
-		wait_for 20 grep -q locked "$out"
-		kill -"$signal" "$("$KEYLOCK" --who key)"
-		wait $!
-		[ "$(cat "$said")" = "signal $(kill -l "$signal")" ]
-		[ "$(files)" = 0 ]
-	done
-}
-
-@test "P9 --hold: a full output keeps it from nothing" {
-	mkfifo "$work/full" "$in"
-	exec 7<>"$work/full"
-	dd if=/dev/zero of="$work/full" oflag=nonblock bs=4096 2>/dev/null || :
-	for end in signal input; do
-		"$KEYLOCK" --hold key <"$in" >"$work/full" 3>&- 4>&- &
-		holder=$!
+	for end in 'signal 2' 'signal 15' 'signal 1' 'exit 0'; do
+		"$tools/ended.py" "$said" "$KEYLOCK" --hold key <"$in" >"$full" 3>&- 4>&- &
 		exec 5>"$in"
-		wait_for 20 taken key
-		[ "$end" = input ] || kill -TERM "$holder"
-		[ "$end" = signal ] || exec 5>&-
-		wait_for 20 is_dead "$holder"
+		wait_for 20 eval '"$KEYLOCK" --who key >/dev/null'
+		[ "$end" = 'exit 0' ] || kill -"${end#* }" "$("$KEYLOCK" --who key)"
+		[ "$end" != 'exit 0' ] || exec 5>&-
+		wait $!
 		exec 5>&-
+		[ "$(cat "$said")" = "$end" ]
 		[ "$(files)" = 0 ]
 	done
 }
@@ -130,7 +110,7 @@ is_over() {
 	expect_message 76 "pid=$lock" cause=input-ended
 }
 
-@test "P4 --hold: waits in line, and says locked only then; -n, -w and -E go with it" {
+@test "P4 P5 --hold: waits in line, says locked only then, and sleeps from then on; -n, -w and -E go with it" {
 	hold key
 	first=$holder
 	for words in '75 -n' '75 -w0.05' '9 -nE9'; do
@@ -140,20 +120,8 @@ is_over() {
 	wait_for 20 has_ticket "$holder"
 	read -rt 0.1 word <&6 && false
 	let_go "$first"
-	read -rt 20 word <&6
-	[ "$word" = locked ]
+	says_locked
 	taken key
-	is_over 0
-}
-
-@test "P5 --hold: who has waited for the key sleeps while it holds" {
-	local first before
-	hold key
-	first=$holder
-	start_hold
-	wait_for 20 has_ticket "$holder"
-	let_go "$first"
-	read -rt 20 word <&6
 	# When the look would have been due that is made after a second.
 	sleep 1.2
 	before=$(switches "$holder")
@@ -220,7 +188,6 @@ is_over() {
 	done
 	run_keylock --pin key
 	[[ $output == "$KEYLOCK_DIR/key" && $(stat -c %i "$output") == "$inode" ]]
-	# A key that is held can be pinned.
 	hold other
 	gives 0 --pin other
 	let_go
@@ -233,17 +200,17 @@ is_over() {
 	for end in TERM TSTP; do
 		"$tools/inherit.py" -d "$KEYLOCK" --pin key >"$said" 3>&- 4>&- &
 		pinning=$!
-		wait_for 20 blocked "$KEYLOCK_DIR/key"
-		[[ ! -s $said && ! -x $KEYLOCK_DIR/key ]]
+		wait_for 20 blocked "$lockfile"
+		[[ ! -s $said && ! -x $lockfile ]]
 		kill -"$end" "$pinning"
 		[ "$end" = TSTP ] || ended_with "$pinning" 143
 	done
 	wait_for 20 in_state "$pinning" T
 	kill -CONT "$pinning"
-	wait_for 20 blocked "$KEYLOCK_DIR/key"
+	wait_for 20 blocked "$lockfile"
 	stop_keeping
 	ended_with "$pinning" 0
-	[ "$(cat "$said")" = "$KEYLOCK_DIR/key" ]
+	[ "$(cat "$said")" = "$lockfile" ]
 	gives 0 --list key
 	[[ $output == *pinned* ]]
 }
@@ -257,30 +224,24 @@ is_over() {
 	"$KEYLOCK" --pin key
 	it_fails 73 "$KEYLOCK_DIR/key" as_user 65534 "$public/keylock" --forget key
 	[ -x "$KEYLOCK_DIR/key" ]
-	# One's own is.
 	it_gives 0 as_user 65534 "$public/keylock" --pin own
 	it_quiet 0 as_user 65534 "$public/keylock" --forget own
 	[ "$(files)" = 1 ]
 }
 
 @test "P1 other programs' flock(2) and keylock exclude each other, the file pinned or not" {
-	need flock
-	path=$("$KEYLOCK" --path key)
-	for mode in -x -s; do
+	for modes in '1 -x -x' '1 -x -s' '1 -s -x' '0 -s -s'; do
+		read -r ends mode other <<<"$modes"
 		hold "$mode" key
-		for other in -x -s; do
-			run_it flock -n "$other" "$path" true
-			[ "$mode$other" = -s-s ] || expect 1
-			[ "$mode$other" != -s-s ] || expect 0
-		done
+		it_gives "$ends" flock -n "$other" "$lockfile" true
 		let_go
 	done
 	[ "$(files)" = 0 ]
 	for words in 'any -x' 'any -s' 'pinned -x' 'pinned -s'; do
 		# What a script holds in its own way, keylock finds taken, and leaves there.
-		: >>"$path"
+		: >>"$lockfile"
 		[ "${words% *}" = any ] || "$KEYLOCK" --pin key
-		exec 9<>"$path"
+		exec 9<>"$lockfile"
 		flock "${words#* }" 9
 		taken key
 		quiet 75 -w 0.1 key touch "$ran"
@@ -288,15 +249,15 @@ is_over() {
 		*-x) taken -s key ;;
 		*-s) free -s key ;;
 		esac
-		line_up key touch "$ran.served" 9>&-
-		[ ! -e "$ran.served" ]
-		[ "$path" -ef /proc/$$/fd/9 ]
+		line_up key touch "$served" 9>&-
+		[ ! -e "$served" ]
+		[ "$lockfile" -ef /proc/$$/fd/9 ]
 		exec 9>&-
 		ended_with "$waiter" 0
-		rm "$ran.served"
+		rm "$served"
 		case $words in
 		any*) [ "$(files)" = 0 ] ;;
-		pinned*) [ -x "$path" ] ;;
+		pinned*) [ -x "$lockfile" ] ;;
 		esac
 	done
 }
@@ -308,7 +269,6 @@ is_over() {
 	done
 	prints ran -n -a sh -c 'echo ran'
 	let_go
-	[ "$(files)" = 0 ]
 }
 
 @test "--auto: different argument vectors are different keys" {

@@ -1,13 +1,7 @@
 # Looking: --list, --json, --who, and what keylock says of a holder: while waiting at a terminal,
 # with -v, and with -W. Looking takes no lock, so it must not be in anybody's way.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2086,SC2153,SC2154 # words are split on purpose
 
 load helper
-
-setup() {
-	keylock_setup
-	said=$work/said
-}
 
 # column NUMBER OF_KEY: prints a column, counted from 1, of the list's row of that key.
 column() {
@@ -26,12 +20,6 @@ print(eval(sys.argv[2]))' "$out" "$1"
 rows_are() {
 	local members=${1// /'"], row["'}
 	[ "$(ask '[(row["'"$members"'"],) for row in rows]')" = "$2" ]
-}
-
-list_of() {
-	local list
-	printf -v list ', %s' "$@"
-	printf '[%s]' "${list#, }"
 }
 
 sorted() {
@@ -74,7 +62,6 @@ no_control_bytes() {
 	run_keylock key true
 	nobody_holds key
 	[ "$(files)" = 0 ]
-	# A file alone is no holder, nor is one who has another key.
 	gives 0 --pin key
 	hold another
 	quiet 1 --who key
@@ -111,9 +98,8 @@ for row in rows:
 
 @test "--list: what is no lockfile and names that no key has are passed over; garbage in a file is in doubt" {
 	hold here
-	: >"$ran"
 	for name in no-utf8 lines; do
-		"$KEYLOCK" --pin "$name" >>"$ran"
+		"$KEYLOCK" --pin "$name" >"$work/path"
 	done
 	head -c 5000 /dev/urandom >"$KEYLOCK_DIR/no-utf8"
 	printf 'keylock1 pid=\e[31m since= cause=\nkeylock1' >"$KEYLOCK_DIR/lines"
@@ -168,7 +154,6 @@ for row in rows:
 	rows_are 'state mode pids waiting command' \
 		"[('abandoned', None, [], 0, 'sh'), ('pinned', None, [], 0, None)]"
 	[ "$(ask 'rows[0]["cause"], rows[1]["path"]')" = "('signal-9', '$path')" ]
-	# Held, they are shown as held.
 	hold -R doubt
 	run_keylock --list doubt
 	[ "$(column 2 doubt)" = held ]
@@ -203,8 +188,8 @@ for row in rows:
 		"[('held', 'exclusive', 1, [$holder], 1, [$waiter], '$("$KEYLOCK" --path "$key")')]"
 	[ "$(ask 'sorted(rows[0])')" = \
 		"['command', 'key', 'mode', 'path', 'pids', 'since', 'slot', 'state', 'waiters', 'waiting']" ]
-	printf %s "$key" >"$ran"
-	[ "$(ask 'rows[0]["key"].encode("utf-8", "surrogateescape") == open("'"$ran"'", "rb").read()')" = True ]
+	printf %s "$key" >"$work/key"
+	[ "$(ask 'rows[0]["key"].encode("utf-8", "surrogateescape") == open("'"$work/key"'", "rb").read()')" = True ]
 	for what in '' named; do
 		run_keylock --list ${what:+"$key"}
 		[ "$(wc -l <"$out")" = 2 ]
@@ -221,7 +206,6 @@ for row in rows:
 	run_keylock --list --json "$key" other
 	rows_are key "[('$key',)]"
 	run_keylock --list "$key"
-	# As much of it as a terminal is to be asked for.
 	[[ $output == *"${key:0:200}"*...\ \ held* ]]
 	prints "$holder" --who "$key"
 }
@@ -233,9 +217,8 @@ for row in rows:
 		# A child of the command's, and one that has lost its parent.
 		for start in : 'sleep 1000 & echo $!' '(sleep 1000 & echo $!)'; do
 			hold "$mode" key
-			tell "$holder" start "$start"
-			answered start 0
-			daemon=$(cat "$work/start.said")
+			told "$holder" 0 "$start"
+			daemon=$(cat "$work/told.said")
 			held_by sh "$holder"
 			kill_hard "$holder"
 			# By its own name, not by its child's.
@@ -244,6 +227,7 @@ for row in rows:
 			[ -z "$daemon" ] || held_by sleep "$daemon"
 			[ -z "$daemon" ] || kill_hard "$daemon"
 			nobody_holds key
+			free key
 		done
 	done
 }
@@ -260,12 +244,11 @@ for row in rows:
 }
 
 @test "flock(1) that holds a pinned key is a holder, for an unknown time" {
-	need flock
 	path=$("$KEYLOCK" --pin key)
 	touch -d '-3 hours' "$path"
 	flock "$path" sleep 1000 3>&- 4>&- &
 	flock=$!
-	# Not tried with keylock -n, which would set the file's time.
+	# keylock -n would set the file's time.
 	wait_for 20 eval '! flock -n "$path" true'
 	held_by flock "$flock"
 	[[ $stderr != *'held for'* ]]
@@ -315,8 +298,8 @@ for row in rows:
 	run_keylock --list
 	[ "$(column 3 key) $(column 6 key)" = 'shared 4' ]
 	run_keylock --list --json
-	rows_are 'mode waiting waiters' "[('shared', 4, $(list_of "${waiters[@]}"))]"
-	# Who they are is unknown where it cannot be seen.
+	printf -v list ', %s' "${waiters[@]}"
+	rows_are 'mode waiting waiters' "[('shared', 4, [${list#, }])]"
 	if [ "$(id -u)" = 0 ] && [ -z "${KEYLOCK_INSTRUMENTED-}" ]; then
 		run_it private_root sh -c 'mount -t tmpfs none /proc && exec "$KEYLOCK" --list --json'
 		rows_are 'waiting waiters' '[(4, None)]'
@@ -327,7 +310,6 @@ for row in rows:
 		ended_with "$i" 0
 	done
 	exec 8>&-
-	[ "$(files)" = 0 ]
 }
 
 # --- in nobody's way ---
@@ -352,7 +334,6 @@ for row in rows:
 }
 
 @test "P9 never stuck: another program's locks on all bytes end no look late, and keep waiters as a holder does" {
-	path=$("$KEYLOCK" --pin key)
 	for kind in posix writer=all; do
 		keep $kind
 		for what in --list '--list --json' '--who key'; do
@@ -361,14 +342,14 @@ for row in rows:
 		done
 		for what in '-v -n' '-n -s' '-w 0.2' '-v -w 0.2' '-n -j 2' '-w 0.2 -j 2'; do
 			it_gives 75 timeout -s KILL 15 "$KEYLOCK" $what key touch "$ran"
-			[ ! -e "$ran" ]
 		done
-		"$KEYLOCK" key touch "$ran" 3>&- 4>&- &
+		not_run
+		"$KEYLOCK" key touch "$served" 3>&- 4>&- &
 		waiter=$!
-		wait_for 20 blocked "$path"
+		wait_for 20 blocked "$lockfile"
 		stop_keeping
 		ended_with "$waiter" 0
-		rm "$ran"
+		rm "$served"
 	done
 }
 
@@ -386,10 +367,8 @@ for row in rows:
 }
 
 @test "P9 never stuck: beside looks in a loop no -n on a free key fails" {
-	rounds=200 failed=0
-	[ -z "${KEYLOCK_LONG-}" ] || rounds=2000
+	rounds=$(size 200 2000) failed=0
 	hold another
-	# A look that fails ends it.
 	while "$KEYLOCK" --list && "$KEYLOCK" --list key && { "$KEYLOCK" --who key || [ $? = 1 ]; }; do
 		echo >>"$said"
 	done >"$work/list" 3>&- 4>&- &
@@ -491,7 +470,6 @@ on_terminal() {
 		75|-q -n -W 2h|
 	CASES
 	let_go
-	# A key that is free is not told of, however old its file.
 	touch -d '-3 hours' "$KEYLOCK_DIR/key"
 	prints ran -n -W 2h key echo ran
 	for option in '' x -1 1x; do
@@ -576,6 +554,7 @@ looks_on() {
 
 @test "a file of the same path and number in another mount namespace is another key's" {
 	one=$work/first two=$work/second
+	need_private_root
 	cat >"$work/one" <<-'SCRIPT'
 		mount -t tmpfs none /mnt && mkdir -m 700 /mnt/keys || exit 9
 		export KEYLOCK_DIR=/mnt/keys

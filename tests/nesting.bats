@@ -1,5 +1,4 @@
 # Runs within runs: who would wait for itself is told so, or runs under the ancestor's lock.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2046,SC2086,SC2153,SC2154,SC2206 # words are split on purpose
 
 load helper
 
@@ -8,35 +7,33 @@ setup() {
 	between=() start='"$@"; exit $?' bare=$tools/bare.py
 }
 
-# nested INNER OUTER COMMAND...: runs "keylock INNER key COMMAND..." under "keylock OUTER key". In
-# between comes $between, a command prefix, which a shell runs by $start. Sets status, output and
-# stderr to the inner one's, and outer to a pattern: the pid of the outer one, or of the shell.
+# nested INNER OUTER COMMAND...: runs "keylock INNER key COMMAND..." under "keylock OUTER key". In between
+# comes $between, a command prefix, which a shell runs by $start. Sets what run_keylock does to the inner
+# one's, and outer to a pattern: the pid of the outer one, or of the shell.
 nested() {
 	local inner=$1 host=$2
-	shift 2
 	rm -f "$work/outer" "$ran"
 	run_keylock $host key sh -c 'echo "($PPID|$$)" >"$0/outer"; '"$start" "$work" \
-		${between[@]+"${between[@]}"} "$KEYLOCK" $inner key "$@"
+		"${between[@]}" "$KEYLOCK" $inner key "${@:3}"
 	outer=$(cat "$work/outer")
 	[[ $host == *-F* || $(files) == 0 ]]
 }
 
-# ends HOW INNER OUTER: the inner one runs, or is told that waiting would never end and of -r, or is
-# told that it would never end with -r either, or ends with status HOW and without a word.
+# ends HOW INNER OUTER: the inner one runs, or is told that waiting would never end and of -r, or is told
+# that it would never end with -r either, or ends with status HOW and without a word.
 ends() {
 	nested "$2" "$3" touch "$ran"
 	case $1 in
 	runs)
 		expect 0
-		[ -e "$ran" ]
-		return
+		rm "$ran"
 		;;
 	told) expect_message 78 ' -r ' ;;
 	never) expect_message 78 ;;
 	*) expect_taken "$1" ;;
 	esac
 	not_run
-	[[ $1 == [0-9]* || $stderr =~ ^'keylock: key: '.*("pid "$outer,|inherited) ]]
+	[[ $1 != [tn]* || $stderr =~ ^'keylock: key: '.*("pid "$outer,|inherited) ]]
 }
 
 @test "P9 never stuck: a key that an ancestor holds is 78, naming the ancestor and -r, and with -r runs" {
@@ -54,7 +51,6 @@ ends() {
 	for inner in -s '-n -s' '-r -s'; do
 		ends runs "$inner" -s
 	done
-	# Who does not wait is not told, and who has another way is not stopped.
 	ends 75 -n ''
 	ends 9 '-w0 -E 9' ''
 	ends runs '-j 2' '-j 2'
@@ -72,7 +68,6 @@ ends() {
 	for option in -x -r -rx; do
 		ends never "$option" -s
 	done
-	# Also where others share it.
 	hold -s key
 	fails 78 key -s key "$KEYLOCK" -r key touch "$ran"
 }
@@ -81,7 +76,6 @@ ends() {
 	chains=(
 		"sh -c '\"\$@\"; exit \$?' sh bash -c '\"\$@\"; exit \$?' bash setsid -w env nice"
 		"'$KEYLOCK' second sh -c '\"\$@\"; exit \$?' sh '$KEYLOCK' third"
-		# Descriptors and environment given up.
 		"$bare"
 		"$bare $(command -v sh) -c '\"\$@\"; exit \$?' sh"
 		'env -u KEYLOCK_KEY'
@@ -95,52 +89,44 @@ ends() {
 			ends runs -r "$host"
 		done
 	done
-	# The command that is in keylock's place is the nested run itself.
 	between=() start='exec "$@"'
 	ends told '' -F
 	ends runs -r -F
-	# Input that is a pipe which is still open, as --hold needs it.
+	# Input that stays open, as --hold needs it.
 	start='sleep 1 | "$@"'
 	nested --hold ''
 	expect_message 78 ' -r '
 	nested '-r --hold' ''
-	expect 0
-	[ "$output" = locked ]
+	[[ $status == 0 && $output == locked ]]
 }
 
 @test "P9 never stuck: a killed keylock's command is an ancestor by its descriptor; so is who had to wait" {
 	hold key
 	kill_hard "$holder"
-	tell "$held" without 'keylock -w 20 key touch "$ran"'
-	answered without 78
-	grep -q '^keylock: key: .* -r ' "$work/without.said"
-	not_run
-	tell "$held" with 'keylock -w 20 -r key true'
-	answered with 0
+	told "$held" 78 'keylock -w 20 key touch "$ran"'
+	grep -q '^keylock: key: .* -r ' "$work/told.said"
+	told "$held" 0 'keylock -w 20 -r key true'
 	kill_hard "$held"
 	free key
 	hold key
-	line_up key sh -c '"$KEYLOCK" -r -w 1 key touch "$ran"'
+	line_up key sh -c '"$KEYLOCK" -r -w 1 key touch "$served"'
 	let_go
 	ended_with "$waiter" 0
-	[[ -e $ran && $(files) == 0 ]]
+	[ -e "$served" ]
 }
 
 @test "P9 never stuck: also where the ancestor is another user's, as under sudo" {
 	public_keylock
 	between=(setpriv --reuid=65534 --regid=65534 --clear-groups --)
-	# The copy, which that user may execute.
 	KEYLOCK=$public/keylock
 	# Whose pid it is cannot be seen then, but that the descriptor was inherited.
 	nested '' '' touch "$KEYLOCK_DIR/ran"
 	expect_message 78 key ' -r '
 	nested -r '' echo ran
-	expect 0
-	[ "$output" = ran ]
+	[[ $status == 0 && $output == ran ]]
 }
 
 @test "P9 never stuck: a script that took the lock by flock(1) on its own descriptor is told, not let in" {
-	need flock
 	path=$("$KEYLOCK" --pin key)
 	for options in '' -r -s; do
 		# As a shell's child, and in its place.
@@ -153,16 +139,13 @@ ends() {
 @test "P4 in turn: a nested run passes those who wait only by -r, shared or not, and does not let them in" {
 	for mode in -x -s; do
 		hold "$mode" key
-		line_up key touch "$work/served"
-		tell "$holder" without "keylock $mode key touch \"\$ran\""
-		answered without 78
-		tell "$holder" with "keylock $mode -r key true"
-		answered with 0
-		[ ! -e "$work/served" ]
+		line_up key touch "$served"
+		told "$holder" 78 "keylock $mode key touch \"\$ran\""
+		told "$holder" 0 "keylock $mode -r key true"
+		[ ! -e "$served" ]
 		let_go
 		ended_with "$waiter" 0
-		rm "$work/served"
-		not_run
+		rm "$served"
 		[ "$(files)" = 0 ]
 	done
 }
@@ -171,17 +154,14 @@ ends() {
 	nested '-r -k b -k a' '' sh -c 'for key in key a b; do "$KEYLOCK" -n "$key" true; echo $?; done'
 	expect 0
 	[ "$output" = $'75\n75\n75' ]
-	# After the nested run the outer one still has its key, and the others are free.
 	prints $'75\n0' b sh -c '"$KEYLOCK" -r -k b a true; "$KEYLOCK" -n b true; echo $?
 		"$KEYLOCK" -n a true; echo $?'
-	[ "$(files)" = 0 ]
 }
 
 @test "slots that ancestors hold: told when there is no other, covered by -r; waited for where a stranger the other has" {
 	between=("$KEYLOCK" -j 2 key)
 	nested '-j 2' '-j 2' touch "$ran"
 	expect_message 78 key ' -r '
-	not_run
 	ends runs '-j 2 -r' '-j 2'
 	ends runs '-n -j 2 -r' '-j 2'
 	ends 75 '-n -j 2' '-j 2'
@@ -196,14 +176,13 @@ ends() {
 			until [ -e "$work/begun" ]; do sleep 0.01; done
 			"$KEYLOCK" -w 20 key echo ran'
 	done
-	all_gone
 }
 
 # --- guests ---
 
 # leave_guest OUTER [BEFORE [INNER]]: under a run with these options a nested one, "keylock -r INNER key",
-# in the background. Sets outer, and guest, the pid of the nested one's command. BEFORE is what comes
-# before the nested one; "timers" stands for: the outer one has no timer.
+# in the background. Sets outer, and guest, the pid of the nested one's command. BEFORE comes before the
+# nested one; "timers" stands for: the outer one has no timer.
 leave_guest() {
 	local host=("$KEYLOCK" $1 key) before=()
 	case ${2-} in
@@ -217,7 +196,7 @@ leave_guest() {
 	rm -f "$ran"
 	hold_by "${host[@]}"
 	outer=$holder
-	hold_under "$outer" ${before[@]+"${before[@]}"} "$KEYLOCK" -r ${3-} key
+	hold_under "$outer" "${before[@]}" "$KEYLOCK" -r ${3-} key
 	guest=$held
 }
 
@@ -226,24 +205,31 @@ guest_ends() {
 	wait_for 20 is_dead "$guest"
 }
 
-# nobody_comes OPTIONS...: not at once, and not in turn; and the next one comes when the guest has
-# ended.
+# The guest's own keylock ends, too.
+guest_is_over() {
+	nested=$(parent "$guest")
+	guest_ends
+	wait_for 20 is_dead "$nested"
+}
+
+# nobody_comes OPTIONS...: not at once, and not in turn; and the next one when the guest has ended.
 nobody_comes() {
 	local intruder
 	for intruder; do
 		quiet 75 $intruder key touch "$ran"
 	done
-	line_up key touch "$ran"
+	line_up key touch "$served"
 	in_state "$guest" RSD
-	not_run
+	[ ! -e "$served" ]
 	guest_ends
 	ended_with "$waiter" 0
+	rm "$served"
 	all_gone
 }
 
-# alone_in: in each form, a line, a nested run is alone though its outer run has ended. The last column is a
-# signal to the outer keylock after its command's end.
-alone_in() {
+
+@test "P1 alone: a nested run is alone whatever became of the run that it was started under" {
+	# The last column is a signal to the outer keylock after its command's end.
 	while IFS='|' read -r host before inner last after; do
 		echo "== $host, $before, $inner, $last, $after"
 		leave_guest "$host" "$before" "$inner"
@@ -258,11 +244,7 @@ alone_in() {
 		*-s) nobody_comes -n '-n -r' ;;
 		*) nobody_comes -n '-n -s' '-n -r' '-n -j 1' '-n -k another' '-w 0.1' '-s -w 0.1' ;;
 		esac
-	done
-}
-
-@test "P1 alone: a nested run is alone whatever became of the run that it was started under" {
-	alone_in <<-'FORMS'
+	done <<-'FORMS'
 		||||
 		-s||-s||
 		-x||-s||
@@ -274,11 +256,6 @@ alone_in() {
 		-o|||kill -KILL $PPID|
 		|bare||kill -KILL $PPID|
 		-o|||kill -KILL $$|
-	FORMS
-}
-
-@test "P1 alone: so it is whatever became of one with slots, several keys, no timer, or that was a nested run itself" {
-	alone_in <<-'FORMS'
 		-j 1||||TERM
 		-j 1 -o|||kill -KILL $PPID|
 		-l -o||-j 1||
@@ -296,21 +273,16 @@ alone_in() {
 	let_go "$outer" 'wait $!; exit $?'
 	expect 143
 	free key
-	[ "$(files)" = 0 ]
 }
 
 @test "P2 P3 a nested run that outlives its host keeps the key to its end, for flock(1) too, and no longer" {
-	need flock
 	for options in -x '-j 1' '-j 2' '-k other' -s; do
 		leave_guest "$options" '' "$([ "$options" != -s ] || echo -s)"
 		let_go "$outer" 'exit 5'
 		expect 5
 		[ "$options" = '-j 2' ] || taken key
-		run_it flock -n "$KEYLOCK_DIR/key" touch "$ran"
-		expect 1
-		nested=$(parent "$guest")
-		guest_ends
-		wait_for 20 is_dead "$nested"
+		it_gives 1 flock -n "$KEYLOCK_DIR/key" touch "$ran"
+		guest_is_over
 		all_gone
 	done
 }
@@ -318,15 +290,12 @@ alone_in() {
 @test "P2 beside such a run, or where the host died, what else the host left keeps the key as with -l" {
 	for end in 5 137; do
 		leave_guest ''
-		tell "$outer" daemon 'sleep 1000 & echo $!'
-		answered daemon 0
+		starts "$outer" 'sleep 1000'
 		let_go "$outer" "exit $end"
 		expect "$end"
-		nested=$(parent "$guest")
-		guest_ends
-		wait_for 20 is_dead "$nested"
+		guest_is_over
 		taken key
-		kill "$(cat "$work/daemon.said")"
+		kill "$started"
 		wait_for 20 free key
 	done
 }
@@ -361,8 +330,7 @@ alone_in() {
 		leave_guest "$options"
 		let_go "$outer"
 		for case in -x=78 -r=0 '-n -r=0' -n=75 '-s -r=0'; do
-			tell "$guest" nested "keylock -w 20 ${case%=*} key true"
-			answered nested "${case#*=}"
+			told "$guest" "${case#*=}" "keylock -w 20 ${case%=*} key true"
 		done
 		guest_ends
 		all_gone
@@ -379,15 +347,13 @@ alone_in() {
 		[ "$mode" = -x ] || hold -s key
 		let_go "$first"
 		[ "$mode" = -s ] || hold key
-		tell "$daemon" nested 'keylock -n -r key touch "$ran"'
-		answered nested 75
-		not_run
+		told "$daemon" 75 'keylock -n -r key touch "$ran"'
 		let_go
 	done
 }
 
 @test "P1 alone: the slot of a guest whose host has ended is nobody else's" {
-	# With the other slot taken it does not have one of its own.
+	# The other slot is taken.
 	hold -j 2 key
 	first=$holder
 	leave_guest '-j 2 -l -o' '' '-j 2'
@@ -398,22 +364,20 @@ alone_in() {
 	guest_ends
 	gives 0 -w 5 -j 2 key true
 	let_go "$first"
-	[ "$(files)" = 0 ]
 }
 
 @test "P1 alone: a shared nested run that has passed one who waits has a lock of its own" {
 	hold -s key
-	line_up key touch "$ran"
+	line_up key touch "$served"
 	hold_under "$holder" "$KEYLOCK" -r -s key
 	guest=$held
 	let_go
 	# Where nothing kept it, it would run by now.
 	sleep 0.3
 	has_ticket "$waiter"
-	not_run
+	[ ! -e "$served" ]
 	guest_ends
 	ended_with "$waiter" 0
-	all_gone
 }
 
 # --- proofs ---
@@ -501,6 +465,11 @@ is_stopped() {
 	grep -qs '^--- stopped by SIGSTOP' "$work/trace"
 }
 
+# Waits until strace, $tracer, has stopped it, or it has ended before.
+stops_or_ends() {
+	wait_for 20 eval 'is_stopped || is_dead "$tracer"'
+}
+
 goes_on() {
 	kill -CONT $(children "$tracer")
 }
@@ -509,9 +478,8 @@ goes_on() {
 # and tracer, the pid of strace.
 nested_stops() {
 	outer=$holder
-	tell "$outer" tracer "$(printf '%q ' "${stopping[@]}" "$KEYLOCK" "$@" key touch "$ran")& echo \$!"
-	answered tracer 0
-	tracer=$(cat "$work/tracer.said")
+	starts "$outer" "$(printf '%q ' "${stopping[@]}" "$KEYLOCK" "$@" key touch "$ran")"
+	tracer=$started
 }
 
 # has_presence [LINES]: the traced one has taken presence by its last LINES calls.
@@ -531,7 +499,6 @@ has_presence() {
 			nested_stops -n -r "$mode"
 			wait_for 20 is_stopped
 			if has_presence 1000 && ! has_presence; then
-				# Too late.
 				goes_on
 				let_go "$outer" 'wait $!'
 				[ "$call" != flock ] || break
@@ -541,8 +508,7 @@ has_presence() {
 			rm "$KEYLOCK_DIR/key"
 			hold -n key
 			goes_on
-			tell "$outer" nested 'wait $!'
-			answered nested 75
+			told "$outer" 75 'wait $!'
 			not_run
 			let_go "$outer"
 			let_go
@@ -561,7 +527,7 @@ has_presence() {
 		stopping+=(-e trace=openat -P key)
 		hold key
 		nested_stops -n -r
-		wait_for 20 eval 'is_stopped || is_dead "$tracer"'
+		stops_or_ends
 		# Too late: it has run, and tidies.
 		[ ! -e "$ran" ] || break
 		let_go "$outer"
@@ -573,6 +539,7 @@ has_presence() {
 	done
 	[ "$n" -gt 3 ]
 	! is_stopped || goes_on
+	rm "$ran"
 }
 
 @test "P4 in turn: a shared nested run whose ancestor has let go, before or after it had its shared lock, is in nobody's way" {
@@ -580,15 +547,15 @@ has_presence() {
 	for ((n = 1, locked = 0; !locked; n++)); do
 		stop_at flock "$n"
 		hold -s key
-		line_up key touch "$work/served"
+		line_up key touch "$served"
 		nested_stops -s -r
 		wait_for 20 is_stopped
 		locked=$(grep -c 'l_type=F_RDLCK, .*l_start=2,' "$work/trace") || :
 		let_go "$outer"
 		goes_on
 		ended_with "$waiter" 0
-		wait_for 20 test -e "$ran"
-		rm "$work/served"
+		wait_for 20 rm "$ran"
+		rm "$served"
 		all_gone
 	done
 }
@@ -602,19 +569,19 @@ at_each_stop() {
 		stop_at fcntl "$n"
 		"${stopping[@]}" "$KEYLOCK" key true 3>&- 4>&- &
 		tracer=$!
-		wait_for 20 eval 'is_stopped || is_dead "$tracer"'
+		stops_or_ends
 		is_stopped || break
 		locks=$(sed -nE 's/^lock:.* ([A-Z]+) +ADVISORY +([A-Z]+) .*:[0-9]+ /\1 \2 /p' \
 			/proc/$(children "$tracer")/fdinfo/*)
-		right=no
+		over=:
 		if grep -q '^clone\|^vfork' "$work/trace" && [ "$locks" = "$1" ]; then
-			right=yes
+			over=$3
 			met=$((met + 1))
 			"$2"
 		fi
 		goes_on
 		wait_for 20 is_dead "$tracer"
-		[ "$right" = no ] || "$3"
+		"$over"
 		[ "$(files)" = 0 ]
 	done
 	[ "$met" -gt 0 ]
@@ -644,21 +611,6 @@ at_each_stop() {
 	}
 	# It has let go and has no gate yet.
 	at_each_stop '' next_comes next_stays
-}
-
-@test "P1 alone: a stranger's locks on bytes are no ancestor's, and keep one waiting as a holder does" {
-	public_keylock
-	hold key
-	# Presence, guests, tickets, and others, up to far above.
-	for byte in 1 2 3 999 1000 2305843009213693953 4611686018427387905; do
-		keep reader="$byte"
-		for option in -r '-r -s' -x; do
-			it_quiet 75 as_user 61111 env KEYLOCK_KEY=key "$public/keylock" -w 0.1 $option key touch "$ran"
-		done
-		stop_keeping
-	done
-	let_go
-	[ "$(files)" = 0 ]
 }
 
 @test "P1 alone: under load no nested run is turned away, and none slips in after its ancestor" {

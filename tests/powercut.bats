@@ -1,5 +1,4 @@
 # A power cut: what a disk holds at that moment, and what keylock makes of it afterwards.
-# shellcheck disable=SC2016,SC2154 # inner shells' own variables; the helper's variables
 
 load helper
 

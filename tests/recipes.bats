@@ -1,6 +1,5 @@
 # The recipes of the README, each read out of the README itself and run by its real interpreter, so
 # that they cannot drift. Those that stand there as transcripts are run by documents.bats.
-# shellcheck disable=SC2016,SC2030,SC2031,SC2153,SC2154 # inner shells' and the helper's variables
 
 export KEYLOCK_TEST_LIMIT=${KEYLOCK_TEST_LIMIT:-180}
 load helper
@@ -34,10 +33,10 @@ recipe() {
 		found && /^$/ { if (began) blank++; next }
 		found && began { exit }' "$BATS_TEST_DIRNAME/../README" |
 		sed -E 's/"-w", "5"/"-w", "0.1"/; s/-w 5 /-w 0.1 /' >"$work/recipe"
-	if [ ! -s "$work/recipe" ]; then
+	[ -s "$work/recipe" ] || {
 		echo "the README has no recipe \"$1\"" >&2
 		return 1
-	fi
+	}
 	cat "$work/recipe"
 }
 
@@ -54,28 +53,26 @@ freed() {
 # a_section TOOL PROGRAM: PROGRAM takes two arguments: a key, and a fifo that its section reads a line
 # of, after it has written "within"; without the key it ends with 75 or writes that or "busy".
 a_section() {
-	local program end fifo=$work/section said=$work/said
+	local program end fifo=$work/section
 	[ -e "$fifo" ] || mkfifo "$fifo"
 	exec 7<>"$fifo"
 	for end in itself KILL; do
 		"$1" "$2" section:1 "$fifo" >"$said" 2>&1 3>&- 4>&- 7>&- &
 		program=$!
 		wait_for 60 grep -q within "$said"
-		# Held while the section runs: another one does not enter; another key is free.
 		gives 75 -n section:1 true
 		run_it "$1" "$2" section:1 "$fifo"
 		[[ $output$stderr$status == *75* || $output == *busy* ]]
 		[[ $output != *within* ]]
-		gives 0 -n section:2 true
+		free section:2
 		if [ "$end" = itself ]; then
 			echo >&7
 			wait "$program"
 		else
-			kill -KILL "$program"
-			ended_with "$program" 137
+			kill_hard "$program"
 		fi
 		freed section:1
-		wait_for 20 eval '[ "$(files)" = 0 ]'
+		all_gone
 	done
 }
 
@@ -99,7 +96,7 @@ a_language() {
 # be seen. One test, since it takes up to a minute.
 @test "P7 same key: cron's jobs and shells of root and of another user share a lock; the recipe for cron runs there, and a section of a script" {
 	need_root
-	need cron setpriv flock
+	need cron setpriv
 	line=$(recipe 'A line for crontab(5)')
 	[[ $line == '*/5 * * * * /usr/local/bin/keylock -n -E 0 report /usr/local/bin/report' ]]
 	uid=$(id -u nobody) || skip 'needs a user nobody'
@@ -192,7 +189,6 @@ a_language() {
 }
 
 @test "recipe: a section of a script, in every shell, by --pin and a descriptor, by --hold and a fifo" {
-	need flock
 	# What the test has pinned is not left.
 	files() {
 		find "$KEYLOCK_DIR" -mindepth 1 ! -perm -u+x 2>/dev/null | wc -l

@@ -21,7 +21,7 @@ trap 'exit 1' HUP INT TERM
 begin=$SECONDS number=100 build=(cc -O1 -std=c11 -w -o)
 
 # The tests do not wait for long for what no mutant does, and try their luck for longer.
-cp -r tests "$work/tests" && sed -i -E 's/(wait_for|-w) [23]0/\1 5/; s/seconds=2$/seconds=7/' "$work"/tests/*.ba* &&
+cp -r tests "$work/tests" && sed -i -E 's/(wait_for|-w) [23]0/\1 5/; s/size 2 30/size 7 30/' "$work"/tests/*.ba* &&
 	"${build[@]}" "$work/keylock" keylock.c || exit
 
 # FUNCTION: OLD => NEW: standard input with OLD, whatever blanks are between its words, replaced
@@ -183,8 +183,8 @@ network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] 
 10-found-before-the-stop signals knows.nothing key_acquire: lock->file = => if (!lock->guest) lock->file =
 	key_acquire: lock->guest = false => (void)0
 	key_acquire: result = lock_result => result = lock->guest ? COVERED : lock_result
-11-timer-runs-on hold has.waited.for lock_result: timer_arm(FOREVER) => (void)0
-12-forget-under-r record do.not.go.with parse_check: options->action == FORGET && nested => false
+11-timer-runs-on hold waits.in.line lock_result: timer_arm(FOREVER) => (void)0
+12-forget-under-r record does.not.go.with parse_check: options->action == FORGET && nested => false
 14-cycle-through-a-guest cycles through.a.guest search_go_on: holds(holder) => holds(holder) && holder->flocked
 15-own-XFSZ-passed-on status full.or.has say: sigaddset(&own, SIGXFSZ) => (void)0
 15-interrupt-twice terminal not.yet.seen forward: signo == SIGINT || =>
