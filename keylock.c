@@ -565,9 +565,9 @@ rotate(uint32_t word, int count)
 	return word >> count | word << (32 - count);
 }
 
-/* Work one block of 64 bytes into `state` (FIPS 180-4, 6.2.2). */
+/* Work a block, the first 16 words, into `state` (FIPS 180-4, 6.2.2). */
 static void
-sha256_block(uint32_t state[8], const unsigned char block[64])
+sha256_block(uint32_t state[8], uint32_t words[64])
 {
 	static const uint32_t constants[64] = {
 	    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4,
@@ -581,12 +581,8 @@ sha256_block(uint32_t state[8], const unsigned char block[64])
 	    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7,
 	    0xc67178f2,
 	};
-	uint32_t words[64];
 	uint32_t work[8];
 
-	for (int i = 0; i < 16; i++)
-		words[i] = (uint32_t)block[4 * i] << 24 | (uint32_t)block[4 * i + 1] << 16 |
-		           (uint32_t)block[4 * i + 2] << 8 | block[4 * i + 3];
 	for (int i = 16; i < 64; i++) {
 		uint32_t a = words[i - 15], b = words[i - 2];
 
@@ -617,25 +613,27 @@ sha256_hex(const char *bytes, size_t length, char hex[65])
 	    0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
 	    0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
 	};
-	unsigned char tail[128] = {0};
-	size_t rest = length % 64;
-	size_t tail_length = rest < 56 ? 64 : 128;
+	uint32_t words[64] = {0};
+	size_t end = (length + 8) / 64 * 64 + 64;
 
-	for (size_t done = 0; done + 64 <= length; done += 64)
-		sha256_block(state, (const unsigned char *)bytes + done);
-	memcpy(tail, bytes + length - rest, rest);
-	tail[rest] = 0x80;
-	for (size_t i = 0; i < 8; i++)
-		tail[tail_length - 1 - i] = (unsigned char)((uint64_t)length * 8 >> 8 * i);
-	for (size_t done = 0; done < tail_length; done += 64)
-		sha256_block(state, tail + done);
+	/* A bit behind the bytes and, in the last eight, how many bits they are. */
+	for (size_t i = 0; i < end; i++) {
+		uint64_t size = end - i > 8 ? 0 : (uint64_t)length * 8 >> 8 * (end - 1 - i);
+		uint32_t byte = i < length    ? (unsigned char)bytes[i]
+		                : i == length ? 0x80
+		                              : size & 0xff;
+
+		words[i / 4 % 16] = words[i / 4 % 16] << 8 | byte;
+		if (i % 64 == 63)
+			sha256_block(state, words);
+	}
 	for (int i = 0; i < 8; i++)
 		sprintf(hex + 8 * i, "%08x", state[i]);
 }
 
-/* Write the file name of `key`, of 1 to KEY_MAX_BYTES bytes, to `name`. */
+/* Write the name of the file of slot `slot`, from 1, of `key`, of 1 to KEY_MAX_BYTES bytes. */
 static void
-name_of_key(const char *key, char name[NAME_SIZE])
+name_of_key(const char *key, int slot, char name[NAME_SIZE])
 {
 	static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 				    "0123456789._-+@:,=";
@@ -648,7 +646,8 @@ name_of_key(const char *key, char name[NAME_SIZE])
 		if (used + (stands ? 1 : 3) > NAME_MAX_BYTES) {
 			memcpy(name + cut, "%h", 2);
 			sha256_hex(key, strlen(key), name + cut + 2);
-			return;
+			used = cut + HASH_BYTES;
+			break;
 		}
 		if (stands)
 			name[used++] = *byte;
@@ -658,44 +657,36 @@ name_of_key(const char *key, char name[NAME_SIZE])
 			cut = used;
 	}
 	name[used] = '\0';
-}
-
-/* Name the file of slot `number`, from 1, of the key whose first file is `base`. */
-static void
-slot_name(char name[NAME_SIZE], const char *base, int number)
-{
-	int used = snprintf(name, NAME_SIZE, "%.*s", NAME_MAX_BYTES, base);
-
-	if (number > 1)
-		sprintf(name + used, "%%s%d", number);
+	if (slot > 1)
+		sprintf(name + used, "%%s%d", slot);
 }
 
 /* Read a file name back: the key to `key` and the number of the slot. A name with a hash
- * stands for itself, and *hashed tells so. Returns false for a name that the above do not
+ * stands for itself, and *hashed tells so. Returns false for a name that the above does not
  * make, which is found out by making it again. */
 static bool
 key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 {
-	char base[NAME_SIZE], again[NAME_SIZE], *mark, *hash;
+	char again[NAME_SIZE], *mark, *hash;
 	size_t used = 0;
 
 	if (strlen(name) >= NAME_SIZE)
 		return false;
-	strcpy(base, name);
+	strcpy(again, name);
 	*slot = 1;
-	mark = strstr(base, "%s");
+	mark = strstr(again, "%s");
 	if (mark && !parse_number(mark + 2, 2, SLOTS_MAX, slot))
 		return false;
 	if (mark)
 		*mark = '\0';
-	hash = strstr(base, "%h");
-	*hashed = hash && strlen(base) <= NAME_MAX_BYTES &&
+	hash = strstr(again, "%h");
+	*hashed = hash && strlen(again) <= NAME_MAX_BYTES &&
 	          strspn(hash + 2, "0123456789abcdef") == 64 && !hash[2 + 64];
 	if (*hashed) {
-		strcpy(key, base);
+		strcpy(key, again);
 		return true;
 	}
-	for (const char *byte = base; *byte; byte++) {
+	for (const char *byte = again; *byte; byte++) {
 		unsigned int value = (unsigned char)*byte;
 
 		if (*byte == '%' && byte[1] && byte[2] && sscanf(byte + 1, "%2x", &value) == 1)
@@ -703,8 +694,7 @@ key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 		key[used++] = (char)value;
 	}
 	key[used] = '\0';
-	name_of_key(key, base);
-	slot_name(again, base, *slot);
+	name_of_key(key, *slot, again);
 	return *key && strcmp(again, name) == 0;
 }
 
@@ -1558,7 +1548,7 @@ slot_try(const struct lock *lock, int place)
 	char name[NAME_SIZE];
 	int error, renamed;
 
-	slot_name(name, lock->name, place + 1);
+	name_of_key(lock->key, place + 1, name);
 	/* That of a holder who has left may be gone, and another of that name be there. */
 	for (int tries = 0; tries < 100; tries++) {
 		error = file->fd < 0 ? -lockfile_open(lock->directory, name, file) : 0;
@@ -1660,12 +1650,12 @@ slots_tidy(const struct lock *lock)
 
 	if (lock->slots < 2)
 		return;
-	name_of_key(lock->key, base);
-	lockfile_tidy(lock->directory, base);
-	for (int number = 2;
-	     number <= lock->slots && faccessat(lock->directory->fd, base, F_OK, 0) < 0; number++) {
-		slot_name(name, base, number);
+	name_of_key(lock->key, 1, base);
+	for (int slot = 1; slot <= lock->slots; slot++) {
+		name_of_key(lock->key, slot, name);
 		lockfile_tidy(lock->directory, name);
+		if (faccessat(lock->directory->fd, base, F_OK, 0) == 0)
+			break;
 	}
 }
 
@@ -1674,7 +1664,6 @@ slots_tidy(const struct lock *lock)
 static int
 slots_acquire(struct lock *lock, struct wait *wait)
 {
-	char base[NAME_SIZE];
 	int error;
 
 	slots = slots ? slots : calloc(SLOTS_MAX, sizeof(*slots));
@@ -1687,8 +1676,7 @@ slots_acquire(struct lock *lock, struct wait *wait)
 		lockfile_close(&lock->file); /* the place in the queue */
 		lock->file = slots[slots_taken];
 		slots[slots_taken] = NO_LOCKFILE;
-		strcpy(base, lock->name);
-		slot_name(lock->name, base, slots_taken + 1);
+		name_of_key(lock->key, slots_taken + 1, lock->name);
 	}
 	for (int i = 0; i < lock->slots; i++)
 		lockfile_close(&slots[i]);
@@ -1710,11 +1698,10 @@ struct keys {
 static int
 key_acquire(struct lock *lock, struct wait *wait)
 {
-	char base[NAME_SIZE];
 	int result;
 
 	if (lock->slots > 1) /* it may be that of a slot had before a stop */
-		name_of_key(lock->key, lock->name);
+		name_of_key(lock->key, 1, lock->name);
 	wait->lock = lock;
 	wait->look_at = UNSET;
 	lock->file = lock->cover = NO_LOCKFILE;
@@ -1729,8 +1716,7 @@ key_acquire(struct lock *lock, struct wait *wait)
 	}
 	if (result == COVERED && !signals.caught) {
 		lock->file = lock->cover;
-		strcpy(base, lock->name);
-		slot_name(lock->name, base, lock->cover_slot);
+		name_of_key(lock->key, lock->cover_slot, lock->name);
 		return 0;
 	}
 	lockfile_close(&lock->cover);
@@ -2305,7 +2291,7 @@ static int
 look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 {
 	int count = lock->slots > 1 ? lock->slots : 1, held = 0, result = 0;
-	char base[NAME_SIZE], name[NAME_SIZE];
+	char name[NAME_SIZE];
 	const struct seat *found;
 	const char *remedy = "; -r runs under its lock";
 	char who[64] = "a descriptor that this process inherited";
@@ -2313,13 +2299,12 @@ look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 	struct seat seat;
 
 	lineage_find(&lineage, lock->directory);
-	name_of_key(lock->key, base);
 	looker->unsure = false;
 	for (size_t i = 0; i < lineage.seats.count; i++)
 		*related = *related || holds(&lineage.seats.list[i]);
 	for (int number = 1; number <= count && result != COVERED && lineage.seats.count;
 	     number++) {
-		slot_name(name, base, number);
+		name_of_key(lock->key, number, name);
 		found = lineage_holder(&lineage, name);
 		if (!found)
 			continue;
@@ -3053,7 +3038,7 @@ static int
 look(struct directory *directory, char **keys, bool json, const char *who)
 {
 	struct listing listing = {.directory = directory, .json = json, .who = who != NULL};
-	char base[NAME_SIZE], name[NAME_SIZE];
+	char name[NAME_SIZE];
 	int slot, count = 0, error = 0, status = directory_open(directory);
 	struct dirent **entries = NULL;
 	bool hashed;
@@ -3069,9 +3054,8 @@ look(struct directory *directory, char **keys, bool json, const char *who)
 		if (key_of_name(entries[i]->d_name, name, &slot, &hashed))
 			error = list_file(&listing, entries[i]->d_name, hashed ? NULL : name, slot);
 	for (; *keys && !error; keys++) {
-		name_of_key(*keys, base);
 		for (slot = 1; slot <= SLOTS_MAX && !error; slot++) {
-			slot_name(name, base, slot);
+			name_of_key(*keys, slot, name);
 			error = list_file(&listing, name, *keys, slot);
 		}
 	}
@@ -3092,7 +3076,7 @@ print_path(const struct directory *directory, const char *key)
 {
 	char name[NAME_SIZE];
 
-	name_of_key(key, name);
+	name_of_key(key, 1, name);
 	printf("%s/%s\n", directory->path, name);
 	return printed();
 }
@@ -3109,7 +3093,7 @@ pin(struct directory *directory, const char *key, nanoseconds patience)
 
 	if (status)
 		return status;
-	name_of_key(key, lock.name);
+	name_of_key(key, 1, lock.name);
 	do {
 		lockfile_close(&lock.file);
 		error = -lockfile_open(directory, lock.name, &lock.file);
@@ -3582,7 +3566,7 @@ keys_make(struct keys *keys, const struct options *options, struct directory *di
 		locks[i].key = options->keys[i];
 		locks[i].shared = options->shared;
 		locks[i].slots = options->slots;
-		name_of_key(options->keys[i], locks[i].name);
+		name_of_key(options->keys[i], 1, locks[i].name);
 	}
 	keys_order(keys);
 	return true;

@@ -199,9 +199,9 @@ check_key(const char *key, char name[NAME_SIZE])
 	int slot;
 
 	memset(name, 'x', NAME_SIZE);
-	name_of_key(key, name);
+	name_of_key(key, 1, name);
 	for (int number = 1; number <= SLOTS_MAX; number = number * 13 + 1) {
-		slot_name(again, name, number);
+		name_of_key(key, number, again);
 		MUST(key_of_name(again, back, &slot, &hashed));
 		MUST(slot == number && strcmp(back, hashed ? name : key) == 0);
 	}
@@ -215,8 +215,8 @@ check_pair(const char *one, const char *other)
 
 	if (!*one || !*other)
 		return;
-	name_of_key(one, one_name);
-	name_of_key(other, other_name);
+	name_of_key(one, 1, one_name);
+	name_of_key(other, 1, other_name);
 	MUST((strcmp(one, other) == 0) == (strcmp(one_name, other_name) == 0));
 }
 
@@ -238,7 +238,7 @@ target_name(const uint8_t *data, size_t size)
 			continue;
 		check_key(key, name);
 		refer(4, key, name);
-		slot_name(slot, name, 2);
+		name_of_key(key, 2, slot);
 		check_pair(slot, key);
 		/* A name is a key, too: of another file, but where it stands for itself. */
 		check_pair(name, key);
@@ -253,7 +253,7 @@ static void
 target_file(const uint8_t *data, size_t size)
 {
 	struct strings names = strings_of(data, size, 1);
-	char key[NAME_SIZE], again[NAME_SIZE], base[NAME_SIZE];
+	char key[NAME_SIZE], again[NAME_SIZE];
 	const char *name = names.list[0];
 	bool hashed;
 	int slot;
@@ -261,10 +261,9 @@ target_file(const uint8_t *data, size_t size)
 	if (strlen(name) <= 255 && key_of_name(name, key, &slot, &hashed)) {
 		MUST(slot >= 1 && slot <= SLOTS_MAX);
 		if (hashed)
-			strcpy(base, key);
+			snprintf(again, sizeof(again), slot > 1 ? "%s%%s%d" : "%s", key, slot);
 		else
-			name_of_key(key, base);
-		slot_name(again, base, slot);
+			name_of_key(key, slot, again);
 		MUST(strcmp(again, name) == 0);
 	}
 	strings_free(&names);
@@ -318,7 +317,7 @@ check_options(const struct options *options)
 	for (size_t i = 0; i < options->key_count; i++) {
 		MUST(*options->keys[i] && strlen(options->keys[i]) <= KEY_MAX_BYTES);
 		locks[i].key = options->keys[i];
-		name_of_key(locks[i].key, locks[i].name);
+		name_of_key(locks[i].key, 1, locks[i].name);
 	}
 	keys_order(&keys);
 	for (size_t i = 1; i < keys.count; i++)
