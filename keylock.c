@@ -178,22 +178,19 @@ parse_time(const char *text, nanoseconds *time)
 
 enum { WAKER = _NSIG - 1 }; /* the timer's signal, SIGRTMAX: the one that is used least */
 
-/* The timer's, and those that people and systems send to end or to stop a program. */
+/* Those that people and systems send to end or to stop a program. */
 static const int handled[] = {
-    WAKER,   SIGHUP,  SIGINT,  SIGQUIT, SIGPIPE, SIGALRM, SIGTERM,
-    SIGUSR1, SIGUSR2, SIGXCPU, SIGPWR,  SIGTSTP, SIGTTIN, SIGTTOU,
+    SIGHUP,  SIGINT,  SIGQUIT, SIGPIPE, SIGALRM, SIGTERM, SIGUSR1,
+    SIGUSR2, SIGXCPU, SIGPWR,  SIGTSTP, SIGTTIN, SIGTTOU,
 };
 
-enum { HANDLED = sizeof(handled) / sizeof(*handled) };
-
 static struct {
-	sigset_t all;          /* those too that sigfillset(3) leaves to libc (nptl(7)) */
-	sigset_t came_mask;    /* the mask that keylock came with */
-	sigset_t wait_mask;    /* while waiting */
-	bool begun;            /* there are handlers and the timer */
-	bool ignored[HANDLED]; /* the handled ones that came so */
+	sigset_t all;       /* those too that sigfillset(3) leaves to libc (nptl(7)) */
+	sigset_t came_mask; /* the mask that keylock came with */
+	sigset_t wait_mask; /* while waiting */
+	bool begun;         /* there are handlers and the timer */
 	timer_t timer;
-	nanoseconds armed;                /* for when; FOREVER: it does not run */
+	struct sigaction waker_came;      /* what was done with WAKER */
 	volatile sig_atomic_t caught;     /* the signal that ends the wait, or 0 */
 	bool in_child;                    /* the child runs in our memory: see child_run() */
 	volatile sig_atomic_t child_stop; /* the stop signal that it was sent then, or 0 */
@@ -204,18 +201,6 @@ static bool
 is_stop_signal(int signo)
 {
 	return signo == SIGTSTP || signo == SIGTTIN || signo == SIGTTOU;
-}
-
-static void
-signals_keep_out(void)
-{
-	sigprocmask(SIG_SETMASK, &signals.all, NULL);
-}
-
-static void
-signals_let_in(void)
-{
-	sigprocmask(SIG_SETMASK, &signals.wait_mask, NULL);
 }
 
 static void
@@ -235,15 +220,12 @@ signals_begin(void)
 static int
 timer_arm(nanoseconds until)
 {
-	struct itimerspec alarm = {.it_interval.tv_nsec = 5 * MILLISECOND};
+	struct itimerspec alarm = {
+	    .it_value = {(time_t)(until / SECOND), (long)(until % SECOND)},
+	    .it_interval.tv_nsec = 5 * MILLISECOND,
+	};
 
-	if (!signals.begun || until == signals.armed)
-		return 0;
-	if (until != FOREVER)
-		alarm.it_value =
-		    (struct timespec){(time_t)(until / SECOND), (long)(until % SECOND)};
-	signals.armed = until;
-	return timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL);
+	return signals.begun ? timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL) : 0;
 }
 
 /* Take down what ends the wait; all that is called is async-signal-safe. In the child do what
@@ -266,12 +248,25 @@ on_signal(int signo)
 	errno = kept;
 }
 
-/* Make the timer and set the handlers up, but for signals that came ignored, once. Returns 0
- * or an errno. */
+/* Have `handler` called for the signals above, with `stops` only for those that stop; not for
+ * what came ignored. */
+static void
+signals_handle(void (*handler)(int), bool stops)
+{
+	struct sigaction action = {.sa_handler = handler}, came;
+
+	sigfillset(&action.sa_mask);
+	for (size_t i = 0; i < sizeof(handled) / sizeof(*handled); i++)
+		if ((!stops || is_stop_signal(handled[i])) &&
+		    sigaction(handled[i], &action, &came) == 0 && came.sa_handler == SIG_IGN)
+			signal(handled[i], SIG_IGN);
+}
+
+/* Make the timer and set the handlers up, once. Returns 0 or an errno. */
 static int
 waiting_begin(void)
 {
-	struct sigaction handler = {.sa_handler = on_signal}, came;
+	struct sigaction handler = {.sa_handler = on_signal};
 	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = WAKER};
 
 	if (signals.begun)
@@ -279,24 +274,10 @@ waiting_begin(void)
 	if (timer_create(CLOCK_MONOTONIC, &event, &signals.timer) < 0)
 		return errno == EAGAIN ? EDQUOT : errno; /* EAGAIN means taken here */
 	sigfillset(&handler.sa_mask);
-	for (size_t i = 0; i < HANDLED; i++) {
-		sigaction(handled[i], &handler, &came);
-		signals.ignored[i] = came.sa_handler == SIG_IGN;
-		if (signals.ignored[i] && handled[i] != WAKER)
-			signal(handled[i], SIG_IGN);
-	}
-	signals.armed = FOREVER;
+	sigaction(WAKER, &handler, &signals.waker_came);
+	signals_handle(on_signal, false);
 	signals.begun = true;
 	return 0;
-}
-
-/* Take the handlers back, with `stops` only those of the stop signals. */
-static void
-handlers_end(bool stops)
-{
-	for (size_t i = 0; i < HANDLED && signals.begun; i++)
-		if (!stops || is_stop_signal(handled[i]))
-			signal(handled[i], signals.ignored[i] ? SIG_IGN : SIG_DFL);
 }
 
 /* Let in what signals have come. Returns whether one is to end or to stop keylock: it is in
@@ -308,47 +289,36 @@ signal_came(void)
 
 	sigpending(&pending);
 	if (!sigisemptyset(&pending) && waiting_begin() == 0) {
-		signals_let_in();
-		signals_keep_out();
+		sigprocmask(SIG_SETMASK, &signals.wait_mask, NULL);
+		sigprocmask(SIG_SETMASK, &signals.all, NULL);
 	}
 	return signals.caught != 0;
 }
 
-/* Do what `signo` does by default, until continued where that is to stop. */
-static void
+/* Do what `signo` does by default: stop until continued, or die, without a second core. Not
+ * stop where a SIGCONT has come since, which is pending then: a stop signal that is sent takes
+ * it away (signal(7)). Returns 128 + signo where the kernel does not let this process die of
+ * it, as process 1 of a pid namespace (pid_namespaces(7)). */
+static int
 act_by_default(int signo)
 {
 	enum { BITS = 8 * sizeof(unsigned long) };
 	struct sigaction by_default = {.sa_handler = SIG_DFL}, came;
 	unsigned long only[_NSIG / BITS + 1] = {0}; /* sigaddset(3) leaves some to libc */
+	sigset_t pending;
 
+	signals.caught = 0;
+	sigpending(&pending);
+	if (!is_stop_signal(signo))
+		prctl(PR_SET_DUMPABLE, 0);
+	else if (sigismember(&pending, SIGCONT) == 1)
+		return 0;
 	only[(signo - 1) / BITS] = 1UL << (unsigned)(signo - 1) % BITS;
 	sigaction(signo, &by_default, &came);
 	kill(getpid(), signo);
 	syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, only, NULL, _NSIG / 8);
-	signals_keep_out();
+	sigprocmask(SIG_SETMASK, &signals.all, NULL);
 	sigaction(signo, &came, NULL);
-}
-
-/* Stop by the stop signal `signo`; not where a SIGCONT has come since, which is pending
- * then: a stop signal that is sent takes it away (signal(7)). */
-static void
-stop_by(int signo)
-{
-	sigset_t pending;
-
-	sigpending(&pending);
-	if (sigismember(&pending, SIGCONT) != 1)
-		act_by_default(signo);
-}
-
-/* Die of `signo`, without a second core. Returns 128 + signo where the kernel does not let
- * this process die of it, as process 1 of a pid namespace (pid_namespaces(7)). */
-static int
-die_by(int signo)
-{
-	prctl(PR_SET_DUMPABLE, 0);
-	act_by_default(signo);
 	return 128 + signo;
 }
 
@@ -384,18 +354,11 @@ struct wait {
 	struct looker *looker; /* what `look` needs beside it */
 };
 
-/* Whether the time for the acquisition is over. */
-static bool
-is_late(const struct wait *wait)
-{
-	return wait->deadline != FOREVER && now() >= wait->deadline;
-}
-
 /* Whether a look may go on: the time is not over, and no signal has come. */
 static bool
 wait_goes_on(const struct wait *wait)
 {
-	return !signal_came() && !is_late(wait);
+	return !signal_came() && now() < wait->deadline;
 }
 
 /* What is to be done before sleeping on, until `until` at most. Returns 0, and the timer will
@@ -412,7 +375,8 @@ wait_check(struct wait *wait, nanoseconds until)
 	while (!error) {
 		if (signals.caught)
 			return EINTR;
-		if (wait->look_at && is_late(wait)) /* the look that is due at once comes first */
+		if (wait->look_at &&
+		    now() >= wait->deadline) /* the look that is due at once comes first */
 			return ETIMEDOUT;
 		if (wait->look_at == FOREVER || now() < wait->look_at)
 			return timer_arm(wait->look_at < until ? wait->look_at : until) ? errno : 0;
@@ -433,9 +397,9 @@ lock_have(int fd, short type, off_t what, struct wait *wait)
 		error = wait_check(wait, FOREVER);
 		if (error)
 			return error;
-		signals_let_in();
+		sigprocmask(SIG_SETMASK, &signals.wait_mask, NULL);
 		error = request(fd, type, what, true);
-		signals_keep_out();
+		sigprocmask(SIG_SETMASK, &signals.all, NULL);
 	} while (error == EINTR);
 	return error == EAGAIN ? ENOLCK : error; /* "taken" is no answer to one who waits */
 }
@@ -480,7 +444,7 @@ say(int status, const char *format, ...)
 	}
 	if (hurried) {
 		timer_arm(FOREVER);
-		signals_keep_out();
+		sigprocmask(SIG_SETMASK, &signals.all, NULL);
 	}
 	errno = kept;
 	return status;
@@ -511,14 +475,9 @@ show(const char *text)
 	wchar_t character = 0;
 	size_t used = 0;
 
-	shown[0] = '\0';
-	while (*text) {
+	while (*text && used + sizeof("\\xHH...") <= SHOWN_SIZE) {
 		size_t length = utf8_length(text, &character);
 
-		if (used + sizeof("\\xHH...") > SHOWN_SIZE) {
-			strcpy(shown + used, "...");
-			break;
-		}
 		length = iswcntrl((wint_t)character) ? 0 : length;
 		if (length)
 			used += (size_t)sprintf(shown + used, "%.*s", (int)length, text);
@@ -526,6 +485,7 @@ show(const char *text)
 			used += (size_t)sprintf(shown + used, "\\x%02x", (unsigned char)*text);
 		text += length ? length : 1;
 	}
+	strcpy(shown + used, *text ? "..." : "");
 	return shown;
 }
 
@@ -798,10 +758,9 @@ directory_choose(struct directory *directory, const char *named)
 {
 	static char own[64];
 	uid_t user = named ? 0 : geteuid();
-	char root[PATH_MAX], point[PATH_MAX];
-	const char *line = "";
+	const char *mount = "";
 	struct stat lock;
-	bool shared, is_private = false;
+	bool shared;
 
 	directory->named = named != NULL;
 	directory->path = named ? named : user ? own : "/run/keylock";
@@ -814,16 +773,15 @@ directory_choose(struct directory *directory, const char *named)
 	/* The mount of a service's own /tmp shows a folder of systemd's (systemd.exec(5),
 	 * PrivateTmp; proc_pid_mountinfo(5)). Others do not see that folder. */
 	if (!shared)
-		line = proc_text("/proc/self/mountinfo");
-	for (; *line; line = line_after(line))
-		if (sscanf(line, "%*s %*s %*s %4095s %4095s", root, point) == 2 &&
-		    strcmp(point, "/tmp") == 0)
-			is_private = strstr(root, "/systemd-private-") != NULL;
-	if (!is_private)
-		return 0;
-	return directory_failure(directory, UNSAFE,
-	                         "/tmp is this service's own (PrivateTmp), and a key there would "
-	                         "be another one outside");
+		mount = proc_text("/proc/self/mountinfo");
+	while ((mount = strstr(mount, "/systemd-private-"))) {
+		mount += strcspn(mount, " ");
+		if (strncmp(mount, " /tmp ", strlen(" /tmp ")) == 0)
+			return directory_failure(directory, UNSAFE,
+			                         "/tmp is this service's own (PrivateTmp), and a "
+			                         "key there would be another one outside");
+	}
+	return 0;
 }
 
 /* Check the open directory against the rules. Returns 0, or a status and says why. */
@@ -1054,14 +1012,10 @@ lockfile_failure(const struct directory *directory, const char *name, int status
 static int
 lockfile_make(const struct directory *directory, const char *name)
 {
-	mode_t mode = S_ISVTX | S_IRUSR | S_IWUSR;
-	int fd;
+	mode_t writable = S_IWUSR | (directory->is.st_mode & (S_IWGRP | S_IWOTH));
+	mode_t mode = S_ISVTX | writable | writable << 1; /* who may write may read, too */
+	int fd = openat(directory->fd, name, LOCKFILE_FLAGS | O_CREAT | O_EXCL, mode);
 
-	if (directory->is.st_mode & S_IWGRP)
-		mode |= S_IRGRP | S_IWGRP;
-	if (directory->is.st_mode & S_IWOTH)
-		mode |= S_IROTH | S_IWOTH;
-	fd = openat(directory->fd, name, LOCKFILE_FLAGS | O_CREAT | O_EXCL, mode);
 	/* The members of the directory's group, not those of the maker's. */
 	if (fd >= 0 && (mode & S_IWGRP) && fchown(fd, (uid_t)-1, directory->is.st_gid) < 0) {
 		/* Not a member: the directory's owner wanted it so. */
@@ -1245,10 +1199,9 @@ lock_take(struct lock *lock, struct wait *wait)
 static int
 lock_result(struct lock *lock, int error)
 {
-	int fd = lock->file.fd, result = CAUGHT;
+	int fd = lock->file.fd, result = error < 0 ? -error : TAKEN;
 	const char *why;
 
-	lock->ticket = 0;
 	timer_arm(FOREVER);
 	if (!error && !signals.caught) {
 		/* Held since now, unless others hold it along with us. A file that has a
@@ -1264,11 +1217,10 @@ lock_result(struct lock *lock, int error)
 		      "needs Linux 3.15 or newer";
 	else if (error == EDQUOT)
 		why = "no timer is left to wait with; see ulimit -i";
-	if (!signals.caught && (error == EAGAIN || error == ETIMEDOUT))
-		result = TAKEN;
-	else if (!signals.caught)
-		result = error < 0 ? -error
-		                   : say(REFUSED, "%s: cannot be locked: %s", show(lock->key), why);
+	if (error >= 0 && signals.caught)
+		result = CAUGHT;
+	else if (error > 0 && error != EAGAIN && error != ETIMEDOUT)
+		result = say(REFUSED, "%s: cannot be locked: %s", show(lock->key), why);
 	lockfile_close(&lock->file);
 	lockfile_tidy(lock->directory, lock->name);
 	return result;
@@ -1293,7 +1245,7 @@ lock_acquire(struct lock *lock, struct wait *wait, int (*take)(struct lock *, st
 			renamed = lockfile_recheck(lock->directory, lock->name, &lock->file);
 		if (renamed != ESTALE)
 			return renamed ? renamed : error;
-		if (!wait->nonblock && is_late(wait))
+		if (!wait->nonblock && now() >= wait->deadline)
 			return ETIMEDOUT;
 	}
 }
@@ -1524,27 +1476,13 @@ record_settle(const struct lock *lock, bool ran, const char *cause, const char *
 static struct lockfile *slots;
 static int slots_taken;
 
-/* Try to take the lock of the open file of a slot; `gated` where we are in its gate, else it
- * is taken where the gate is closed. Returns as lock_take_now() does. */
-static int
-slot_take(int fd, bool gated)
-{
-	int error = gated ? 0 : lock_try(fd, F_WRLCK, GATE);
-
-	if (error)
-		return error;
-	error = lock_take_now(fd, F_WRLCK, GUESTS + 1);
-	if (!gated)
-		lock_try(fd, F_UNLCK, GATE);
-	return error;
-}
-
 /* Try to acquire slot `place`, from 0, whose file is opened where it is not. Returns 0, EAGAIN
- * when it is taken, another errno, or a result as a negative number. */
+ * when it or its gate is taken, another errno, or a result as a negative number. */
 static int
 slot_try(const struct lock *lock, int place)
 {
 	struct lockfile *file = &slots[place];
+	bool gated = place == 0 && !lock->ticket; /* we are in the gate of the first */
 	char name[NAME_SIZE];
 	int error, renamed;
 
@@ -1552,8 +1490,13 @@ slot_try(const struct lock *lock, int place)
 	/* That of a holder who has left may be gone, and another of that name be there. */
 	for (int tries = 0; tries < 100; tries++) {
 		error = file->fd < 0 ? -lockfile_open(lock->directory, name, file) : 0;
-		if (!error) /* without a ticket we are in the gate of the first */
-			error = slot_take(file->fd, place == 0 && !lock->ticket);
+		if (!error && !gated)
+			error = lock_try(file->fd, F_WRLCK, GATE);
+		if (!error) {
+			error = lock_take_now(file->fd, F_WRLCK, GUESTS + 1);
+			if (!gated)
+				lock_try(file->fd, F_UNLCK, GATE);
+		}
 		if (error && error != EAGAIN)
 			return error;
 		renamed = lockfile_recheck(lock->directory, name, file);
@@ -1704,7 +1647,7 @@ key_acquire(struct lock *lock, struct wait *wait)
 		name_of_key(lock->key, 1, lock->name);
 	wait->lock = lock;
 	wait->look_at = UNSET;
-	lock->file = lock->cover = NO_LOCKFILE;
+	lock->file = NO_LOCKFILE;
 	lock->guest = false;
 	result = lock_result(lock, lock->slots > 1 ? slots_acquire(lock, wait)
 	                                           : lock_acquire(lock, wait, lock_take));
@@ -1714,13 +1657,11 @@ key_acquire(struct lock *lock, struct wait *wait)
 		result = wait->look(wait);
 		result = result ? result : TAKEN;
 	}
-	if (result == COVERED && !signals.caught) {
-		lock->file = lock->cover;
-		name_of_key(lock->key, lock->cover_slot, lock->name);
-		return 0;
-	}
-	lockfile_close(&lock->cover);
-	return result == COVERED ? CAUGHT : result;
+	if (result != COVERED)
+		return result;
+	lock->file = lock->cover;
+	name_of_key(lock->key, lock->cover_slot, lock->name);
+	return 0;
 }
 
 /* Let the first `count` keys go, the last one first. */
@@ -1739,7 +1680,7 @@ keys_release(struct keys *keys, size_t count, bool linger)
 static int
 keys_acquire(struct keys *keys, struct wait *wait, size_t *failed)
 {
-	int result = 0, signo;
+	int result = 0;
 
 	for (size_t i = 0; i < keys->count; i++) {
 		wait->early = wait->early || i > 0; /* where we hold others */
@@ -1748,11 +1689,9 @@ keys_acquire(struct keys *keys, struct wait *wait, size_t *failed)
 			continue;
 		*failed = i;
 		keys_release(keys, i, false);
-		signo = signals.caught;
-		if (result != CAUGHT || !is_stop_signal(signo))
+		if (result != CAUGHT || !is_stop_signal(signals.caught))
 			break;
-		signals.caught = 0;
-		stop_by(signo);
+		act_by_default(signals.caught);
 		i = (size_t)-1;
 	}
 	return result;
@@ -2636,8 +2575,10 @@ become(struct command *command)
 		if (command->child_came.sa_handler == SIG_IGN)
 			sigaction(SIGCHLD, &command->child_came, NULL);
 		/* What came ignored stays so; a handler goes with execve(2). */
-		if (signals.ignored[0])
-			signal(WAKER, SIG_IGN);
+		if (signals.begun) {
+			signal(WAKER, SIG_IGN); /* takes away one that is pending */
+			sigaction(WAKER, &signals.waker_came, NULL);
+		}
 		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 		execute(command);
 	}
@@ -2650,13 +2591,9 @@ become(struct command *command)
 static int
 child_run(void *command)
 {
-	struct sigaction handler = {.sa_handler = on_signal}, came;
-
 	signals.in_child = true;
-	for (size_t i = 0; i < HANDLED && !signals.begun; i++)
-		if (is_stop_signal(handled[i]) && sigaction(handled[i], &handler, &came) == 0 &&
-		    came.sa_handler == SIG_IGN)
-			sigaction(handled[i], &came, NULL);
+	if (!signals.begun)
+		signals_handle(on_signal, true);
 	become(command);
 	/* Which tells, too, where an emulator shares no memory. */
 	return ((const struct command *)command)->status;
@@ -2712,7 +2649,7 @@ command_wait(pid_t child)
 				continue;
 			/* Not with SIGSTOP, which somebody sent to the command alone. */
 			if (WIFSTOPPED(status) && is_stop_signal(WSTOPSIG(status)))
-				stop_by(WSTOPSIG(status));
+				act_by_default(WSTOPSIG(status));
 			if (WIFSTOPPED(status))
 				continue;
 			if (WIFSIGNALED(status))
@@ -2732,24 +2669,20 @@ command_run(struct command *command, bool in_place)
 {
 	_Alignas(16) char stack[8 * PATH_MAX];
 	pid_t child = 0;
-	int signo;
 
 	while (!in_place && signal_came()) { /* before there was a command to give it to */
-		signo = signals.caught;
-		if (!is_stop_signal(signo))
-			return (struct ending){.signal = signo};
-		signals.caught = 0;
-		stop_by(signo);
+		if (!is_stop_signal(signals.caught))
+			return (struct ending){.signal = signals.caught};
+		act_by_default(signals.caught);
 	}
 	timer_arm(FOREVER);
 	/* Were SIGCHLD ignored, the kernel would not keep the child's status. */
 	sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL}, &command->child_came);
 	if (in_place) {
 		if (signals.begun)
-			signal(WAKER, SIG_IGN); /* takes away one that is pending */
-		handlers_end(false);
+			signals_handle(SIG_DFL, false);
 		become(command);
-		signals_keep_out();
+		sigprocmask(SIG_SETMASK, &signals.all, NULL);
 	} else {
 		child = clone(child_run, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD,
 		              command);
@@ -2825,17 +2758,17 @@ hold(const char **cause)
 	int error = waiting_begin();
 	ssize_t count = 1;
 
-	handlers_end(true); /* who is stopped keeps the key */
+	signals_handle(SIG_DFL, true); /* who is stopped keeps the key */
 	while (!error && count && !signals.caught) {
 		count = ppoll(ends, 2, NULL, &signals.wait_mask);
 		failed = ends[1].revents ? "standard output" : "standard input";
-		signals_let_in();
+		sigprocmask(SIG_SETMASK, &signals.wait_mask, NULL);
 		if (count > 0 && ends[1].revents)
 			count = write(STDOUT_FILENO, "locked\n", strlen("locked\n"));
 		else if (count > 0)
 			count = read(STDIN_FILENO, bytes, sizeof(bytes));
 		error = count >= 0 || errno == EINTR || errno == EAGAIN ? 0 : errno;
-		signals_keep_out();
+		sigprocmask(SIG_SETMASK, &signals.all, NULL);
 		for (ssize_t i = 0; i < count && !ends[1].revents; i++) {
 			memmove(tail, tail + 1, 5);
 			tail[5] = bytes[i];
@@ -3107,15 +3040,14 @@ pin(struct directory *directory, const char *key, nanoseconds patience)
 		if (!error)
 			error = lockfile_recheck(directory, lock.name, &lock.file);
 		if (error > 0 && is_stop_signal(signals.caught)) {
-			stop_by(signals.caught);
-			signals.caught = 0;
+			act_by_default(signals.caught);
 			error = ESTALE;
 		}
 	} while (error == ESTALE);
 	if (error <= 0)
 		return error ? -error : print_path(directory, key);
 	status = lock_result(&lock, error);
-	return status == CAUGHT ? die_by(signals.caught) : status;
+	return status == CAUGHT ? act_by_default(signals.caught) : status;
 }
 
 /* --forget: remove the record and the pin of a key that is held by us. */
@@ -3603,7 +3535,7 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	result = keys_acquire(&keys, &wait, &failed);
 	turn_end(&looker, directory);
 	if (result == CAUGHT)
-		return die_by(signals.caught);
+		return act_by_default(signals.caught);
 	if (result == TAKEN)
 		say_taken(options, &keys.locks[failed]);
 	if (result)
@@ -3620,7 +3552,7 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 		say_not_run(*options->command, &ending);
 	}
-	return ending.signal ? die_by(ending.signal) : ending.status;
+	return ending.signal ? act_by_default(ending.signal) : ending.status;
 }
 
 int

@@ -139,7 +139,7 @@ record-not-on-disk record is.on.disk record_put: fdatasync(fd) < 0 => false
 # Slots
 one-slot-more slots N.hold.at.once keys_make: slots = options->slots => slots = options->slots ? options->slots + 1 : 0
 slot-blind-to-guests nesting slot.of.a.guest lock_take_now: is_held(fd, GUESTS, end) => !end && is_held(fd, GUESTS, end)
-slot-without-gate slots somebody.stopped.in slot_take: gated ? 0 : lock_try(fd, F_WRLCK, GATE) => 0
+slot-without-gate slots somebody.stopped.in slot_try: lock_try(file->fd, F_WRLCK, GATE) => 0
 slot-name-not-compared refused loses.its.name slot_try: renamed = lockfile_recheck => renamed = 0 && lockfile_recheck
 queue-name-not-compared slots stands.in.the.line slots_take: error = lockfile_recheck => error = 0 && lockfile_recheck
 slots-blind-to-tickets slots nobody.passes slots_take: is_held(fd, TICKETS, 0) ? EAGAIN : => false ? EAGAIN :
@@ -166,8 +166,8 @@ all-in-a-cycle-told cycles scripts.that.lock cycle_look: lock_try_again(looker->
 cycle-of-one-process cycles closed.descriptors search_go_on: pid = parent) => pid = 0)
 first-key-not-looked cycles alone.closes look_around: related || wait->early => related
 false-cycle cycles one.of.several.slots search_add: || waiter->for_slots =>
-stop-signals-lost slots signal.ends.or.stops stop_by: sigismember(&pending, SIGCONT) != 1 => false
-waiter-deaf terminal leaves.the.line signals_let_in: => return;
+stop-signals-lost slots signal.ends.or.stops act_by_default: sigismember(&pending, SIGCONT) == 1 => true
+waiter-deaf terminal leaves.the.line lock_have: sigprocmask(SIG_SETMASK, &signals.wait_mask, NULL) => (void)0
 wait-slept-over signals last.look.for.one on_signal: timer_arm(now() + MILLISECOND) => 0
 mask-not-given-back signals reach.the.command.as become: sigprocmask(SIG_SETMASK, &signals.came_mask, NULL) => (void)0
 dead-frees-the-key lifetime command.that.died has_died: => return false;
@@ -191,7 +191,7 @@ network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] 
 5-look-without-end looking on.all.bytes tickets_count: last = next => last = hit
 6-full-pipe waiting nobody.reads say: if (hurried && waiting_begin() == 0) => if (false)
 6-full-output hold full.output hold: count = ppoll => count = ends[1].fd >= 0 ? (ends[1].revents = POLLOUT) : ppoll
-7-hold-reads-deaf terminal hold.in.the.background hold: signals_let_in() => (void)0
+7-hold-reads-deaf terminal hold.in.the.background hold: sigprocmask(SIG_SETMASK, &signals.wait_mask, NULL) => (void)0
 8-output-closed-first hold without.the.line hold: ends[1].fd = -1 => ends[1].events = 0
 	hold: ends[1].fd < 0 || !count => true
 9-stopped-for-good signals SIGSTOP.and.SIGCONT command_wait: is_stop_signal(WSTOPSIG(status)) => true
@@ -211,7 +211,7 @@ network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] 
 17-foreign-file-emptied record not.keylock.s.own record_check: !(found->st_mode & S_ISVTX) => false
 17-foreign-file-pinned record not.keylock.s.own pin: record_check(&lock, &file) => fstat(lock.file.fd, &file)
 gate-for-ever waiting for.the.gate lock_take: error && !(error == ETIMEDOUT && wait->nonblock) => error
-slot-gate-waited-for slots somebody.stopped.in slot_take: lock_try(fd, F_WRLCK, GATE) => request(fd, F_WRLCK, GATE, true)
+slot-gate-waited-for slots somebody.stopped.in slot_try: lock_try(file->fd, F_WRLCK, GATE) => request(file->fd, F_WRLCK, GATE, true)
 MUTANTS
 take_mutant
 for detector in "${!detectors[@]}"; do
