@@ -228,13 +228,12 @@ timer_arm(nanoseconds until)
 	return signals.begun ? timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL) : 0;
 }
 
-/* Take down what ends the wait; all that is called is async-signal-safe. In the child do what
- * the signal does by default, but do not stop. */
+/* Take down what ends the wait; all that is called is async-signal-safe, and nobody reads an
+ * errno that this could change. In the child do what the signal does by default, but do not
+ * stop. */
 static void
 on_signal(int signo)
 {
-	int kept = errno;
-
 	if (signals.in_child && is_stop_signal(signo)) {
 		signals.child_stop = signo;
 	} else if (signals.in_child) {
@@ -245,7 +244,6 @@ on_signal(int signo)
 			signals.caught = signo;
 		timer_arm(now() + MILLISECOND);
 	}
-	errno = kept;
 }
 
 /* Have `handler` called for the signals above, with `stops` only for those that stop; not for
@@ -465,13 +463,11 @@ utf8_length(const char *text, wchar_t *character)
 }
 
 /* `text` fit for a line of a terminal: control characters, and bytes that are no UTF-8, become
- * \xHH, and what is too long ends in "...". Valid until the next call but one. */
+ * \xHH, and what is too long ends in "...". Valid until the next call. */
 static const char *
 show(const char *text)
 {
-	static char texts[2][SHOWN_SIZE];
-	static size_t turn;
-	char *shown = texts[turn = !turn];
+	static char shown[SHOWN_SIZE];
 	wchar_t character = 0;
 	size_t used = 0;
 
@@ -897,7 +893,6 @@ static const off_t TICKETS = 1000;
 static const off_t LAST_TICKET = (off_t)1 << 61;
 
 static const nanoseconds GATE_PATIENCE = 100 * MILLISECOND;
-static const struct timespec a_moment = {.tv_nsec = 1000000};
 
 enum { LOCKFILE_FLAGS = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY };
 enum { LOOK_FLAGS = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY };
@@ -943,7 +938,7 @@ lock_try_again(int fd, short type, off_t what)
 	int error, tries = 100;
 
 	while ((error = lock_try(fd, type, what)) == EAGAIN && tries--)
-		nanosleep(&a_moment, NULL);
+		usleep(1000);
 	return error;
 }
 
@@ -985,17 +980,17 @@ is_held(int fd, off_t start, off_t end)
 	return byte_held(fd, F_WRLCK, start, end, &first, &last);
 }
 
-/* The highest ticket that others hold below `end` (0: no bound), 0 when there is none. "One
- * is held at x or above" is monotone in x, so this takes few calls. */
+/* The highest ticket that others hold below `end`, 0 when there is none. "One is held at x or
+ * above" is monotone in x, so this takes few calls. */
 static off_t
 highest_ticket(int fd, off_t end)
 {
-	off_t first, found, none = INT64_MAX; /* none: from there on there is none */
+	off_t first, found, none = end; /* none: from there on there is none */
 
 	if (!byte_held(fd, F_RDLCK, TICKETS, end, &first, &found))
 		return 0;
 	for (off_t step = 1024; step; step /= 2)
-		while (found < LAST_TICKET && found + step < none)
+		while (step < none - found)
 			if (!byte_held(fd, F_RDLCK, found + step, end, &first, &found))
 				none = found + step;
 	return found;
@@ -1039,7 +1034,7 @@ lockfile_open(struct directory *directory, const char *name, struct lockfile *fi
 			break;
 		/* While the group of a new file is changed its members cannot open it. */
 		if (errno == EACCES)
-			nanosleep(&a_moment, NULL);
+			usleep(1000);
 		/* The directory itself has been removed, or takes no files. */
 		status = errno == ENOENT ? directory_open(directory) : 0;
 		if (status)
@@ -1058,15 +1053,20 @@ lockfile_open(struct directory *directory, const char *name, struct lockfile *fi
 	                        why ? why : strerror(errno));
 }
 
-/* Whether the open lockfile still bears its name: 0; ESTALE when not; else an errno. */
+/* What the `error` of one who takes the open lockfile comes to: ESTALE where the file does not
+ * bear its name any more, of which alone 0 and EAGAIN are true; else an errno. */
 static int
-lockfile_recheck(const struct directory *directory, const char *name, const struct lockfile *file)
+lockfile_recheck(const struct directory *directory, const char *name, const struct lockfile *file,
+                 int error)
 {
 	struct stat named;
 
+	if (error && error != EAGAIN)
+		return error;
 	if (fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? ESTALE : errno;
-	return named.st_ino == file->was.st_ino && named.st_dev == file->was.st_dev ? 0 : ESTALE;
+	return named.st_ino == file->was.st_ino && named.st_dev == file->was.st_dev ? error
+	                                                                            : ESTALE;
 }
 
 /* Close the lockfile; all that our description of it held is let go. */
@@ -1094,7 +1094,7 @@ lockfile_tidy(const struct directory *directory, const char *name)
 		if (lock_try(fd, F_WRLCK, LOCK) == 0 && !is_held(fd, PRESENCE, 0) &&
 		    fstat(fd, &file.was) == 0 && S_ISREG(file.was.st_mode) &&
 		    !(file.was.st_mode & PINNED) && file.was.st_size == 0 &&
-		    lockfile_recheck(directory, name, &file) == 0)
+		    lockfile_recheck(directory, name, &file, 0) == 0)
 			removed = unlinkat(directory->fd, name, 0) == 0;
 		/* close(2) alone opens the gate a moment before it gives up the lock, and a
 		 * newcomer would find taken what nobody has: of a file that has its name. */
@@ -1119,18 +1119,14 @@ turn_await(const struct lock *lock, struct wait *wait)
 	return error;
 }
 
-/* Draw the ticket above the highest held. Inside the gate, which stays closed where another
- * program's locks are in the way, until they are gone. Returns as lock_have() does. */
+/* Draw the ticket above the highest held. Inside the gate, which stays closed while another
+ * program's lock covers all that are to come. Returns as lock_have() does. */
 static int
 ticket_draw(struct lock *lock, struct wait *wait)
 {
-	int fd = lock->file.fd, error = 0;
-	off_t last;
+	int fd = lock->file.fd, error = lock_have(fd, F_RDLCK, LAST_TICKET, wait);
+	off_t last = highest_ticket(fd, LAST_TICKET);
 
-	while (!error && (last = highest_ticket(fd, 0)) >= LAST_TICKET) {
-		error = lock_have(fd, F_RDLCK, last, wait);
-		bytes_give_up(fd, TICKETS);
-	}
 	if (error)
 		return error;
 	lock->ticket = last ? last + 1 : TICKETS;
@@ -1231,7 +1227,7 @@ lock_result(struct lock *lock, int error)
 static int
 lock_acquire(struct lock *lock, struct wait *wait, int (*take)(struct lock *, struct wait *))
 {
-	int error, renamed;
+	int error;
 
 	for (;;) {
 		lockfile_close(&lock->file);
@@ -1239,12 +1235,9 @@ lock_acquire(struct lock *lock, struct wait *wait, int (*take)(struct lock *, st
 		error = -lockfile_open(lock->directory, lock->name, &lock->file);
 		if (!error)
 			error = take(lock, wait);
-		renamed = error;
-		/* "Taken" too is only true of the file that bears the name. */
-		if (!error || error == EAGAIN)
-			renamed = lockfile_recheck(lock->directory, lock->name, &lock->file);
-		if (renamed != ESTALE)
-			return renamed ? renamed : error;
+		error = lockfile_recheck(lock->directory, lock->name, &lock->file, error);
+		if (error != ESTALE)
+			return error;
 		if (!wait->nonblock && now() >= wait->deadline)
 			return ETIMEDOUT;
 	}
@@ -1484,7 +1477,7 @@ slot_try(const struct lock *lock, int place)
 	struct lockfile *file = &slots[place];
 	bool gated = place == 0 && !lock->ticket; /* we are in the gate of the first */
 	char name[NAME_SIZE];
-	int error, renamed;
+	int error;
 
 	name_of_key(lock->key, place + 1, name);
 	/* That of a holder who has left may be gone, and another of that name be there. */
@@ -1497,11 +1490,9 @@ slot_try(const struct lock *lock, int place)
 			if (!gated)
 				lock_try(file->fd, F_UNLCK, GATE);
 		}
-		if (error && error != EAGAIN)
+		error = lockfile_recheck(lock->directory, name, file, error);
+		if (error != ESTALE)
 			return error;
-		renamed = lockfile_recheck(lock->directory, name, file);
-		if (renamed != ESTALE)
-			return renamed ? renamed : error;
 		lockfile_close(file);
 	}
 	return EAGAIN;
@@ -1534,8 +1525,6 @@ slots_await(const struct lock *lock, struct wait *wait)
 	int error;
 
 	while ((error = slots_try(lock)) == EAGAIN) {
-		struct pollfd ready = {.events = POLLIN};
-
 		if (events < 0)
 			events = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 		for (int i = 0; i < lock->slots; i++) {
@@ -1547,8 +1536,8 @@ slots_await(const struct lock *lock, struct wait *wait)
 		error = wait_check(wait, time_in(pause));
 		if (error)
 			break;
-		ready.fd = events;
-		if (ppoll(&ready, 1, NULL, &signals.wait_mask) < 0 && errno != EINTR)
+		if (ppoll(&(struct pollfd){events, POLLIN, 0}, 1, NULL, &signals.wait_mask) < 0 &&
+		    errno != EINTR)
 			return errno;
 		pause = pause < SECOND / 2 ? 2 * pause : SECOND;
 		while (events >= 0 && read(events, ignored, sizeof(ignored)) > 0)
@@ -1570,7 +1559,7 @@ slots_take(struct lock *lock, struct wait *wait)
 		return error;
 	/* Here too, and not only after a slot is had: inside the gate, and then by
 	 * our ticket, the file keeps its name. */
-	error = lockfile_recheck(lock->directory, lock->name, &lock->file);
+	error = lockfile_recheck(lock->directory, lock->name, &lock->file, 0);
 	if (error)
 		return error;
 	error = is_held(fd, TICKETS, 0) ? EAGAIN : slots_try(lock);
@@ -1675,10 +1664,10 @@ keys_release(struct keys *keys, size_t count, bool linger)
 }
 
 /* Acquire all keys. A stop signal gives every place and key up, stops, and queues anew; the
- * deadline stays. Returns 0, or a result with *failed the key that was not had, and nothing
+ * deadline stays. Returns 0, or a result with wait->lock the key that was not had, and nothing
  * is kept. */
 static int
-keys_acquire(struct keys *keys, struct wait *wait, size_t *failed)
+keys_acquire(struct keys *keys, struct wait *wait)
 {
 	int result = 0;
 
@@ -1687,7 +1676,6 @@ keys_acquire(struct keys *keys, struct wait *wait, size_t *failed)
 		result = key_acquire(&keys->locks[i], wait);
 		if (!result)
 			continue;
-		*failed = i;
 		keys_release(keys, i, false);
 		if (result != CAUGHT || !is_stop_signal(signals.caught))
 			break;
@@ -2195,7 +2183,7 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	    ancestor_holds(lock->directory, lineage, file.fd, seat))
 		result = ENDLESS;
 	if (result && come && holds(seat) && lock_try_again(file.fd, F_RDLCK, PRESENCE) == 0)
-		result = lockfile_recheck(lock->directory, seat->name, &file) ? 0 : COVERED;
+		result = lockfile_recheck(lock->directory, seat->name, &file, 0) ? 0 : COVERED;
 	if (result != COVERED) {
 		lockfile_close(&file);
 		lockfile_tidy(lock->directory, seat->name);
@@ -3037,8 +3025,7 @@ pin(struct directory *directory, const char *key, nanoseconds patience)
 		if (!error && !(file.st_mode & PINNED) &&
 		    fchmod(lock.file.fd, (file.st_mode & 07777) | S_ISVTX | PINNED) < 0)
 			error = -lockfile_failure(directory, lock.name, NO_FILE, strerror(errno));
-		if (!error)
-			error = lockfile_recheck(directory, lock.name, &lock.file);
+		error = lockfile_recheck(directory, lock.name, &lock.file, error);
 		if (error > 0 && is_stop_signal(signals.caught)) {
 			act_by_default(signals.caught);
 			error = ESTALE;
@@ -3524,7 +3511,6 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	nanoseconds start = options->verbose ? now() : 0;
 	int result = directory_open(directory);
 	struct ending ending;
-	size_t failed = 0;
 	struct keys keys;
 
 	if (result)
@@ -3532,12 +3518,12 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	if (!keys_make(&keys, options, directory))
 		return say(REFUSED, "memory: %s", strerror(ENOMEM));
 	hurried = true;
-	result = keys_acquire(&keys, &wait, &failed);
+	result = keys_acquire(&keys, &wait);
 	turn_end(&looker, directory);
 	if (result == CAUGHT)
 		return act_by_default(signals.caught);
 	if (result == TAKEN)
-		say_taken(options, &keys.locks[failed]);
+		say_taken(options, wait.lock);
 	if (result)
 		return result == TAKEN ? options->conflict_status : result;
 	if (options->verbose)

@@ -104,7 +104,7 @@ while IFS= read -r line; do
 	esac
 done <<'MUTANTS'
 # Lockfile
-name-not-compared refused loses.its.name lock_acquire: renamed = lockfile_recheck => renamed = 0 && lockfile_recheck
+name-not-compared refused loses.its.name lock_acquire: error = lockfile_recheck => error = error ?: 0 && lockfile_recheck
 taken-without-gate waiting gate.is.closed lock_take: error = lock_have(fd, F_WRLCK, GATE, wait) => error = 0
 early-unlock lifetime free.and.their.files command_run: return => lock_try(command->locks->file.fd, F_UNLCK, LOCK); return
 no-tickets waiting stream.of.arrivals ticket_draw: return lock_have(fd, F_WRLCK, lock->ticket, wait) => return 0
@@ -125,7 +125,7 @@ tidy-blind-to-tickets waiting each.place lockfile_tidy: is_held(fd, PRESENCE, 0)
 tidy-blind-to-guests nesting whatever.became lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, TICKETS, 0)
 tidy-looks-once nesting removal.stopped lockfile_tidy: LOCK) == 0 && !is_held(fd, PRESENCE, 0) => LOCK) == 0
 tidy-without-gate waiting gate.is.closed lockfile_tidy: lock_try_again(fd, F_WRLCK, GATE) == 0 => true
-tidy-another-file nesting came.to.tidy lockfile_tidy: lockfile_recheck(directory, name, &file) == 0 => true
+tidy-another-file nesting came.to.tidy lockfile_tidy: lockfile_recheck(directory, name, &file, 0) == 0 => true
 tidy-late lifetime nobody.ever lockfile_tidy: removed = unlinkat(directory->fd, name, 0) == 0 => removed = true
 	lockfile_tidy: lockfile_close(&file) => lockfile_close(&file), removed && (usleep(300), unlinkat(directory->fd, name, 0))
 tidy-the-pinned hold makes.the.file lockfile_tidy: !(file.was.st_mode & PINNED) => true
@@ -140,7 +140,7 @@ record-not-on-disk record is.on.disk record_put: fdatasync(fd) < 0 => false
 one-slot-more slots N.hold.at.once keys_make: slots = options->slots => slots = options->slots ? options->slots + 1 : 0
 slot-blind-to-guests nesting slot.of.a.guest lock_take_now: is_held(fd, GUESTS, end) => !end && is_held(fd, GUESTS, end)
 slot-without-gate slots somebody.stopped.in slot_try: lock_try(file->fd, F_WRLCK, GATE) => 0
-slot-name-not-compared refused loses.its.name slot_try: renamed = lockfile_recheck => renamed = 0 && lockfile_recheck
+slot-name-not-compared refused loses.its.name slot_try: error = lockfile_recheck => error = error ?: 0 && lockfile_recheck
 queue-name-not-compared slots stands.in.the.line slots_take: error = lockfile_recheck => error = 0 && lockfile_recheck
 slots-blind-to-tickets slots nobody.passes slots_take: is_held(fd, TICKETS, 0) ? EAGAIN : => false ? EAGAIN :
 slots-not-in-turn waiting slot.run.in.the.order slots_take: error = turn_await(lock, wait) => error = 0
