@@ -118,18 +118,12 @@ static const nanoseconds FOREVER = INT64_MAX;
 static const nanoseconds UNSET = -1;
 
 static nanoseconds
-clock_now(clockid_t clock)
+now(void)
 {
 	struct timespec time;
 
-	clock_gettime(clock, &time);
+	clock_gettime(CLOCK_MONOTONIC, &time);
 	return (nanoseconds)time.tv_sec * SECOND + time.tv_nsec;
-}
-
-static nanoseconds
-now(void)
-{
-	return clock_now(CLOCK_MONOTONIC);
 }
 
 /* The time that lies `wait` from now, FOREVER where that is past counting. */
@@ -1578,15 +1572,12 @@ slots_take(struct lock *lock, struct wait *wait)
 static void
 slots_tidy(const struct lock *lock)
 {
-	char base[NAME_SIZE], name[NAME_SIZE];
+	char name[NAME_SIZE];
 
-	if (lock->slots < 2)
-		return;
-	name_of_key(lock->key, 1, base);
-	for (int slot = 1; slot <= lock->slots; slot++) {
+	for (int slot = 1; lock->slots > 1 && slot <= lock->slots; slot++) {
 		name_of_key(lock->key, slot, name);
 		lockfile_tidy(lock->directory, name);
-		if (faccessat(lock->directory->fd, base, F_OK, 0) == 0)
+		if (slot == 1 && faccessat(lock->directory->fd, name, F_OK, 0) == 0)
 			break;
 	}
 }
@@ -2053,10 +2044,12 @@ static nanoseconds
 age_of(const struct glance *glance)
 {
 	int64_t seconds = glance->file.st_mtim.tv_sec;
+	struct timespec time;
 
 	if (!glance->held || seconds < 0 || seconds >= FOREVER / SECOND)
 		return -1;
-	return clock_now(CLOCK_REALTIME) - (seconds * SECOND + glance->file.st_mtim.tv_nsec);
+	clock_gettime(CLOCK_REALTIME, &time);
+	return (time.tv_sec - seconds) * SECOND + time.tv_nsec - glance->file.st_mtim.tv_nsec;
 }
 
 /* Write ", held for 3m2s" to `text`; returns it, or "" where the age is not known. */
