@@ -106,8 +106,7 @@ enum {
 
 /* ---- Time ---------------------------------------------------------------
  *
- * Times are nanoseconds in 64 bits, on CLOCK_MONOTONIC unless a name says
- * otherwise; FOREVER is a deadline that never comes.
+ * Times are nanoseconds in 64 bits, on CLOCK_MONOTONIC; FOREVER never comes.
  */
 
 typedef int64_t nanoseconds;
@@ -367,10 +366,10 @@ wait_check(struct wait *wait, nanoseconds until)
 	while (!error) {
 		if (signals.caught)
 			return EINTR;
-		if (wait->look_at &&
-		    now() >= wait->deadline) /* the look that is due at once comes first */
+		/* The look that is due at once comes first. */
+		if (wait->look_at && now() >= wait->deadline)
 			return ETIMEDOUT;
-		if (wait->look_at == FOREVER || now() < wait->look_at)
+		if (now() < wait->look_at)
 			return timer_arm(wait->look_at < until ? wait->look_at : until) ? errno : 0;
 		error = -wait->look(wait);
 	}
@@ -1017,7 +1016,7 @@ lockfile_make(const struct directory *directory, const char *name)
 static int
 lockfile_open(struct directory *directory, const char *name, struct lockfile *file)
 {
-	const char *why = NULL;
+	bool unsafe;
 	int status;
 
 	for (int tries = 0; tries < 100; tries++) {
@@ -1039,12 +1038,10 @@ lockfile_open(struct directory *directory, const char *name, struct lockfile *fi
 			return 0;
 		errno = EISDIR;
 	}
-	if (errno == ELOOP)
-		why = "not safe: it is a symbolic link; remove it";
-	else if (errno == EISDIR || errno == ENXIO || errno == ENODEV)
-		why = "not safe: it is no regular file; remove it";
-	return lockfile_failure(directory, name, why ? UNSAFE : status_of(errno),
-	                        why ? why : strerror(errno));
+	unsafe = errno == ELOOP || errno == EISDIR || errno == ENXIO || errno == ENODEV;
+	return lockfile_failure(directory, name, unsafe ? UNSAFE : status_of(errno),
+	                        unsafe ? "not safe: it is a link or no regular file; remove it"
+	                               : strerror(errno));
 }
 
 /* What the `error` of one who takes the open lockfile comes to: ESTALE where the file does not
