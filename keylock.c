@@ -244,9 +244,8 @@ on_signal(int signo)
 static void
 signals_handle(void (*handler)(int), bool stops)
 {
-	struct sigaction action = {.sa_handler = handler}, came;
+	struct sigaction action = {.sa_handler = handler, .sa_mask = signals.all}, came;
 
-	sigfillset(&action.sa_mask);
 	for (size_t i = 0; i < sizeof(handled) / sizeof(*handled); i++)
 		if ((!stops || is_stop_signal(handled[i])) &&
 		    sigaction(handled[i], &action, &came) == 0 && came.sa_handler == SIG_IGN)
@@ -257,14 +256,13 @@ signals_handle(void (*handler)(int), bool stops)
 static int
 waiting_begin(void)
 {
-	struct sigaction handler = {.sa_handler = on_signal};
+	struct sigaction handler = {.sa_handler = on_signal, .sa_mask = signals.all};
 	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = WAKER};
 
 	if (signals.begun)
 		return 0;
 	if (timer_create(CLOCK_MONOTONIC, &event, &signals.timer) < 0)
 		return errno == EAGAIN ? EDQUOT : errno; /* EAGAIN means taken here */
-	sigfillset(&handler.sa_mask);
 	sigaction(WAKER, &handler, &signals.waker_came);
 	signals_handle(on_signal, false);
 	signals.begun = true;
@@ -1502,9 +1500,9 @@ slots_try(const struct lock *lock)
 	return error;
 }
 
-/* First in line: try the slots whenever one may have become free, until one is had; signals
- * are let in by the same step as sleep comes (ppoll(2)). Returns as slots_try() does, and
- * as wait_check(). */
+/* Wait, with a ticket, for our turn, then try the slots whenever one may have become free, until
+ * one is had; signals are let in by the same step as sleep comes (ppoll(2)). Returns as slots_try()
+ * does, and as wait_check(). */
 static int
 slots_await(const struct lock *lock, struct wait *wait)
 {
@@ -1513,9 +1511,9 @@ slots_await(const struct lock *lock, struct wait *wait)
 	nanoseconds pause = MILLISECOND;
 	char path[64];
 	char ignored[4096]; /* which slot it was does not matter: all are tried */
-	int error;
+	int error = turn_await(lock, wait);
 
-	while ((error = slots_try(lock)) == EAGAIN) {
+	while (!error && (error = slots_try(lock)) == EAGAIN) {
 		if (events < 0)
 			events = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 		for (int i = 0; i < lock->slots; i++) {
@@ -1551,17 +1549,14 @@ slots_take(struct lock *lock, struct wait *wait)
 	/* Here too, and not only after a slot is had: inside the gate, and then by
 	 * our ticket, the file keeps its name. */
 	error = lockfile_recheck(lock->directory, lock->name, &lock->file, 0);
-	if (error)
-		return error;
-	error = is_held(fd, TICKETS, 0) ? EAGAIN : slots_try(lock);
+	if (!error)
+		error = is_held(fd, TICKETS, 0) ? EAGAIN : slots_try(lock);
 	if (error == EAGAIN && !wait->nonblock) {
 		error = ticket_draw(lock, wait);
 		lock_try(fd, F_RDLCK, SLOT_WAITER);
 	}
 	lock_try(fd, F_UNLCK, GATE);
-	if (!error && lock->ticket)
-		error = turn_await(lock, wait);
-	return error || !lock->ticket ? error : slots_await(lock, wait);
+	return !error && lock->ticket ? slots_await(lock, wait) : error;
 }
 
 /* Who leaves a slot leaves the first file, too, whose queue it has used; and where nobody

@@ -143,7 +143,7 @@ slot-without-gate slots somebody.stopped.in slot_try: lock_try(file->fd, F_WRLCK
 slot-name-not-compared refused loses.its.name slot_try: error = lockfile_recheck => error = error ?: 0 && lockfile_recheck
 queue-name-not-compared slots stands.in.the.line slots_take: error = lockfile_recheck => error = 0 && lockfile_recheck
 slots-blind-to-tickets slots nobody.passes slots_take: is_held(fd, TICKETS, 0) ? EAGAIN : => false ? EAGAIN :
-slots-not-in-turn waiting slot.run.in.the.order slots_take: error = turn_await(lock, wait) => error = 0
+slots-not-in-turn waiting slot.run.in.the.order slots_await: error = turn_await(lock, wait) => error = 0
 slots-not-retried slots looks.no.more slots_await: time_in(pause) => FOREVER
 slots-awake slots come.and.gone slots_await: read(events, ignored, sizeof(ignored)) > 0 => false
 keys-unsorted several in.the.order.of keys_order: qsort => (void)sizeof
