@@ -367,7 +367,7 @@ wait_check(struct wait *wait, nanoseconds until)
 		/* The look that is due at once comes first. */
 		if (wait->look_at && now() >= wait->deadline)
 			return ETIMEDOUT;
-		if (now() < wait->look_at)
+		if (wait->look_at == FOREVER || now() < wait->look_at)
 			return timer_arm(wait->look_at < until ? wait->look_at : until) ? errno : 0;
 		error = -wait->look(wait);
 	}
