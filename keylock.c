@@ -106,8 +106,7 @@ enum {
 
 /* ---- Time ---------------------------------------------------------------
  *
- * Times are nanoseconds in 64 bits, on CLOCK_MONOTONIC unless a name says
- * otherwise; FOREVER is a deadline that never comes.
+ * Times are nanoseconds in 64 bits, on CLOCK_MONOTONIC; FOREVER never comes.
  */
 
 typedef int64_t nanoseconds;
@@ -118,18 +117,12 @@ static const nanoseconds FOREVER = INT64_MAX;
 static const nanoseconds UNSET = -1;
 
 static nanoseconds
-clock_now(clockid_t clock)
+now(void)
 {
 	struct timespec time;
 
-	clock_gettime(clock, &time);
+	clock_gettime(CLOCK_MONOTONIC, &time);
 	return (nanoseconds)time.tv_sec * SECOND + time.tv_nsec;
-}
-
-static nanoseconds
-now(void)
-{
-	return clock_now(CLOCK_MONOTONIC);
 }
 
 /* The time that lies `wait` from now, FOREVER where that is past counting. */
@@ -178,22 +171,19 @@ parse_time(const char *text, nanoseconds *time)
 
 enum { WAKER = _NSIG - 1 }; /* the timer's signal, SIGRTMAX: the one that is used least */
 
-/* The timer's, and those that people and systems send to end or to stop a program. */
+/* Those that people and systems send to end or to stop a program. */
 static const int handled[] = {
-    WAKER,   SIGHUP,  SIGINT,  SIGQUIT, SIGPIPE, SIGALRM, SIGTERM,
-    SIGUSR1, SIGUSR2, SIGXCPU, SIGPWR,  SIGTSTP, SIGTTIN, SIGTTOU,
+    SIGHUP,  SIGINT,  SIGQUIT, SIGPIPE, SIGALRM, SIGTERM, SIGUSR1,
+    SIGUSR2, SIGXCPU, SIGPWR,  SIGTSTP, SIGTTIN, SIGTTOU,
 };
 
-enum { HANDLED = sizeof(handled) / sizeof(*handled) };
-
 static struct {
-	sigset_t all;          /* those too that sigfillset(3) leaves to libc (nptl(7)) */
-	sigset_t came_mask;    /* the mask that keylock came with */
-	sigset_t wait_mask;    /* while waiting */
-	bool begun;            /* there are handlers and the timer */
-	bool ignored[HANDLED]; /* the handled ones that came so */
+	sigset_t all;       /* those too that sigfillset(3) leaves to libc (nptl(7)) */
+	sigset_t came_mask; /* the mask that keylock came with */
+	sigset_t wait_mask; /* while waiting */
+	bool begun;         /* there are handlers and the timer */
 	timer_t timer;
-	nanoseconds armed;                /* for when; FOREVER: it does not run */
+	struct sigaction waker_came;      /* what was done with WAKER */
 	volatile sig_atomic_t caught;     /* the signal that ends the wait, or 0 */
 	bool in_child;                    /* the child runs in our memory: see child_run() */
 	volatile sig_atomic_t child_stop; /* the stop signal that it was sent then, or 0 */
@@ -204,18 +194,6 @@ static bool
 is_stop_signal(int signo)
 {
 	return signo == SIGTSTP || signo == SIGTTIN || signo == SIGTTOU;
-}
-
-static void
-signals_keep_out(void)
-{
-	sigprocmask(SIG_SETMASK, &signals.all, NULL);
-}
-
-static void
-signals_let_in(void)
-{
-	sigprocmask(SIG_SETMASK, &signals.wait_mask, NULL);
 }
 
 static void
@@ -235,24 +213,20 @@ signals_begin(void)
 static int
 timer_arm(nanoseconds until)
 {
-	struct itimerspec alarm = {.it_interval.tv_nsec = 5 * MILLISECOND};
+	struct itimerspec alarm = {
+	    .it_value = {(time_t)(until / SECOND), (long)(until % SECOND)},
+	    .it_interval.tv_nsec = 5 * MILLISECOND,
+	};
 
-	if (!signals.begun || until == signals.armed)
-		return 0;
-	if (until != FOREVER)
-		alarm.it_value =
-		    (struct timespec){(time_t)(until / SECOND), (long)(until % SECOND)};
-	signals.armed = until;
-	return timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL);
+	return signals.begun ? timer_settime(signals.timer, TIMER_ABSTIME, &alarm, NULL) : 0;
 }
 
-/* Take down what ends the wait; all that is called is async-signal-safe. In the child do what
- * the signal does by default, but do not stop. */
+/* Take down what ends the wait; all that is called is async-signal-safe, and nobody reads an
+ * errno that this could change. In the child do what the signal does by default, but do not
+ * stop. */
 static void
 on_signal(int signo)
 {
-	int kept = errno;
-
 	if (signals.in_child && is_stop_signal(signo)) {
 		signals.child_stop = signo;
 	} else if (signals.in_child) {
@@ -263,40 +237,36 @@ on_signal(int signo)
 			signals.caught = signo;
 		timer_arm(now() + MILLISECOND);
 	}
-	errno = kept;
 }
 
-/* Make the timer and set the handlers up, but for signals that came ignored, once. Returns 0
- * or an errno. */
+/* Have `handler` called for the signals above, with `stops` only for those that stop; not for
+ * what came ignored. */
+static void
+signals_handle(void (*handler)(int), bool stops)
+{
+	struct sigaction action = {.sa_handler = handler, .sa_mask = signals.all}, came;
+
+	for (size_t i = 0; i < sizeof(handled) / sizeof(*handled); i++)
+		if ((!stops || is_stop_signal(handled[i])) &&
+		    sigaction(handled[i], &action, &came) == 0 && came.sa_handler == SIG_IGN)
+			signal(handled[i], SIG_IGN);
+}
+
+/* Make the timer and set the handlers up, once. Returns 0 or an errno. */
 static int
 waiting_begin(void)
 {
-	struct sigaction handler = {.sa_handler = on_signal}, came;
+	struct sigaction handler = {.sa_handler = on_signal, .sa_mask = signals.all};
 	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = WAKER};
 
 	if (signals.begun)
 		return 0;
 	if (timer_create(CLOCK_MONOTONIC, &event, &signals.timer) < 0)
 		return errno == EAGAIN ? EDQUOT : errno; /* EAGAIN means taken here */
-	sigfillset(&handler.sa_mask);
-	for (size_t i = 0; i < HANDLED; i++) {
-		sigaction(handled[i], &handler, &came);
-		signals.ignored[i] = came.sa_handler == SIG_IGN;
-		if (signals.ignored[i] && handled[i] != WAKER)
-			signal(handled[i], SIG_IGN);
-	}
-	signals.armed = FOREVER;
+	sigaction(WAKER, &handler, &signals.waker_came);
+	signals_handle(on_signal, false);
 	signals.begun = true;
 	return 0;
-}
-
-/* Take the handlers back, with `stops` only those of the stop signals. */
-static void
-handlers_end(bool stops)
-{
-	for (size_t i = 0; i < HANDLED && signals.begun; i++)
-		if (!stops || is_stop_signal(handled[i]))
-			signal(handled[i], signals.ignored[i] ? SIG_IGN : SIG_DFL);
 }
 
 /* Let in what signals have come. Returns whether one is to end or to stop keylock: it is in
@@ -308,38 +278,37 @@ signal_came(void)
 
 	sigpending(&pending);
 	if (!sigisemptyset(&pending) && waiting_begin() == 0) {
-		signals_let_in();
-		signals_keep_out();
+		sigprocmask(SIG_SETMASK, &signals.wait_mask, NULL);
+		sigprocmask(SIG_SETMASK, &signals.all, NULL);
 	}
 	return signals.caught != 0;
 }
 
-/* Do what `signo` does by default, until continued where that is to stop. */
-static void
+/* Do what `signo` does by default: stop until continued, or die, without a second core. Not
+ * stop where a SIGCONT has come since, which is pending then: a stop signal that is sent takes
+ * it away (signal(7)). Returns 128 + signo where the kernel does not let this process die of
+ * it, as process 1 of a pid namespace (pid_namespaces(7)). */
+static int
 act_by_default(int signo)
 {
 	enum { BITS = 8 * sizeof(unsigned long) };
 	struct sigaction by_default = {.sa_handler = SIG_DFL}, came;
 	unsigned long only[_NSIG / BITS + 1] = {0}; /* sigaddset(3) leaves some to libc */
+	sigset_t pending;
 
+	signals.caught = 0;
+	sigpending(&pending);
+	if (!is_stop_signal(signo))
+		prctl(PR_SET_DUMPABLE, 0);
+	else if (sigismember(&pending, SIGCONT) == 1)
+		return 0;
 	only[(signo - 1) / BITS] = 1UL << (unsigned)(signo - 1) % BITS;
 	sigaction(signo, &by_default, &came);
 	kill(getpid(), signo);
 	syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, only, NULL, _NSIG / 8);
-	signals_keep_out();
+	sigprocmask(SIG_SETMASK, &signals.all, NULL);
 	sigaction(signo, &came, NULL);
-}
-
-/* Stop by the stop signal `signo`; not where a SIGCONT has come since, which is pending
- * then: a stop signal that is sent takes it away (signal(7)). */
-static void
-stop_by(int signo)
-{
-	sigset_t pending;
-
-	sigpending(&pending);
-	if (sigismember(&pending, SIGCONT) != 1)
-		act_by_default(signo);
+	return 128 + signo;
 }
 
 /* Where a stop signal was caught, stop by it. Returns whether that was so. */
@@ -348,21 +317,9 @@ stopped(void)
 {
 	int signo = signals.caught;
 
-	if (!is_stop_signal(signo))
-		return false;
-	signals.caught = 0;
-	stop_by(signo);
-	return true;
-}
-
-/* Die of `signo`, without a second core. Returns 128 + signo where the kernel does not let
- * this process die of it, as process 1 of a pid namespace (pid_namespaces(7)). */
-static int
-die_by(int signo)
-{
-	prctl(PR_SET_DUMPABLE, 0);
-	act_by_default(signo);
-	return 128 + signo;
+	if (is_stop_signal(signo))
+		act_by_default(signo);
+	return is_stop_signal(signo);
 }
 
 static const off_t LOCK = -1; /* not a byte of the file, but the flock(2) of the whole */
@@ -397,18 +354,11 @@ struct wait {
 	struct looker *looker; /* what `look` needs beside it */
 };
 
-/* Whether the time for the acquisition is over. */
-static bool
-is_late(const struct wait *wait)
-{
-	return wait->deadline != FOREVER && now() >= wait->deadline;
-}
-
 /* Whether a look may go on: the time is not over, and no signal has come. */
 static bool
 wait_goes_on(const struct wait *wait)
 {
-	return !signal_came() && !is_late(wait);
+	return !signal_came() && now() < wait->deadline;
 }
 
 /* What is to be done before sleeping on, until `until` at most. Returns 0, and the timer will
@@ -425,7 +375,8 @@ wait_check(struct wait *wait, nanoseconds until)
 	while (!error) {
 		if (signals.caught)
 			return EINTR;
-		if (wait->look_at && is_late(wait)) /* the look that is due at once comes first */
+		/* The look that is due at once comes first. */
+		if (wait->look_at && now() >= wait->deadline)
 			return ETIMEDOUT;
 		if (wait->look_at == FOREVER || now() < wait->look_at)
 			return timer_arm(wait->look_at < until ? wait->look_at : until) ? errno : 0;
@@ -446,9 +397,9 @@ lock_have(int fd, short type, off_t what, struct wait *wait)
 		error = wait_check(wait, FOREVER);
 		if (error)
 			return error;
-		signals_let_in();
+		sigprocmask(SIG_SETMASK, &signals.wait_mask, NULL);
 		error = request(fd, type, what, true);
-		signals_keep_out();
+		sigprocmask(SIG_SETMASK, &signals.all, NULL);
 	} while (error == EINTR);
 	return error == EAGAIN ? ENOLCK : error; /* "taken" is no answer to one who waits */
 }
@@ -517,24 +468,17 @@ utf8_length(const char *text, wchar_t *character)
 }
 
 /* `text` fit for a line of a terminal: control characters, and bytes that are no UTF-8, become
- * \xHH, and what is too long ends in "...". Valid until the next call but one. */
+ * \xHH, and what is too long ends in "...". Valid until the next call. */
 static const char *
 show(const char *text)
 {
-	static char texts[2][SHOWN_SIZE];
-	static size_t turn;
-	char *shown = texts[turn = !turn];
+	static char shown[SHOWN_SIZE];
 	wchar_t character = 0;
 	size_t used = 0;
 
-	shown[0] = '\0';
-	while (*text) {
+	while (*text && used + sizeof("\\xHH...") <= SHOWN_SIZE) {
 		size_t length = utf8_length(text, &character);
 
-		if (used + sizeof("\\xHH...") > SHOWN_SIZE) {
-			strcpy(shown + used, "...");
-			break;
-		}
 		length = iswcntrl((wint_t)character) ? 0 : length;
 		if (length)
 			used += (size_t)sprintf(shown + used, "%.*s", (int)length, text);
@@ -542,6 +486,7 @@ show(const char *text)
 			used += (size_t)sprintf(shown + used, "\\x%02x", (unsigned char)*text);
 		text += length ? length : 1;
 	}
+	strcpy(shown + used, *text ? "..." : "");
 	return shown;
 }
 
@@ -581,9 +526,9 @@ rotate(uint32_t word, int count)
 	return word >> count | word << (32 - count);
 }
 
-/* Work one block of 64 bytes into `state` (FIPS 180-4, 6.2.2). */
+/* Work a block, the first 16 words, into `state` (FIPS 180-4, 6.2.2). */
 static void
-sha256_block(uint32_t state[8], const unsigned char block[64])
+sha256_block(uint32_t state[8], uint32_t words[64])
 {
 	static const uint32_t constants[64] = {
 	    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4,
@@ -597,12 +542,8 @@ sha256_block(uint32_t state[8], const unsigned char block[64])
 	    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7,
 	    0xc67178f2,
 	};
-	uint32_t words[64];
 	uint32_t work[8];
 
-	for (int i = 0; i < 16; i++)
-		words[i] = (uint32_t)block[4 * i] << 24 | (uint32_t)block[4 * i + 1] << 16 |
-		           (uint32_t)block[4 * i + 2] << 8 | block[4 * i + 3];
 	for (int i = 16; i < 64; i++) {
 		uint32_t a = words[i - 15], b = words[i - 2];
 
@@ -633,25 +574,27 @@ sha256_hex(const char *bytes, size_t length, char hex[65])
 	    0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
 	    0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
 	};
-	unsigned char tail[128] = {0};
-	size_t rest = length % 64;
-	size_t tail_length = rest < 56 ? 64 : 128;
+	uint32_t words[64] = {0};
+	size_t end = (length + 8) / 64 * 64 + 64;
 
-	for (size_t done = 0; done + 64 <= length; done += 64)
-		sha256_block(state, (const unsigned char *)bytes + done);
-	memcpy(tail, bytes + length - rest, rest);
-	tail[rest] = 0x80;
-	for (size_t i = 0; i < 8; i++)
-		tail[tail_length - 1 - i] = (unsigned char)((uint64_t)length * 8 >> 8 * i);
-	for (size_t done = 0; done < tail_length; done += 64)
-		sha256_block(state, tail + done);
+	/* A bit behind the bytes and, in the last eight, how many bits they are. */
+	for (size_t i = 0; i < end; i++) {
+		uint64_t size = end - i > 8 ? 0 : (uint64_t)length * 8 >> 8 * (end - 1 - i);
+		uint32_t byte = i < length    ? (unsigned char)bytes[i]
+		                : i == length ? 0x80
+		                              : size & 0xff;
+
+		words[i / 4 % 16] = words[i / 4 % 16] << 8 | byte;
+		if (i % 64 == 63)
+			sha256_block(state, words);
+	}
 	for (int i = 0; i < 8; i++)
 		sprintf(hex + 8 * i, "%08x", state[i]);
 }
 
-/* Write the file name of `key`, of 1 to KEY_MAX_BYTES bytes, to `name`. */
+/* Write the name of the file of slot `slot`, from 1, of `key`, of 1 to KEY_MAX_BYTES bytes. */
 static void
-name_of_key(const char *key, char name[NAME_SIZE])
+name_of_key(const char *key, int slot, char name[NAME_SIZE])
 {
 	static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 				    "0123456789._-+@:,=";
@@ -664,7 +607,8 @@ name_of_key(const char *key, char name[NAME_SIZE])
 		if (used + (stands ? 1 : 3) > NAME_MAX_BYTES) {
 			memcpy(name + cut, "%h", 2);
 			sha256_hex(key, strlen(key), name + cut + 2);
-			return;
+			used = cut + HASH_BYTES;
+			break;
 		}
 		if (stands)
 			name[used++] = *byte;
@@ -674,44 +618,36 @@ name_of_key(const char *key, char name[NAME_SIZE])
 			cut = used;
 	}
 	name[used] = '\0';
-}
-
-/* Name the file of slot `number`, from 1, of the key whose first file is `base`. */
-static void
-slot_name(char name[NAME_SIZE], const char *base, int number)
-{
-	int used = snprintf(name, NAME_SIZE, "%.*s", NAME_MAX_BYTES, base);
-
-	if (number > 1)
-		sprintf(name + used, "%%s%d", number);
+	if (slot > 1)
+		sprintf(name + used, "%%s%d", slot);
 }
 
 /* Read a file name back: the key to `key` and the number of the slot. A name with a hash
- * stands for itself, and *hashed tells so. Returns false for a name that the above do not
+ * stands for itself, and *hashed tells so. Returns false for a name that the above does not
  * make, which is found out by making it again. */
 static bool
 key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 {
-	char base[NAME_SIZE], again[NAME_SIZE], *mark, *hash;
+	char again[NAME_SIZE], *mark, *hash;
 	size_t used = 0;
 
 	if (strlen(name) >= NAME_SIZE)
 		return false;
-	strcpy(base, name);
+	strcpy(again, name);
 	*slot = 1;
-	mark = strstr(base, "%s");
+	mark = strstr(again, "%s");
 	if (mark && !parse_number(mark + 2, 2, SLOTS_MAX, slot))
 		return false;
 	if (mark)
 		*mark = '\0';
-	hash = strstr(base, "%h");
-	*hashed = hash && strlen(base) <= NAME_MAX_BYTES &&
+	hash = strstr(again, "%h");
+	*hashed = hash && strlen(again) <= NAME_MAX_BYTES &&
 	          strspn(hash + 2, "0123456789abcdef") == 64 && !hash[2 + 64];
 	if (*hashed) {
-		strcpy(key, base);
+		strcpy(key, again);
 		return true;
 	}
-	for (const char *byte = base; *byte; byte++) {
+	for (const char *byte = again; *byte; byte++) {
 		unsigned int value = (unsigned char)*byte;
 
 		if (*byte == '%' && byte[1] && byte[2] && sscanf(byte + 1, "%2x", &value) == 1)
@@ -719,8 +655,7 @@ key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 		key[used++] = (char)value;
 	}
 	key[used] = '\0';
-	name_of_key(key, base);
-	slot_name(again, base, *slot);
+	name_of_key(key, *slot, again);
 	return *key && strcmp(again, name) == 0;
 }
 
@@ -824,10 +759,9 @@ directory_choose(struct directory *directory, const char *named)
 {
 	static char own[64];
 	uid_t user = named ? 0 : geteuid();
-	char root[PATH_MAX], point[PATH_MAX];
-	const char *line = "";
+	const char *mount = "";
 	struct stat lock;
-	bool shared, is_private = false;
+	bool shared;
 
 	directory->named = named != NULL;
 	directory->path = named ? named : user ? own : "/run/keylock";
@@ -840,16 +774,15 @@ directory_choose(struct directory *directory, const char *named)
 	/* The mount of a service's own /tmp shows a folder of systemd's (systemd.exec(5),
 	 * PrivateTmp; proc_pid_mountinfo(5)). Others do not see that folder. */
 	if (!shared)
-		line = proc_text("/proc/self/mountinfo");
-	for (; *line; line = line_after(line))
-		if (sscanf(line, "%*s %*s %*s %4095s %4095s", root, point) == 2 &&
-		    strcmp(point, "/tmp") == 0)
-			is_private = strstr(root, "/systemd-private-") != NULL;
-	if (!is_private)
-		return 0;
-	return directory_failure(directory, UNSAFE,
-	                         "/tmp is this service's own (PrivateTmp), and a key there would "
-	                         "be another one outside");
+		mount = proc_text("/proc/self/mountinfo");
+	while ((mount = strstr(mount, "/systemd-private-"))) {
+		mount += strcspn(mount, " ");
+		if (strncmp(mount, " /tmp ", strlen(" /tmp ")) == 0)
+			return directory_failure(directory, UNSAFE,
+			                         "/tmp is this service's own (PrivateTmp), and a "
+			                         "key there would be another one outside");
+	}
+	return 0;
 }
 
 /* Check the open directory against the rules. Returns 0, or a status and says why. */
@@ -965,7 +898,6 @@ static const off_t TICKETS = 1000;
 static const off_t LAST_TICKET = (off_t)1 << 61;
 
 static const nanoseconds GATE_PATIENCE = 100 * MILLISECOND;
-static const struct timespec a_moment = {.tv_nsec = 1000000};
 
 enum { LOCKFILE_FLAGS = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY };
 enum { LOOK_FLAGS = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY };
@@ -1011,7 +943,7 @@ lock_try_again(int fd, short type, off_t what)
 	int error, tries = 100;
 
 	while ((error = lock_try(fd, type, what)) == EAGAIN && tries--)
-		nanosleep(&a_moment, NULL);
+		usleep(1000);
 	return error;
 }
 
@@ -1053,17 +985,17 @@ is_held(int fd, off_t start, off_t end)
 	return byte_held(fd, F_WRLCK, start, end, &first, &last);
 }
 
-/* The highest ticket that others hold below `end` (0: no bound), 0 when there is none. "One
- * is held at x or above" is monotone in x, so this takes few calls. */
+/* The highest ticket that others hold below `end`, 0 when there is none. "One is held at x or
+ * above" is monotone in x, so this takes few calls. */
 static off_t
 highest_ticket(int fd, off_t end)
 {
-	off_t first, found, none = INT64_MAX; /* none: from there on there is none */
+	off_t first, found, none = end; /* none: from there on there is none */
 
 	if (!byte_held(fd, F_RDLCK, TICKETS, end, &first, &found))
 		return 0;
 	for (off_t step = 1024; step; step /= 2)
-		while (found < LAST_TICKET && found + step < none)
+		while (step < none - found)
 			if (!byte_held(fd, F_RDLCK, found + step, end, &first, &found))
 				none = found + step;
 	return found;
@@ -1080,14 +1012,10 @@ lockfile_failure(const struct directory *directory, const char *name, int status
 static int
 lockfile_make(const struct directory *directory, const char *name)
 {
-	mode_t mode = S_ISVTX | S_IRUSR | S_IWUSR;
-	int fd;
+	mode_t writable = S_IWUSR | (directory->is.st_mode & (S_IWGRP | S_IWOTH));
+	mode_t mode = S_ISVTX | writable | writable << 1; /* who may write may read, too */
+	int fd = openat(directory->fd, name, LOCKFILE_FLAGS | O_CREAT | O_EXCL, mode);
 
-	if (directory->is.st_mode & S_IWGRP)
-		mode |= S_IRGRP | S_IWGRP;
-	if (directory->is.st_mode & S_IWOTH)
-		mode |= S_IROTH | S_IWOTH;
-	fd = openat(directory->fd, name, LOCKFILE_FLAGS | O_CREAT | O_EXCL, mode);
 	/* The members of the directory's group, not those of the maker's. */
 	if (fd >= 0 && (mode & S_IWGRP) && fchown(fd, (uid_t)-1, directory->is.st_gid) < 0) {
 		/* Not a member: the directory's owner wanted it so. */
@@ -1100,7 +1028,7 @@ lockfile_make(const struct directory *directory, const char *name)
 static int
 lockfile_open(struct directory *directory, const char *name, struct lockfile *file)
 {
-	const char *why = NULL;
+	bool unsafe;
 	int status;
 
 	for (int tries = 0; tries < 100; tries++) {
@@ -1111,7 +1039,7 @@ lockfile_open(struct directory *directory, const char *name, struct lockfile *fi
 			break;
 		/* While the group of a new file is changed its members cannot open it. */
 		if (errno == EACCES)
-			nanosleep(&a_moment, NULL);
+			usleep(1000);
 		/* The directory itself has been removed, or takes no files. */
 		status = errno == ENOENT ? directory_open(directory) : 0;
 		if (status)
@@ -1122,23 +1050,26 @@ lockfile_open(struct directory *directory, const char *name, struct lockfile *fi
 			return 0;
 		errno = EISDIR;
 	}
-	if (errno == ELOOP)
-		why = "not safe: it is a symbolic link; remove it";
-	else if (errno == EISDIR || errno == ENXIO || errno == ENODEV)
-		why = "not safe: it is no regular file; remove it";
-	return lockfile_failure(directory, name, why ? UNSAFE : status_of(errno),
-	                        why ? why : strerror(errno));
+	unsafe = errno == ELOOP || errno == EISDIR || errno == ENXIO || errno == ENODEV;
+	return lockfile_failure(directory, name, unsafe ? UNSAFE : status_of(errno),
+	                        unsafe ? "not safe: it is a link or no regular file; remove it"
+	                               : strerror(errno));
 }
 
-/* Whether the open lockfile still bears its name: 0; ESTALE when not; else an errno. */
+/* What the `error` of one who takes the open lockfile comes to: ESTALE where the file does not
+ * bear its name any more, of which alone 0 and EAGAIN are true; else an errno. */
 static int
-lockfile_recheck(const struct directory *directory, const char *name, const struct lockfile *file)
+lockfile_recheck(const struct directory *directory, const char *name, const struct lockfile *file,
+                 int error)
 {
 	struct stat named;
 
+	if (error && error != EAGAIN)
+		return error;
 	if (fstatat(directory->fd, name, &named, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? ESTALE : errno;
-	return named.st_ino == file->was.st_ino && named.st_dev == file->was.st_dev ? 0 : ESTALE;
+	return named.st_ino == file->was.st_ino && named.st_dev == file->was.st_dev ? error
+	                                                                            : ESTALE;
 }
 
 /* Close the lockfile; all that our description of it held is let go. */
@@ -1166,7 +1097,7 @@ lockfile_tidy(const struct directory *directory, const char *name)
 		if (lock_try(fd, F_WRLCK, LOCK) == 0 && !is_held(fd, PRESENCE, 0) &&
 		    fstat(fd, &file.was) == 0 && S_ISREG(file.was.st_mode) &&
 		    !(file.was.st_mode & PINNED) && file.was.st_size == 0 &&
-		    lockfile_recheck(directory, name, &file) == 0)
+		    lockfile_recheck(directory, name, &file, 0) == 0)
 			removed = unlinkat(directory->fd, name, 0) == 0;
 		/* close(2) alone opens the gate a moment before it gives up the lock, and a
 		 * newcomer would find taken what nobody has: of a file that has its name. */
@@ -1191,18 +1122,14 @@ turn_await(const struct lock *lock, struct wait *wait)
 	return error;
 }
 
-/* Draw the ticket above the highest held. Inside the gate, which stays closed where another
- * program's locks are in the way, until they are gone. Returns as lock_have() does. */
+/* Draw the ticket above the highest held. Inside the gate, which stays closed while another
+ * program's lock covers all that are to come. Returns as lock_have() does. */
 static int
 ticket_draw(struct lock *lock, struct wait *wait)
 {
-	int fd = lock->file.fd, error = 0;
-	off_t last;
+	int fd = lock->file.fd, error = lock_have(fd, F_RDLCK, LAST_TICKET, wait);
+	off_t last = highest_ticket(fd, LAST_TICKET);
 
-	while (!error && (last = highest_ticket(fd, 0)) >= LAST_TICKET) {
-		error = lock_have(fd, F_RDLCK, last, wait);
-		bytes_give_up(fd, TICKETS);
-	}
 	if (error)
 		return error;
 	lock->ticket = last ? last + 1 : TICKETS;
@@ -1271,10 +1198,9 @@ lock_take(struct lock *lock, struct wait *wait)
 static int
 lock_result(struct lock *lock, int error)
 {
-	int fd = lock->file.fd, result = CAUGHT;
+	int fd = lock->file.fd, result = error < 0 ? -error : TAKEN;
 	const char *why;
 
-	lock->ticket = 0;
 	timer_arm(FOREVER);
 	if (!error && !signals.caught) {
 		/* Held since now, unless others hold it along with us. A file that has a
@@ -1290,11 +1216,10 @@ lock_result(struct lock *lock, int error)
 		      "needs Linux 3.15 or newer";
 	else if (error == EDQUOT)
 		why = "no timer is left to wait with; see ulimit -i";
-	if (!signals.caught && (error == EAGAIN || error == ETIMEDOUT))
-		result = TAKEN;
-	else if (!signals.caught)
-		result = error < 0 ? -error
-		                   : say(REFUSED, "%s: cannot be locked: %s", show(lock->key), why);
+	if (error >= 0 && signals.caught)
+		result = CAUGHT;
+	else if (error > 0 && error != EAGAIN && error != ETIMEDOUT)
+		result = say(REFUSED, "%s: cannot be locked: %s", show(lock->key), why);
 	lockfile_close(&lock->file);
 	lockfile_tidy(lock->directory, lock->name);
 	return result;
@@ -1305,7 +1230,7 @@ lock_result(struct lock *lock, int error)
 static int
 lock_acquire(struct lock *lock, struct wait *wait, int (*take)(struct lock *, struct wait *))
 {
-	int error, renamed;
+	int error;
 
 	for (int tries = 1;; tries++) {
 		lockfile_close(&lock->file);
@@ -1313,14 +1238,11 @@ lock_acquire(struct lock *lock, struct wait *wait, int (*take)(struct lock *, st
 		error = -lockfile_open(lock->directory, lock->name, &lock->file);
 		if (!error)
 			error = take(lock, wait);
-		renamed = error;
-		/* "Taken" too is only true of the file that bears the name. */
-		if (!error || error == EAGAIN)
-			renamed = lockfile_recheck(lock->directory, lock->name, &lock->file);
-		if (renamed != ESTALE)
-			return renamed ? renamed : error;
+		error = lockfile_recheck(lock->directory, lock->name, &lock->file, error);
+		if (error != ESTALE)
+			return error;
 		/* There are file systems (FUSE) that number a file anew at each look. */
-		if (signal_came() || (wait->nonblock ? tries == 100 : is_late(wait)))
+		if (signal_came() || (wait->nonblock ? tries == 100 : now() >= wait->deadline))
 			return ETIMEDOUT;
 	}
 }
@@ -1551,41 +1473,30 @@ record_settle(const struct lock *lock, bool ran, const char *cause, const char *
 static struct lockfile *slots;
 static int slots_taken;
 
-/* Try to take the lock of the open file of a slot; `gated` where we are in its gate, else it
- * is taken where the gate is closed. Returns as lock_take_now() does. */
-static int
-slot_take(int fd, bool gated)
-{
-	int error = gated ? 0 : lock_try(fd, F_WRLCK, GATE);
-
-	if (error)
-		return error;
-	error = lock_take_now(fd, F_WRLCK, GUESTS + 1);
-	if (!gated)
-		lock_try(fd, F_UNLCK, GATE);
-	return error;
-}
-
 /* Try to acquire slot `place`, from 0, whose file is opened where it is not. Returns 0, EAGAIN
- * when it is taken, another errno, or a result as a negative number. */
+ * when it or its gate is taken, another errno, or a result as a negative number. */
 static int
 slot_try(const struct lock *lock, int place)
 {
 	struct lockfile *file = &slots[place];
+	bool gated = place == 0 && !lock->ticket; /* we are in the gate of the first */
 	char name[NAME_SIZE];
-	int error, renamed;
+	int error;
 
-	slot_name(name, lock->name, place + 1);
+	name_of_key(lock->key, place + 1, name);
 	/* That of a holder who has left may be gone, and another of that name be there. */
 	for (int tries = 0; tries < 100; tries++) {
 		error = file->fd < 0 ? -lockfile_open(lock->directory, name, file) : 0;
-		if (!error) /* without a ticket we are in the gate of the first */
-			error = slot_take(file->fd, place == 0 && !lock->ticket);
-		if (error && error != EAGAIN)
+		if (!error && !gated)
+			error = lock_try(file->fd, F_WRLCK, GATE);
+		if (!error) {
+			error = lock_take_now(file->fd, F_WRLCK, GUESTS + 1);
+			if (!gated)
+				lock_try(file->fd, F_UNLCK, GATE);
+		}
+		error = lockfile_recheck(lock->directory, name, file, error);
+		if (error != ESTALE)
 			return error;
-		renamed = lockfile_recheck(lock->directory, name, file);
-		if (renamed != ESTALE)
-			return renamed ? renamed : error;
 		lockfile_close(file);
 	}
 	return EAGAIN;
@@ -1604,9 +1515,9 @@ slots_try(const struct lock *lock)
 	return error;
 }
 
-/* First in line: try the slots whenever one may have become free, until one is had; signals
- * are let in by the same step as sleep comes (ppoll(2)). Returns as slots_try() does, and
- * as wait_check(). */
+/* Wait, with a ticket, for our turn, then try the slots whenever one may have become free, until
+ * one is had; signals are let in by the same step as sleep comes (ppoll(2)). Returns as slots_try()
+ * does, and as wait_check(). */
 static int
 slots_await(const struct lock *lock, struct wait *wait)
 {
@@ -1615,11 +1526,9 @@ slots_await(const struct lock *lock, struct wait *wait)
 	nanoseconds pause = MILLISECOND;
 	char path[64];
 	char ignored[4096]; /* which slot it was does not matter: all are tried */
-	int error;
+	int error = turn_await(lock, wait);
 
-	while ((error = slots_try(lock)) == EAGAIN) {
-		struct pollfd ready = {.events = POLLIN};
-
+	while (!error && (error = slots_try(lock)) == EAGAIN) {
 		if (events < 0)
 			events = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 		for (int i = 0; i < lock->slots; i++) {
@@ -1631,8 +1540,8 @@ slots_await(const struct lock *lock, struct wait *wait)
 		error = wait_check(wait, time_in(pause));
 		if (error)
 			break;
-		ready.fd = events;
-		if (ppoll(&ready, 1, NULL, &signals.wait_mask) < 0 && errno != EINTR)
+		if (ppoll(&(struct pollfd){events, POLLIN, 0}, 1, NULL, &signals.wait_mask) < 0 &&
+		    errno != EINTR)
 			return errno;
 		pause = pause < SECOND / 2 ? 2 * pause : SECOND;
 		while (events >= 0 && read(events, ignored, sizeof(ignored)) > 0)
@@ -1654,18 +1563,15 @@ slots_take(struct lock *lock, struct wait *wait)
 		return error;
 	/* Here too, and not only after a slot is had: inside the gate, and then by
 	 * our ticket, the file keeps its name. */
-	error = lockfile_recheck(lock->directory, lock->name, &lock->file);
-	if (error)
-		return error;
-	error = is_held(fd, TICKETS, 0) ? EAGAIN : slots_try(lock);
+	error = lockfile_recheck(lock->directory, lock->name, &lock->file, 0);
+	if (!error)
+		error = is_held(fd, TICKETS, 0) ? EAGAIN : slots_try(lock);
 	if (error == EAGAIN && !wait->nonblock) {
 		error = ticket_draw(lock, wait);
 		lock_try(fd, F_RDLCK, SLOT_WAITER);
 	}
 	lock_try(fd, F_UNLCK, GATE);
-	if (!error && lock->ticket)
-		error = turn_await(lock, wait);
-	return error || !lock->ticket ? error : slots_await(lock, wait);
+	return !error && lock->ticket ? slots_await(lock, wait) : error;
 }
 
 /* Who leaves a slot leaves the first file, too, whose queue it has used; and where nobody
@@ -1673,16 +1579,13 @@ slots_take(struct lock *lock, struct wait *wait)
 static void
 slots_tidy(const struct lock *lock)
 {
-	char base[NAME_SIZE], name[NAME_SIZE];
+	char name[NAME_SIZE];
 
-	if (lock->slots < 2)
-		return;
-	name_of_key(lock->key, base);
-	lockfile_tidy(lock->directory, base);
-	for (int number = 2;
-	     number <= lock->slots && faccessat(lock->directory->fd, base, F_OK, 0) < 0; number++) {
-		slot_name(name, base, number);
+	for (int slot = 1; lock->slots > 1 && slot <= lock->slots; slot++) {
+		name_of_key(lock->key, slot, name);
 		lockfile_tidy(lock->directory, name);
+		if (slot == 1 && faccessat(lock->directory->fd, name, F_OK, 0) == 0)
+			break;
 	}
 }
 
@@ -1691,7 +1594,6 @@ slots_tidy(const struct lock *lock)
 static int
 slots_acquire(struct lock *lock, struct wait *wait)
 {
-	char base[NAME_SIZE];
 	int error;
 
 	slots = slots ? slots : calloc(SLOTS_MAX, sizeof(*slots));
@@ -1704,8 +1606,7 @@ slots_acquire(struct lock *lock, struct wait *wait)
 		lockfile_close(&lock->file); /* the place in the queue */
 		lock->file = slots[slots_taken];
 		slots[slots_taken] = NO_LOCKFILE;
-		strcpy(base, lock->name);
-		slot_name(lock->name, base, slots_taken + 1);
+		name_of_key(lock->key, slots_taken + 1, lock->name);
 	}
 	for (int i = 0; i < lock->slots; i++)
 		lockfile_close(&slots[i]);
@@ -1727,14 +1628,13 @@ struct keys {
 static int
 key_acquire(struct lock *lock, struct wait *wait)
 {
-	char base[NAME_SIZE];
 	int result;
 
 	if (lock->slots > 1) /* it may be that of a slot had before a stop */
-		name_of_key(lock->key, lock->name);
+		name_of_key(lock->key, 1, lock->name);
 	wait->lock = lock;
 	wait->look_at = UNSET;
-	lock->file = lock->cover = NO_LOCKFILE;
+	lock->file = NO_LOCKFILE;
 	lock->guest = false;
 	result = lock_result(lock, lock->slots > 1 ? slots_acquire(lock, wait)
 	                                           : lock_acquire(lock, wait, lock_take));
@@ -1744,14 +1644,11 @@ key_acquire(struct lock *lock, struct wait *wait)
 		result = wait->look(wait);
 		result = result ? result : TAKEN;
 	}
-	if (result == COVERED && !signals.caught) {
-		lock->file = lock->cover;
-		strcpy(base, lock->name);
-		slot_name(lock->name, base, lock->cover_slot);
-		return 0;
-	}
-	lockfile_close(&lock->cover);
-	return result == COVERED ? CAUGHT : result;
+	if (result != COVERED)
+		return result;
+	lock->file = lock->cover;
+	name_of_key(lock->key, lock->cover_slot, lock->name);
+	return 0;
 }
 
 /* Let the first `count` keys go, the last one first. */
@@ -1764,20 +1661,19 @@ keys_release(struct keys *keys, size_t count, bool linger)
 	}
 }
 
-/* Acquire all keys. Returns 0, or a result with *failed the key that was not had, and nothing
+/* Acquire all keys. Returns 0, or a result with wait->lock the key that was not had, and nothing
  * is kept. */
 static int
-keys_acquire(struct keys *keys, struct wait *wait, size_t *failed)
+keys_acquire(struct keys *keys, struct wait *wait)
 {
 	int result = 0;
 
 	for (size_t i = 0; i < keys->count && !result; i++) {
 		wait->early = wait->early || i > 0; /* where we hold others */
 		result = key_acquire(&keys->locks[i], wait);
-		*failed = i;
+		if (result)
+			keys_release(keys, i, false);
 	}
-	if (result)
-		keys_release(keys, *failed, false);
 	return result;
 }
 
@@ -2149,10 +2045,12 @@ static nanoseconds
 age_of(const struct glance *glance)
 {
 	int64_t seconds = glance->file.st_mtim.tv_sec;
+	struct timespec time;
 
 	if (!glance->held || seconds < 0 || seconds >= FOREVER / SECOND)
 		return -1;
-	return clock_now(CLOCK_REALTIME) - (seconds * SECOND + glance->file.st_mtim.tv_nsec);
+	clock_gettime(CLOCK_REALTIME, &time);
+	return (time.tv_sec - seconds) * SECOND + time.tv_nsec - glance->file.st_mtim.tv_nsec;
 }
 
 /* Write ", held for 3m2s" to `text`; returns it, or "" where the age is not known. */
@@ -2279,7 +2177,7 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	    ancestor_holds(lock->directory, lineage, file.fd, seat))
 		result = ENDLESS;
 	if (result && come && holds(seat) && lock_try_again(file.fd, F_RDLCK, PRESENCE) == 0)
-		result = lockfile_recheck(lock->directory, seat->name, &file) ? 0 : COVERED;
+		result = lockfile_recheck(lock->directory, seat->name, &file, 0) ? 0 : COVERED;
 	if (result != COVERED) {
 		lockfile_close(&file);
 		lockfile_tidy(lock->directory, seat->name);
@@ -2316,7 +2214,7 @@ static int
 look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 {
 	int count = lock->slots > 1 ? lock->slots : 1, held = 0, result = 0;
-	char base[NAME_SIZE], name[NAME_SIZE];
+	char name[NAME_SIZE];
 	const struct seat *found;
 	const char *remedy = "; -r runs under its lock";
 	char who[64] = "a descriptor that this process inherited";
@@ -2324,13 +2222,12 @@ look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 	struct seat seat;
 
 	lineage_find(&lineage, lock->directory);
-	name_of_key(lock->key, base);
 	looker->unsure = false;
 	for (size_t i = 0; i < lineage.seats.count; i++)
 		*related = *related || holds(&lineage.seats.list[i]);
 	for (int number = 1; number <= count && result != COVERED && lineage.seats.count;
 	     number++) {
-		slot_name(name, base, number);
+		name_of_key(lock->key, number, name);
 		found = lineage_holder(&lineage, name);
 		if (!found)
 			continue;
@@ -2662,8 +2559,10 @@ become(struct command *command)
 		if (command->child_came.sa_handler == SIG_IGN)
 			sigaction(SIGCHLD, &command->child_came, NULL);
 		/* What came ignored stays so; a handler goes with execve(2). */
-		if (signals.ignored[0])
-			signal(WAKER, SIG_IGN);
+		if (signals.begun) {
+			signal(WAKER, SIG_IGN); /* takes away one that is pending */
+			sigaction(WAKER, &signals.waker_came, NULL);
+		}
 		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 		execute(command);
 	}
@@ -2676,13 +2575,9 @@ become(struct command *command)
 static int
 child_run(void *command)
 {
-	struct sigaction handler = {.sa_handler = on_signal}, came;
-
 	signals.in_child = true;
-	for (size_t i = 0; i < HANDLED && !signals.begun; i++)
-		if (is_stop_signal(handled[i]) && sigaction(handled[i], &handler, &came) == 0 &&
-		    came.sa_handler == SIG_IGN)
-			sigaction(handled[i], &came, NULL);
+	if (!signals.begun)
+		signals_handle(on_signal, true);
 	become(command);
 	/* Which tells, too, where an emulator shares no memory. */
 	return ((const struct command *)command)->status;
@@ -2738,7 +2633,7 @@ command_wait(pid_t child)
 				continue;
 			/* Not with SIGSTOP, which somebody sent to the command alone. */
 			if (WIFSTOPPED(status) && is_stop_signal(WSTOPSIG(status)))
-				stop_by(WSTOPSIG(status));
+				act_by_default(WSTOPSIG(status));
 			if (WIFSTOPPED(status))
 				continue;
 			if (WIFSIGNALED(status))
@@ -2767,10 +2662,9 @@ command_run(struct command *command, bool in_place)
 	sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL}, &command->child_came);
 	if (in_place) {
 		if (signals.begun)
-			signal(WAKER, SIG_IGN); /* takes away one that is pending */
-		handlers_end(false);
+			signals_handle(SIG_DFL, false);
 		become(command);
-		signals_keep_out();
+		sigprocmask(SIG_SETMASK, &signals.all, NULL);
 	} else {
 		child = clone(child_run, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD,
 		              command);
@@ -2846,17 +2740,17 @@ hold(const char **cause)
 	int error = waiting_begin();
 	ssize_t count = 1;
 
-	handlers_end(true); /* who is stopped keeps the key */
+	signals_handle(SIG_DFL, true); /* who is stopped keeps the key */
 	while (!error && count && !signals.caught) {
 		count = ppoll(ends, 2, NULL, &signals.wait_mask);
 		failed = ends[1].revents ? "standard output" : "standard input";
-		signals_let_in();
+		sigprocmask(SIG_SETMASK, &signals.wait_mask, NULL);
 		if (count > 0 && ends[1].revents)
 			count = write(STDOUT_FILENO, "locked\n", strlen("locked\n"));
 		else if (count > 0)
 			count = read(STDIN_FILENO, bytes, sizeof(bytes));
 		error = count >= 0 || errno == EINTR || errno == EAGAIN ? 0 : errno;
-		signals_keep_out();
+		sigprocmask(SIG_SETMASK, &signals.all, NULL);
 		for (ssize_t i = 0; i < count && !ends[1].revents; i++) {
 			memmove(tail, tail + 1, 5);
 			tail[5] = bytes[i];
@@ -3059,7 +2953,7 @@ static int
 look(struct directory *directory, char **keys, bool json, const char *who)
 {
 	struct listing listing = {.directory = directory, .json = json, .who = who != NULL};
-	char base[NAME_SIZE], name[NAME_SIZE];
+	char name[NAME_SIZE];
 	int slot, count = 0, error = 0, status = directory_open(directory);
 	struct dirent **entries = NULL;
 	bool hashed;
@@ -3075,9 +2969,8 @@ look(struct directory *directory, char **keys, bool json, const char *who)
 		if (key_of_name(entries[i]->d_name, name, &slot, &hashed))
 			error = list_file(&listing, entries[i]->d_name, hashed ? NULL : name, slot);
 	for (; *keys && !error; keys++) {
-		name_of_key(*keys, base);
 		for (slot = 1; slot <= SLOTS_MAX && !error; slot++) {
-			slot_name(name, base, slot);
+			name_of_key(*keys, slot, name);
 			error = list_file(&listing, name, *keys, slot);
 		}
 	}
@@ -3098,7 +2991,7 @@ print_path(const struct directory *directory, const char *key)
 {
 	char name[NAME_SIZE];
 
-	name_of_key(key, name);
+	name_of_key(key, 1, name);
 	printf("%s/%s\n", directory->path, name);
 	return printed();
 }
@@ -3130,7 +3023,7 @@ pin(struct directory *directory, const char *key, nanoseconds patience)
 
 	if (status)
 		return status;
-	name_of_key(key, lock.name);
+	name_of_key(key, 1, lock.name);
 	hurried = true;
 	do
 		error = lock_acquire(&lock, &wait, pin_take);
@@ -3141,7 +3034,7 @@ pin(struct directory *directory, const char *key, nanoseconds patience)
 		return error ? -error : print_path(directory, key);
 	}
 	status = lock_result(&lock, error);
-	return status == CAUGHT ? die_by(signals.caught) : status;
+	return status == CAUGHT ? act_by_default(signals.caught) : status;
 }
 
 /* --forget: remove the record and the pin of a key that is held by us. */
@@ -3594,7 +3487,7 @@ keys_make(struct keys *keys, const struct options *options, struct directory *di
 		locks[i].key = options->keys[i];
 		locks[i].shared = options->shared;
 		locks[i].slots = options->slots;
-		name_of_key(options->keys[i], locks[i].name);
+		name_of_key(options->keys[i], 1, locks[i].name);
 	}
 	keys_order(keys);
 	return true;
@@ -3620,7 +3513,6 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	nanoseconds start = options->verbose ? now() : 0;
 	int result = directory_open(directory);
 	struct ending ending;
-	size_t failed = 0;
 	struct keys keys;
 
 	if (result)
@@ -3629,15 +3521,15 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 		return say(REFUSED, "memory: %s", strerror(ENOMEM));
 	hurried = true;
 	do { /* a stop signal gives every place and key up; the deadline stays */
-		result = keys_acquire(&keys, &wait, &failed);
+		result = keys_acquire(&keys, &wait);
 		for (size_t i = 0; i < keys.count && result; i++)
 			host_close(&keys.locks[i]);
 	} while (result == CAUGHT && stopped());
 	turn_end(&looker, directory);
 	if (result == CAUGHT)
-		return die_by(signals.caught);
+		return act_by_default(signals.caught);
 	if (result == TAKEN)
-		say_taken(options, &keys.locks[failed]);
+		say_taken(options, wait.lock);
 	if (result)
 		return result == TAKEN ? options->conflict_status : result;
 	if (options->verbose)
@@ -3650,7 +3542,7 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	hurried = false;
 	if (ending.error)
 		say_not_run(*options->command, &ending);
-	return ending.signal ? die_by(ending.signal) : ending.status;
+	return ending.signal ? act_by_default(ending.signal) : ending.status;
 }
 
 int

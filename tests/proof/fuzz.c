@@ -199,9 +199,9 @@ target_name(const struct input *input)
 
 	memset(name, 'x', NAME_SIZE);
 	if (*key)
-		name_of_key(key, name);
+		name_of_key(key, 1, name);
 	for (int number = 1; *key && number <= SLOTS_MAX; number = number * 13 + 1) {
-		slot_name(again, name, number);
+		name_of_key(key, number, again);
 		MUST(key_of_name(again, back, &slot, &hashed));
 		MUST(slot == number && strcmp(back, hashed ? name : key) == 0);
 	}
@@ -212,7 +212,7 @@ target_name(const struct input *input)
 static void
 target_file(const struct input *input)
 {
-	char key[NAME_SIZE], again[NAME_SIZE], base[NAME_SIZE];
+	char key[NAME_SIZE], again[NAME_SIZE];
 	const char *name = input->list[0];
 	bool hashed;
 	int slot;
@@ -220,10 +220,9 @@ target_file(const struct input *input)
 	if (strlen(name) <= 255 && key_of_name(name, key, &slot, &hashed)) {
 		MUST(slot >= 1 && slot <= SLOTS_MAX);
 		if (hashed)
-			strcpy(base, key);
+			snprintf(again, sizeof(again), slot > 1 ? "%s%%s%d" : "%s", key, slot);
 		else
-			name_of_key(key, base);
-		slot_name(again, base, slot);
+			name_of_key(key, slot, again);
 		MUST(strcmp(again, name) == 0);
 	}
 }
@@ -276,7 +275,7 @@ check_options(const struct options *options)
 	for (size_t i = 0; i < options->key_count; i++) {
 		MUST(*options->keys[i] && strlen(options->keys[i]) <= KEY_MAX_BYTES);
 		locks[i].key = options->keys[i];
-		name_of_key(locks[i].key, locks[i].name);
+		name_of_key(locks[i].key, 1, locks[i].name);
 	}
 	keys_order(&keys);
 	for (size_t i = 1; i < keys.count; i++)

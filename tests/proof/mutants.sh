@@ -86,7 +86,7 @@ while read -r name suite pattern changes; do
 done < <(
 	perl -0pe 's/\n\t/\t/g' <<'MUTANTS'
 # Lockfile
-name-not-compared refused loses.its.name lock_acquire: renamed = lockfile_recheck => renamed = 0 && lockfile_recheck
+name-not-compared refused loses.its.name lock_acquire: error = lockfile_recheck => error = error ?: 0 && lockfile_recheck
 taken-without-gate waiting gate.is.closed lock_take: error = lock_have(fd, F_WRLCK, GATE, wait) => error = 0
 early-unlock lifetime free.and.their.files command_run: return => lock_try(command->locks->file.fd, F_UNLCK, LOCK); return
 no-tickets waiting stream.of.arrivals ticket_draw: return lock_have(fd, F_WRLCK, lock->ticket, wait) => return 0
@@ -108,7 +108,7 @@ tidy-blind-to-tickets waiting each.place lockfile_tidy: is_held(fd, PRESENCE, 0)
 tidy-blind-to-guests nesting whatever.became lockfile_tidy: is_held(fd, PRESENCE, 0) => is_held(fd, TICKETS, 0)
 tidy-looks-once nesting removal.stopped lockfile_tidy: LOCK) == 0 && !is_held(fd, PRESENCE, 0) => LOCK) == 0
 tidy-without-gate waiting gate.is.closed lockfile_tidy: lock_try_again(fd, F_WRLCK, GATE) == 0 => true
-tidy-another-file nesting came.to.tidy lockfile_tidy: lockfile_recheck(directory, name, &file) == 0 => true
+tidy-another-file nesting came.to.tidy lockfile_tidy: lockfile_recheck(directory, name, &file, 0) == 0 => true
 tidy-late lifetime nobody.ever lockfile_tidy: removed = unlinkat(directory->fd, name, 0) == 0 => removed = true
 	lockfile_tidy: lockfile_close(&file) => lockfile_close(&file), removed && (usleep(300), unlinkat(directory->fd, name, 0))
 tidy-the-pinned hold makes.the.file lockfile_tidy: !(file.was.st_mode & PINNED) => true
@@ -122,11 +122,11 @@ record-not-on-disk record is.on.disk record_put: fdatasync(fd) < 0 => false
 # Slots
 one-slot-more slots N.hold.at.once keys_make: slots = options->slots => slots = options->slots ? options->slots + 1 : 0
 slot-blind-to-guests nesting slot.of.a.guest lock_take_now: is_held(fd, GUESTS, end) => !end && is_held(fd, GUESTS, end)
-slot-without-gate slots somebody.stopped.in slot_take: gated ? 0 : lock_try(fd, F_WRLCK, GATE) => 0
-slot-name-not-compared refused loses.its.name slot_try: renamed = lockfile_recheck => renamed = 0 && lockfile_recheck
+slot-without-gate slots somebody.stopped.in slot_try: lock_try(file->fd, F_WRLCK, GATE) => 0
+slot-name-not-compared refused loses.its.name slot_try: error = lockfile_recheck => error = error ?: 0 && lockfile_recheck
 queue-name-not-compared slots stands.in.the.line slots_take: error = lockfile_recheck => error = 0 && lockfile_recheck
 slots-blind-to-tickets slots nobody.passes slots_take: is_held(fd, TICKETS, 0) ? EAGAIN : => false ? EAGAIN :
-slots-not-in-turn waiting slot.run.in.the.order slots_take: error = turn_await(lock, wait) => error = 0
+slots-not-in-turn waiting slot.run.in.the.order slots_await: error = turn_await(lock, wait) => error = 0
 slots-not-retried slots looks.no.more slots_await: time_in(pause) => FOREVER
 slots-awake slots come.and.gone slots_await: read(events, ignored, sizeof(ignored)) > 0 => false
 keys-unsorted several in.the.order.of keys_order: qsort => (void)sizeof
@@ -149,8 +149,8 @@ all-in-a-cycle-told cycles scripts.that.lock cycle_look: lock_try_again(looker->
 cycle-of-one-process cycles closed.descriptors search_go_on: pid = parent) => pid = 0)
 first-key-not-looked cycles alone.closes look_around: related || wait->early => related
 false-cycle cycles one.of.several.slots search_add: || waiter->for_slots =>
-stop-signals-lost slots signal.ends.or.stops stop_by: sigismember(&pending, SIGCONT) != 1 => false
-waiter-deaf terminal leaves.the.line signals_let_in: => return;
+stop-signals-lost slots signal.ends.or.stops act_by_default: sigismember(&pending, SIGCONT) == 1 => true
+waiter-deaf terminal leaves.the.line lock_have: sigprocmask(SIG_SETMASK, &signals.wait_mask, NULL) => (void)0
 wait-slept-over signals last.look.for.one on_signal: timer_arm(now() + MILLISECOND) => 0
 mask-not-given-back signals reach.the.command.as become: sigprocmask(SIG_SETMASK, &signals.came_mask, NULL) => (void)0
 dead-frees-the-key lifetime command.that.died has_died: => return false;
@@ -176,7 +176,7 @@ network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] 
 6-full-pipe-no-timer waiting nobody.reads say: !full && write => write
 6-full-pipe-at-the-gate waiting nobody.reads pin: hurried = true => (void)0
 6-full-output hold full.output hold: count = ppoll => count = ends[1].fd >= 0 ? (ends[1].revents = POLLOUT) : ppoll
-7-hold-reads-deaf terminal hold.in.the.background hold: signals_let_in() => (void)0
+7-hold-reads-deaf terminal hold.in.the.background hold: sigprocmask(SIG_SETMASK, &signals.wait_mask, NULL) => (void)0
 8-output-closed-first hold without.the.line hold: ends[1].fd = -1 => ends[1].events = 0
 	hold: ends[1].fd < 0 || !count => true
 9-stopped-for-good signals SIGSTOP.and.SIGCONT command_wait: is_stop_signal(WSTOPSIG(status)) => true
@@ -196,7 +196,7 @@ network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] 
 17-foreign-file-emptied record not.keylock.s.own record_check: !(found->st_mode & S_ISVTX) => false
 17-foreign-file-pinned record not.keylock.s.own pin: record_check(&lock, &file) => fstat(lock.file.fd, &file)
 gate-for-ever waiting for.the.gate lock_take: error && !(error == ETIMEDOUT && wait->nonblock) => error
-slot-gate-waited-for slots somebody.stopped.in slot_take: lock_try(fd, F_WRLCK, GATE) => request(fd, F_WRLCK, GATE, true)
+slot-gate-waited-for slots somebody.stopped.in slot_try: lock_try(file->fd, F_WRLCK, GATE) => request(file->fd, F_WRLCK, GATE, true)
 MUTANTS
 )
 for suite in "${!patterns[@]}"; do
