@@ -330,16 +330,20 @@ act_by_default(int signo)
 	sigaction(signo, &came, NULL);
 }
 
-/* Stop by the stop signal `signo`; not where a SIGCONT has come since, which is pending
- * then: a stop signal that is sent takes it away (signal(7)). */
-static void
+/* Stop where `signo` is a stop signal; not where a SIGCONT has come since, which is pending
+ * then: a stop signal that is sent takes it away (signal(7)). Returns whether it is one. */
+static bool
 stop_by(int signo)
 {
 	sigset_t pending;
 
+	if (!is_stop_signal(signo))
+		return false;
+	signals.caught = 0;
 	sigpending(&pending);
 	if (sigismember(&pending, SIGCONT) != 1)
 		act_by_default(signo);
+	return true;
 }
 
 /* Die of `signo`, without a second core. Returns 128 + signo where the kernel does not let
@@ -1753,7 +1757,7 @@ keys_release(struct keys *keys, size_t count, bool linger)
 static int
 keys_acquire(struct keys *keys, struct wait *wait, size_t *failed)
 {
-	int result = 0, signo;
+	int result = 0;
 
 	for (size_t i = 0; i < keys->count; i++) {
 		wait->early = wait->early || i > 0; /* where we hold others */
@@ -1762,11 +1766,8 @@ keys_acquire(struct keys *keys, struct wait *wait, size_t *failed)
 			continue;
 		*failed = i;
 		keys_release(keys, i, false);
-		signo = signals.caught;
-		if (result != CAUGHT || !is_stop_signal(signo))
+		if (result != CAUGHT || !stop_by(signals.caught))
 			break;
-		signals.caught = 0;
-		stop_by(signo);
 		i = (size_t)-1;
 	}
 	return result;
@@ -2562,17 +2563,6 @@ look_around(struct wait *wait)
  * blocked and takes them one by one.
  */
 
-struct command {
-	char **argv;              /* with a word of ours before it */
-	char **environment;       /* KEYLOCK_KEY first */
-	const struct lock *locks; /* whose descriptors it inherits */
-	size_t count;
-	mode_t came_umask;
-	struct sigaction child_came; /* what was done with SIGCHLD */
-	/* The child's word where it did not become the command; it runs in our memory. */
-	volatile int status, error;
-};
-
 /* How a command ended, or that it was not run. */
 struct ending {
 	int status; /* the command's exit status, or keylock's own */
@@ -2581,12 +2571,22 @@ struct ending {
 	int error;  /* errno, where it was not */
 };
 
+struct command {
+	char **argv;              /* with a word of ours before it */
+	char **environment;       /* KEYLOCK_KEY first */
+	const struct lock *locks; /* whose descriptors it inherits */
+	size_t count;
+	mode_t came_umask;
+	bool child_ignored;   /* SIGCHLD came so */
+	struct ending ending; /* where the child, in our memory, did not become the command */
+};
+
 /* Whether the command died: of a signal, or with a shell's word for one. What it left
  * running is still its work then, and the key that of what has inherited it. */
 static bool
 has_died(const struct ending *ending)
 {
-	return ending->signal || (ending->ran && ending->status > 128 && ending->status <= 192);
+	return ending->signal || (ending->status > 128 && ending->status <= 192);
 }
 
 /* Execute `file`. Where it is too long with KEYLOCK_KEY, go without; a file whose format
@@ -2641,26 +2641,27 @@ execute(const struct command *command)
 }
 
 /* Become the command: give back umask, dispositions and mask, keep the lock's descriptor
- * over the exec, and execute. Only returns on failure: command->status and ->error say why. */
+ * over the exec, and execute. Only returns on failure: command->ending says why. */
 static void
 become(struct command *command)
 {
-	bool kept = true;
+	struct ending *ending = &command->ending;
 
-	for (size_t i = 0; i < command->count && kept; i++)
-		kept = fcntl(command->locks[i].file.fd, F_DUPFD, FIRST_COMMAND_FD) >= 0;
-	if (kept) {
-		umask(command->came_umask);
-		if (command->child_came.sa_handler == SIG_IGN)
-			sigaction(SIGCHLD, &command->child_came, NULL);
-		/* What came ignored stays so; a handler goes with execve(2). */
-		if (signals.ignored[0])
-			signal(WAKER, SIG_IGN);
-		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
-		execute(command);
-	}
-	command->error = errno;
-	command->status = !kept ? REFUSED : errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE;
+	for (size_t i = 0; i < command->count && !ending->status; i++)
+		if (fcntl(command->locks[i].file.fd, F_DUPFD, FIRST_COMMAND_FD) < 0)
+			*ending = (struct ending){.status = REFUSED, .error = errno};
+	if (ending->status)
+		return;
+	umask(command->came_umask);
+	if (command->child_ignored)
+		signal(SIGCHLD, SIG_IGN);
+	/* What came ignored stays so; a handler goes with execve(2). */
+	if (signals.ignored[0])
+		signal(WAKER, SIG_IGN);
+	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
+	execute(command);
+	ending->error = errno;
+	ending->status = errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE;
 }
 
 /* In the child. Until it has become the command it runs in our memory, and we wait for
@@ -2668,16 +2669,13 @@ become(struct command *command)
 static int
 child_run(void *command)
 {
-	struct sigaction handler = {.sa_handler = on_signal}, came;
-
 	signals.in_child = true;
 	for (size_t i = 0; i < HANDLED && !signals.begun; i++)
-		if (is_stop_signal(handled[i]) && sigaction(handled[i], &handler, &came) == 0 &&
-		    came.sa_handler == SIG_IGN)
-			sigaction(handled[i], &came, NULL);
+		if (is_stop_signal(handled[i]) && signal(handled[i], on_signal) == SIG_IGN)
+			signal(handled[i], SIG_IGN);
 	become(command);
 	/* Which tells, too, where an emulator shares no memory. */
-	return ((const struct command *)command)->status;
+	return ((const struct command *)command)->ending.status;
 }
 
 /* Pass a signal on to the command. Not what its group has got from the terminal itself; but
@@ -2691,8 +2689,7 @@ forward(const siginfo_t *info, pid_t child)
 	pid_t group = getpgid(child);
 	bool apart = group > 0 && group != getpgrp();
 
-	if (info->si_code == SI_TIMER ||
-	    (info->si_code <= 0 && (info->si_pid == getpid() || info->si_pid == child)))
+	if (info->si_code <= 0 && (info->si_pid == getpid() || info->si_pid == child))
 		return;
 	if (by_terminal && (signo == SIGINT || signo == SIGQUIT || signo == SIGTSTP) && !apart)
 		return;
@@ -2710,34 +2707,25 @@ forward(const siginfo_t *info, pid_t child)
 static struct ending
 command_wait(pid_t child)
 {
-	struct ending ending = {.ran = true};
 	siginfo_t info;
 	int status;
 	pid_t pid;
 
 	for (;;) {
-		if (sigwaitinfo(&signals.all, &info) < 0)
-			continue;
-		if (info.si_signo != SIGCHLD) {
+		if (sigwaitinfo(&signals.all, &info) > 0 && info.si_signo != SIGCHLD)
 			forward(&info, child);
-			continue;
-		}
 		while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED)) != 0) {
 			if (pid < 0 && errno == ECHILD) /* somebody else took its status */
 				return (struct ending){
 				    .status = REFUSED, .ran = true, .error = ECHILD};
 			if (pid != child) /* also after an error: no second signal comes */
 				continue;
-			/* Not with SIGSTOP, which somebody sent to the command alone. */
-			if (WIFSTOPPED(status) && is_stop_signal(WSTOPSIG(status)))
+			if (WIFSTOPPED(status)) /* SIGSTOP was sent to the command alone */
 				stop_by(WSTOPSIG(status));
-			if (WIFSTOPPED(status))
-				continue;
-			if (WIFSIGNALED(status))
-				ending.signal = WTERMSIG(status);
 			else
-				ending.status = WEXITSTATUS(status);
-			return ending;
+				return (struct ending){.status = WEXITSTATUS(status),
+				                       .signal = WTERMSIG(status),
+				                       .ran = true};
 		}
 	}
 }
@@ -2749,44 +2737,36 @@ static struct ending
 command_run(struct command *command, bool in_place)
 {
 	_Alignas(16) char stack[8 * PATH_MAX];
-	pid_t child = 0;
-	int signo;
+	pid_t child;
 
-	while (!in_place && signal_came()) { /* before there was a command to give it to */
-		signo = signals.caught;
-		if (!is_stop_signal(signo))
-			return (struct ending){.signal = signo};
-		signals.caught = 0;
-		stop_by(signo);
-	}
-	timer_arm(FOREVER);
-	/* Were SIGCHLD ignored, the kernel would not keep the child's status. */
-	sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL}, &command->child_came);
+	/* What came before there was a command to give it to, and the timer's last signal. */
+	do
+		timer_arm(FOREVER);
+	while (signal_came() && stop_by(signals.caught));
+	if (signals.caught)
+		return (struct ending){.signal = signals.caught};
 	if (in_place) {
-		if (signals.begun)
-			signal(WAKER, SIG_IGN); /* takes away one that is pending */
 		handlers_end(false);
 		become(command);
 		signals_keep_out();
-	} else {
-		child = clone(child_run, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD,
-		              command);
-		signals.in_child = false;
+		return command->ending;
 	}
+	/* Were SIGCHLD ignored, the kernel would not keep the child's status. */
+	command->child_ignored = signal(SIGCHLD, SIG_DFL) == SIG_IGN;
+	child = clone(child_run, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, command);
+	signals.in_child = false;
 	if (child < 0)
 		return (struct ending){.status = REFUSED, .error = errno};
-	if (child > 0 && command->status)
+	if (command->ending.status) {
 		waitpid(child, NULL, 0);
-	if (command->status)
-		return (struct ending){.status = command->status, .error = command->error};
+		return command->ending;
+	}
 	if (signals.child_stop)
 		kill(child, signals.child_stop);
-	/* As without keylock, the command alone decides when its input's writer
-	 * and its output's reader see it closed; their numbers stay taken. */
-	if (dup2(STDERR_FILENO, STDIN_FILENO) < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
-		close(STDIN_FILENO);
-		close(STDOUT_FILENO);
-	}
+	/* As without keylock, the command alone decides when its input's writer and its output's
+	 * reader see it closed. */
+	close(STDIN_FILENO);
+	close(STDOUT_FILENO);
 	return command_wait(child);
 }
 
@@ -2837,7 +2817,7 @@ hold(const char **cause)
 {
 	struct pollfd ends[] = {{.fd = STDIN_FILENO, .events = POLLIN},
 	                        {.fd = STDOUT_FILENO, .events = POLLOUT}};
-	char bytes[512], tail[] = "\n\n\n\n\n\n";
+	char bytes[512] = "\n\n\n\n\n\n"; /* behind the last six that came before */
 	struct ending ending = {.ran = false};
 	const char *failed = "timer";
 	int error = waiting_begin();
@@ -2851,21 +2831,19 @@ hold(const char **cause)
 		if (count > 0 && ends[1].revents)
 			count = write(STDOUT_FILENO, "locked\n", strlen("locked\n"));
 		else if (count > 0)
-			count = read(STDIN_FILENO, bytes, sizeof(bytes));
+			count = read(STDIN_FILENO, bytes + 6, sizeof(bytes) - 6);
 		error = count >= 0 || errno == EINTR || errno == EAGAIN ? 0 : errno;
 		signals_keep_out();
-		for (ssize_t i = 0; i < count && !ends[1].revents; i++) {
-			memmove(tail, tail + 1, 5);
-			tail[5] = bytes[i];
-		}
 		if (count > 0 && ends[1].revents)
 			ends[1].fd = -1;
+		else if (count > 0)
+			memmove(bytes, bytes + count, 6);
 	}
 	ending.ran = ends[1].fd < 0 || !count;
 	if (error)
 		ending.status = say(REFUSED, "%s: %s", failed, strerror(error));
 	ending.signal = signals.caught;
-	*cause = memcmp(tail, "\ndone\n", 6) == 0 ? NULL : "input-ended";
+	*cause = memcmp(bytes, "\ndone\n", 6) == 0 ? NULL : "input-ended";
 	return ending;
 }
 

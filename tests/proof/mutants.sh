@@ -106,7 +106,7 @@ done <<'MUTANTS'
 # Lockfile
 name-not-compared refused loses.its.name lock_acquire: renamed = lockfile_recheck => renamed = 0 && lockfile_recheck
 taken-without-gate waiting gate.is.closed lock_take: error = lock_have(fd, F_WRLCK, GATE, wait) => error = 0
-early-unlock lifetime free.and.their.files command_run: return => lock_try(command->locks->file.fd, F_UNLCK, LOCK); return
+early-unlock lifetime free.and.their.files command_run: return command_wait => lock_try(command->locks->file.fd, F_UNLCK, LOCK); return command_wait
 no-tickets waiting stream.of.arrivals ticket_draw: return lock_have(fd, F_WRLCK, lock->ticket, wait) => return 0
 not-in-turn waiting stream.of.arrivals turn_await: => return 0;
 newcomer-blind-to-tickets waiting shared.holders.keep lock_take: F_WRLCK, 0) => F_WRLCK, GUESTS + 1)
