@@ -978,6 +978,7 @@ struct lock {
 	bool guest; /* runs under an ancestor's exclusive hold */
 	int slots;  /* how many may hold it at once */
 	int cover_slot;
+	int (*take)(struct lock *, struct wait *); /* see lock_acquire() */
 	struct lockfile file;
 	off_t ticket; /* 0: none */
 	/* Where a look has found that an ancestor's hold covers us: our own description
@@ -1720,14 +1721,15 @@ key_acquire(struct lock *lock, struct wait *wait)
 	if (lock->slots > 1) /* it may be that of a slot had before a stop */
 		name_of_key(lock->key, lock->name);
 	wait->lock = lock;
-	wait->look_at = UNSET;
+	wait->look_at = wait->look ? UNSET : FOREVER;
 	lock->file = lock->cover = NO_LOCKFILE;
 	lock->guest = false;
 	result = lock_result(lock, lock->slots > 1 ? slots_acquire(lock, wait)
-	                                           : lock_acquire(lock, wait, lock_take));
+	                                           : lock_acquire(lock, wait, lock->take));
 	if (result)
 		slots_tidy(lock);
-	if (result == TAKEN && wait->nonblock) { /* an ancestor may have it, and cover us */
+	if (result == TAKEN && wait->nonblock &&
+	    wait->look) { /* an ancestor may have it, and cover us */
 		result = wait->look(wait);
 		result = result ? result : TAKEN;
 	}
@@ -2858,19 +2860,16 @@ hold(const char **cause)
 static void
 json_string(const char *before, const char *text)
 {
-	wchar_t character;
 	bool known = text && *text;
+	wchar_t character;
 
 	printf("%s%s", before, known ? "\"" : "null");
 	while (known && *text) {
 		size_t length = utf8_length(text, &character);
+		unsigned int unit = length ? (unsigned int)character : 0xdc00U + (*text & 0xffU);
 
-		if (length == 0)
-			printf("\\udc%02x", (unsigned char)*text);
-		else if (*text == '"' || *text == '\\')
-			printf("\\%c", *text);
-		else if ((unsigned char)*text < 0x20 || *text == 0x7f)
-			printf("\\u%04x", (unsigned int)character);
+		if (!length || unit < 0x20 || unit == '"' || unit == '\\' || unit == 0x7f)
+			printf("\\u%04x", unit);
 		else
 			fwrite(text, 1, length, stdout);
 		text += length ? length : 1;
@@ -2884,8 +2883,6 @@ struct listing {
 	bool json, who;
 	struct seats seats;
 	size_t held, lines; /* keys or slots that are held; lines that were printed */
-	pid_t last;         /* a process may hold many keys */
-	char command[4096]; /* that it runs */
 };
 
 /* One lockfile as it is listed. What is NULL or empty is not known, or there is none. */
@@ -2897,7 +2894,7 @@ struct row {
 	const struct seat *waiters; /* in the order of the line */
 	size_t waiter_count;
 	const char *state, *mode;
-	char since[32], cause[32], command[4096];
+	char since[32], cause[32], command[4096]; /* a record's, or of the first holder */
 };
 
 /* Take what is told of a key that nobody holds from the record in its lockfile. */
@@ -2911,10 +2908,10 @@ row_read_record(struct row *row, const struct directory *directory)
 	if (fd >= 0)
 		close(fd);
 	record_text(bytes, length > 0 ? (size_t)length : 0, text);
-	sscanf(text, "pid=%*s since=%31s cause=%31s command=%191[^\n]", row->since, row->cause,
+	/* Of one that cannot be read there is nothing but this to tell. */
+	strcpy(row->cause, "unreadable");
+	sscanf(text, "pid=%*s since=%31[^? ] cause=%31s command=%191[^\n]", row->since, row->cause,
 	       row->command);
-	if (*row->since == '?')
-		*row->since = *row->command = '\0';
 	row->state = "abandoned";
 }
 
@@ -2922,8 +2919,6 @@ row_read_record(struct row *row, const struct directory *directory)
 static void
 row_look(struct row *row, struct listing *listing)
 {
-	pid_t pid;
-
 	row->waiter_count = seats_at(&listing->seats, row->name, &row->waiters);
 	for (; row->waiter_count && !row->waiters->ticket; row->waiter_count--)
 		row->waiters++;
@@ -2938,12 +2933,8 @@ row_look(struct row *row, struct listing *listing)
 		date_text(row->glance.file.st_mtim.tv_sec, row->since);
 	if (row->holders.count) {
 		row->mode = row->holders.list->shared ? "shared" : "exclusive";
-		pid = row->holders.list->command;
-		if (pid != listing->last)
-			snprintf(listing->command, sizeof(listing->command), "%s",
-			         proc_text("/proc/%ld/cmdline", (long)pid));
-		listing->last = pid;
-		strcpy(row->command, listing->command);
+		snprintf(row->command, sizeof(row->command), "%s",
+		         proc_text("/proc/%ld/cmdline", (long)row->holders.list->command));
 	}
 }
 
@@ -3078,41 +3069,20 @@ print_path(const struct directory *directory, const char *key)
 	return printed();
 }
 
-/* --pin: make the lockfile and mark it as never to be removed, so that programs that know
- * only its path can lock it, too; print the path. */
+/* --pin: mark the open lockfile, in its gate, as never to be removed, so that programs that
+ * know only its path can lock it, too. Returns as lock_have() does. */
 static int
-pin(struct directory *directory, const char *key, nanoseconds patience)
+pin_take(struct lock *lock, struct wait *wait)
 {
-	struct lock lock = {.directory = directory, .key = key, .file = NO_LOCKFILE};
-	struct wait wait = {.deadline = time_in(patience), .look_at = FOREVER};
-	int status = directory_open(directory), error;
+	int fd = lock->file.fd, error = lock_have(fd, F_WRLCK, GATE, wait);
 	struct stat file;
 
-	if (status)
-		return status;
-	name_of_key(key, lock.name);
-	do {
-		lockfile_close(&lock.file);
-		error = -lockfile_open(directory, lock.name, &lock.file);
-		if (!error)
-			error = lock_have(lock.file.fd, F_WRLCK, GATE, &wait);
-		if (!error)
-			error = -record_check(&lock, &file);
-		if (!error && !(file.st_mode & PINNED) &&
-		    fchmod(lock.file.fd, (file.st_mode & 07777) | S_ISVTX | PINNED) < 0)
-			error = -lockfile_failure(directory, lock.name, NO_FILE, strerror(errno));
-		if (!error)
-			error = lockfile_recheck(directory, lock.name, &lock.file);
-		if (error > 0 && is_stop_signal(signals.caught)) {
-			stop_by(signals.caught);
-			signals.caught = 0;
-			error = ESTALE;
-		}
-	} while (error == ESTALE);
-	if (error <= 0)
-		return error ? -error : print_path(directory, key);
-	status = lock_result(&lock, error);
-	return status == CAUGHT ? die_by(signals.caught) : status;
+	if (!error)
+		error = -record_check(lock, &file);
+	if (!error && !(file.st_mode & PINNED) &&
+	    fchmod(fd, (file.st_mode & 07777) | S_ISVTX | PINNED) < 0)
+		error = -lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(errno));
+	return error;
 }
 
 /* --forget: remove the record and the pin of a key that is held by us. */
@@ -3525,7 +3495,7 @@ run_under(const struct options *options, const struct keys *keys, mode_t came_um
 
 	if (options->action == FORGET)
 		ending.status = forget(keys->locks);
-	else if (options->refuse_abandoned || options->recover)
+	else if (options->action != PIN && (options->refuse_abandoned || options->recover))
 		ending.status = records_begin(options, keys, name);
 	if (!ending.status && options->action == HOLD)
 		ending = hold(&cause);
@@ -3544,25 +3514,24 @@ run_under(const struct options *options, const struct keys *keys, mode_t came_um
 static bool
 keys_make(struct keys *keys, const struct options *options, struct directory *directory)
 {
-	static struct {
-		struct lock lock;
-		struct record record;
-	} one; /* most often there is one: see environment_make() */
+	static struct lock lock; /* most often there is one: see environment_make() */
+	static struct record record;
 	size_t count = keys->count = options->key_count;
-	struct lock *locks = count == 1 ? &one.lock : calloc(count, sizeof(one));
-	struct record *records = &one.record;
+	struct lock *locks = count == 1 ? &lock : calloc(count, sizeof(lock));
+	struct record *records = count == 1 ? &record : calloc(count, sizeof(record));
+	bool pins = options->action == PIN;
 
 	keys->locks = locks;
-	if (!locks)
+	if (!locks || !records)
 		return false;
-	if (count > 1) /* they stand behind the locks */
-		records = (struct record *)(void *)(locks + count);
 	for (size_t i = 0; i < count; i++) {
 		locks[i].directory = directory;
 		locks[i].record = &records[i];
 		locks[i].key = options->keys[i];
-		locks[i].shared = options->shared;
-		locks[i].slots = options->slots;
+		locks[i].take = pins ? pin_take : lock_take;
+		/* The time of a file that somebody holds is not set by who pins it. */
+		locks[i].shared = pins || options->shared;
+		locks[i].slots = pins ? 0 : options->slots;
 		name_of_key(options->keys[i], locks[i].name);
 	}
 	keys_order(keys);
@@ -3583,7 +3552,7 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	    .nonblock = !options->wait,
 	    .early = options->reentrant || options->verbose || getenv("KEYLOCK_KEY"),
 	    .deadline = time_in(options->wait ? options->wait : GATE_PATIENCE),
-	    .look = look_around,
+	    .look = options->action == PIN ? NULL : look_around,
 	    .looker = &looker,
 	};
 	nanoseconds start = options->verbose ? now() : 0;
@@ -3605,7 +3574,7 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 		say_taken(options, &keys.locks[failed]);
 	if (result)
 		return result == TAKEN ? options->conflict_status : result;
-	if (options->verbose)
+	if (options->verbose && options->action != PIN)
 		say(0, "%s: had, took %.3f s", show(*options->keys),
 		    (double)(now() - start) / (double)SECOND);
 	ending = run_under(options, &keys, came_umask);
@@ -3617,6 +3586,8 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 		say_not_run(*options->command, &ending);
 	}
+	if (options->action == PIN)
+		return print_path(directory, *options->keys);
 	return ending.signal ? die_by(ending.signal) : ending.status;
 }
 
@@ -3641,10 +3612,8 @@ main(int argc, char **argv)
 		status = directory_choose(&directory, options.directory);
 	if (status)
 		return status == DONE ? 0 : status;
-	if (options.action == RUN || options.action == HOLD || options.action == FORGET)
+	if (options.action != LIST && options.action != WHO && options.action != SHOW_PATH)
 		return run(&options, &directory, came_umask);
-	if (options.action == PIN)
-		return pin(&directory, *options.keys, options.wait);
 	/* What only looks is ended by signals as any program is. */
 	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 	directory.look_only = true;

@@ -137,7 +137,7 @@ record-of-a-guest record with.-r.the.outer records_begin: if (lock->guest) => if
 record-of-another record only.its.own record_settle: memcmp(there, record->own, RECORD_SIZE) != 0 => false
 record-not-on-disk record is.on.disk record_put: fdatasync(fd) < 0 => false
 # Slots
-one-slot-more slots N.hold.at.once keys_make: slots = options->slots => slots = options->slots ? options->slots + 1 : 0
+one-slot-more slots N.hold.at.once keys_make: pins ? 0 : options->slots => options->slots ? options->slots + 1 : 0
 slot-blind-to-guests nesting slot.of.a.guest lock_take_now: is_held(fd, GUESTS, end) => !end && is_held(fd, GUESTS, end)
 slot-without-gate slots somebody.stopped.in slot_take: gated ? 0 : lock_try(fd, F_WRLCK, GATE) => 0
 slot-name-not-compared refused loses.its.name slot_try: renamed = lockfile_recheck => renamed = 0 && lockfile_recheck
