@@ -3166,55 +3166,44 @@ static const struct {
 
 enum { TABLE_SIZE = sizeof(table) / sizeof(*table) };
 
-static const char usage_text[] =
-    "Usage: keylock [option]... KEY [--] COMMAND [ARGUMENT]...\n"
-    "       keylock [option]... KEY -c SCRIPT\n"
-    "       keylock [option]... --auto [--] COMMAND [ARGUMENT]...\n"
-    "       keylock [option]... --hold KEY\n"
-    "       keylock --list [--json] [KEY]...\n"
-    "       keylock --who KEY | --path KEY | --pin KEY | --forget KEY\n"
-    "Run COMMAND while it alone holds the lock named KEY.\n\n";
-
-static const char status_text[] =
-    "\nExit status: that of COMMAND (a death by signal is passed on as one), or\n"
-    "    1  --who: nobody holds KEY\n"
-    "   64  usage error\n"
-    "   71  the system refused something\n"
-    "   73  the directory or lockfile cannot be made, opened or written\n"
-    "   75  KEY is taken, or was not had in time; see -E\n"
-    "   76  the last holder of KEY died in the middle (-A)\n"
-    "   77  the directory or lockfile is not safe to use\n"
-    "   78  waiting might never end\n"
-    "  126  COMMAND cannot be executed\n"
-    "  127  COMMAND is not found\n";
-
 /* --help and --version. Returns DONE or REFUSED. */
 static int
 print_help(int letter)
 {
 	/* What only prints is ended by signals as any program is. */
 	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
-	fputs(letter == 'V' ? "keylock " VERSION "\n" : usage_text, stdout);
-	for (size_t i = 0; i < TABLE_SIZE && letter == 'h'; i++) {
+	if (letter == 'V') {
+		puts("keylock " VERSION);
+		return printed() ? REFUSED : DONE;
+	}
+	fputs("Usage: keylock [option]... KEY [--] COMMAND [ARGUMENT]...\n"
+	      "       keylock [option]... KEY -c SCRIPT\n"
+	      "       keylock [option]... --auto [--] COMMAND [ARGUMENT]...\n"
+	      "       keylock [option]... --hold KEY\n"
+	      "       keylock --list [--json] [KEY]...\n"
+	      "       keylock --who KEY | --path KEY | --pin KEY | --forget KEY\n"
+	      "Run COMMAND while it alone holds the lock named KEY.\n\n",
+	      stdout);
+	for (size_t i = 0; i < TABLE_SIZE; i++) {
 		char dash[] = {'-', (char)table[i].letter, ',', '\0'}, name[32];
 
 		snprintf(name, sizeof(name), "--%s%s", table[i].name, table[i].value);
 		printf("  %-3s %-22s  %s\n", table[i].letter < JSON ? dash : "", name,
 		       table[i].help);
 	}
-	fputs(letter == 'h' ? status_text : "", stdout);
+	fputs("\nExit status: that of COMMAND (a death by signal is passed on as one), or\n"
+	      "    1  --who: nobody holds KEY\n"
+	      "   64  usage error\n"
+	      "   71  the system refused something\n"
+	      "   73  the directory or lockfile cannot be made, opened or written\n"
+	      "   75  KEY is taken, or was not had in time; see -E\n"
+	      "   76  the last holder of KEY died in the middle (-A)\n"
+	      "   77  the directory or lockfile is not safe to use\n"
+	      "   78  waiting might never end\n"
+	      "  126  COMMAND cannot be executed\n"
+	      "  127  COMMAND is not found\n",
+	      stdout);
 	return printed() ? REFUSED : DONE;
-}
-
-/* Refuse what can be no key. Returns 0 or USAGE. */
-static int
-key_check(const char *key)
-{
-	if (!*key)
-		return say(USAGE, "KEY is empty");
-	if (strlen(key) > KEY_MAX_BYTES)
-		return say(USAGE, "KEY is longer than %d bytes", KEY_MAX_BYTES);
-	return 0;
 }
 
 /* Take an option, the last one given of those that exclude each other winning. Returns 0;
@@ -3232,8 +3221,8 @@ parse_option(struct options *options, int letter, char *value)
 	if (letter == 'c')
 		return say(USAGE, "-c: stands behind KEY; see keylock --help");
 	if (letter == 'k')
-		return key_check(options->keys[options->key_count++] = value);
-	if (letter == 'd')
+		options->keys[options->key_count++] = value;
+	else if (letter == 'd')
 		options->directory = value;
 	else if (letter == 'x' || letter == 'e')
 		options->shared = false;
@@ -3284,51 +3273,54 @@ parse_check(const struct options *options)
 	bool records = options->refuse_abandoned || options->recover;
 	bool holding = options->action == HOLD, running = options->action == RUN;
 	bool nested = options->reentrant || options->shared || options->slots;
-	const struct {
-		bool wrong;
-		const char *problem;
-	} rules[] = {
-	    {options->json && options->action != LIST, "--json goes with --list"},
-	    {holding && (options->in_place || options->close_lock),
-	     "--hold has no COMMAND for -F or -o"},
-	    {options->action == FORGET && nested, "--forget goes with none of -r, -s, -j"},
-	    {options->automatic && !running, "--auto goes with a COMMAND"},
-	    {options->key_count > 1 && !running && !holding, "-k goes with a COMMAND or --hold"},
-	    {options->in_place && options->close_lock, "-F and -o: the key would be free at once"},
-	    {options->slots && options->shared, "-j and -s do not go together"},
-	    {records && (options->slots || options->in_place),
-	     "-A and -R go with neither -j nor -F"},
-	    {options->refuse_abandoned && options->recover, "-A and -R do not go together"},
-	};
+	const char *wrong = NULL;
 
-	for (size_t i = 0; i < sizeof(rules) / sizeof(*rules); i++)
-		if (rules[i].wrong)
-			return say(USAGE, "%s", rules[i].problem);
-	return 0;
+	if (options->json && options->action != LIST)
+		wrong = "--json goes with --list";
+	else if (holding && (options->in_place || options->close_lock))
+		wrong = "--hold has no COMMAND for -F or -o";
+	else if (options->action == FORGET && nested)
+		wrong = "--forget goes with none of -r, -s, -j";
+	else if (options->automatic && !running)
+		wrong = "--auto goes with a COMMAND";
+	else if (options->key_count > 1 && !running && !holding)
+		wrong = "-k goes with a COMMAND or --hold";
+	else if (options->in_place && options->close_lock)
+		wrong = "-F and -o: the key would be free at once";
+	else if (options->slots && options->shared)
+		wrong = "-j and -s do not go together";
+	else if (records && (options->slots || options->in_place))
+		wrong = "-A and -R go with neither -j nor -F";
+	else if (options->refuse_abandoned && options->recover)
+		wrong = "-A and -R do not go together";
+	return wrong ? say(USAGE, "%s", wrong) : 0;
 }
 
 /* Take what stands behind the options: KEY, or a list of them, and `[--] COMMAND...` or
- * `-c SCRIPT`. Returns 0 or USAGE. */
+ * `-c SCRIPT`. Returns 0, or an exit status and says why. */
 static int
 parse_rest(struct options *options, char **words)
 {
 	static char shell[] = "/bin/sh", dash_c[] = "-c";
-	static char *script[] = {NULL, shell, dash_c, NULL, NULL};
-	int status = 0;
 
-	if (options->action == LIST) {
-		for (options->keys = words; *words && !status; words++)
-			status = key_check(*words);
-		return status;
-	}
-	if (!*words)
+	if (options->action == LIST)
+		options->keys = words;
+	else if (!*words)
 		return say(USAGE, "no %s; see keylock --help",
 		           options->automatic ? "COMMAND" : "KEY");
-	*options->keys = options->automatic ? key_of_command(words) : *words++;
+	else
+		*options->keys = options->automatic ? key_of_command(words) : *words++;
+	if (*words && !*options->keys)
+		return say(REFUSED, "memory: %s", strerror(ENOMEM));
+	for (char **key = options->keys; *key; key++) {
+		if (!**key)
+			return say(USAGE, "KEY is empty");
+		if (strlen(*key) > KEY_MAX_BYTES)
+			return say(USAGE, "KEY is longer than %d bytes", KEY_MAX_BYTES);
+	}
 	options->command = words;
-	status = key_check(*options->keys);
-	if (status || options->automatic)
-		return status;
+	if (options->automatic || options->action == LIST)
+		return 0;
 	if (options->action != RUN && *words)
 		return say(USAGE, "%s: one argument too many", show(*words));
 	if (options->action == HOLD && !hold_is_possible())
@@ -3336,12 +3328,12 @@ parse_rest(struct options *options, char **words)
 		           "--hold: standard input is closed, a file or /dev/null, and would "
 		           "end at once; give it a pipe, a fifo or a terminal");
 	if (*words && strcmp(*words, "--") == 0)
-		options->command = words + 1;
+		options->command++;
 	else if (*words && (strcmp(*words, "-c") == 0 || strcmp(*words, "--command") == 0)) {
 		if (!words[1] || words[2])
 			return say(USAGE, "%s: takes exactly one SCRIPT", *words);
-		script[3] = words[1];
-		options->command = script + 1;
+		*words = dash_c;
+		*--options->command = shell; /* in the place of KEY */
 	} else if (*words && **words == '-')
 		return say(USAGE, "%s: options stand before KEY; a command of that name after --",
 		           show(*words));
@@ -3395,13 +3387,13 @@ parse(struct options *options, int argc, char **argv)
 static void
 say_taken(const struct options *options, const struct lock *lock)
 {
-	bool asked = options->verbose || (options->warn_held == FOREVER && isatty(STDERR_FILENO));
 	struct glance glance = {.held = false};
+	bool asked = options->warn_held == FOREVER
+	                 ? isatty(STDERR_FILENO)
+	                 : glance_at(lock->directory, lock->name, NULL, &glance) == 0 &&
+	                       age_of(&glance) > options->warn_held;
 
-	if (!options->quiet &&
-	    (asked || (options->warn_held != FOREVER &&
-	               glance_at(lock->directory, lock->name, NULL, &glance) == 0 &&
-	               age_of(&glance) > options->warn_held)))
+	if (!options->quiet && (options->verbose || asked))
 		say_whose(lock, NULL, options->wait ? "not had in time:" : "taken:");
 }
 
@@ -3419,13 +3411,14 @@ records_begin(const struct options *options, const struct keys *keys, const char
 		if (lock->guest)
 			continue;
 		status = record_read(lock);
-		if (!status && options->refuse_abandoned && *lock->record->found)
+		if (!status && options->refuse_abandoned && *lock->record->found) {
 			status = IN_DOUBT;
-		if (status == IN_DOUBT && !options->quiet)
-			say(0,
-			    "%s: the last holder died in the middle: %s; see what it left, then "
-			    "keylock --forget",
-			    show(lock->key), lock->record->found);
+			if (!options->quiet)
+				say(0,
+				    "%s: the last holder died in the middle: %s; see what it "
+				    "left, then keylock --forget",
+				    show(lock->key), lock->record->found);
+		}
 		if (!status && !options->shared)
 			status = record_write(lock, command);
 	}
@@ -3455,28 +3448,26 @@ static char **
 environment_make(const char *key, const struct keys *keys)
 {
 	static char *small[256], word[512];
-	size_t length = sizeof("KEYLOCK_KEY=") + strlen(key), count = 3, kept = 0;
+	size_t length = sizeof("KEYLOCK_KEY=") + strlen(key), count = 1;
 	char *own = length > sizeof(word) ? malloc(length) : word, *doubts = NULL, **list = small;
 
+	unsetenv("KEYLOCK_KEY");
+	unsetenv("KEYLOCK_ABANDONED");
+	for (size_t i = 0; i < keys->count; i++)
+		if (*keys->locks[i].record->found &&
+		    (asprintf(&doubts, "%s%s%s", doubts ? doubts : "", doubts ? "\n" : "",
+		              keys->locks[i].record->found) < 0 ||
+		     setenv("KEYLOCK_ABANDONED", doubts, 1) < 0))
+			return NULL;
 	for (char **came = environ; *came; came++)
 		count++;
-	if (count > sizeof(small) / sizeof(*small))
-		list = calloc(count, sizeof(*list));
+	if (count >= sizeof(small) / sizeof(*small))
+		list = calloc(count + 1, sizeof(*list));
 	if (!list || !own)
 		return NULL;
 	stpcpy(stpcpy(own, "KEYLOCK_KEY="), key);
-	list[kept++] = own;
-	for (size_t i = 0; i < keys->count; i++)
-		if (*keys->locks[i].record->found &&
-		    asprintf(&doubts, "%s%s%s", doubts ? doubts : "KEYLOCK_ABANDONED=",
-		             doubts ? "\n" : "", keys->locks[i].record->found) < 0)
-			return NULL;
-	if (doubts)
-		list[kept++] = doubts;
-	for (char **came = environ; *came; came++)
-		if (strncmp(*came, "KEYLOCK_KEY=", 12) != 0 &&
-		    strncmp(*came, "KEYLOCK_ABANDONED=", 18) != 0)
-			list[kept++] = *came;
+	*list = own;
+	memcpy(list + 1, environ, count * sizeof(*list));
 	return list;
 }
 
