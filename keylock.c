@@ -2579,6 +2579,7 @@ struct command {
 	const struct lock *locks; /* whose descriptors it inherits */
 	size_t count;
 	mode_t came_umask;
+	bool in_place;        /* it runs in this process */
 	bool child_ignored;   /* SIGCHLD came so */
 	struct ending ending; /* where the child, in our memory, did not become the command */
 };
@@ -2591,50 +2592,35 @@ has_died(const struct ending *ending)
 	return ending->signal || (ending->status > 128 && ending->status <= 192);
 }
 
-/* Execute `file`. Where it is too long with KEYLOCK_KEY, go without; a file whose format
- * the kernel does not know is a script of /bin/sh, as execvp(3) of glibc has it and musl's
- * has not. Only returns on failure, with errno set. */
+/* Execute the command with `environment`, found along PATH as execvp(3) finds it, but that a
+ * directory which this user may not search hides no command: what is nowhere else is not
+ * found then, as a shell says too; and a file whose format the kernel does not know is a
+ * script of /bin/sh, as in glibc, not in musl. Only returns on failure, with errno set. */
 static void
-execute_file(const struct command *command, char *file)
+execute(char **argv, char **environment)
 {
 	static char shell[] = "/bin/sh";
-	char **argv = command->argv;
-
-	for (size_t without = 0; without < 2; without++) {
-		execve(file, argv, command->environment + without);
-		if (errno == ENOEXEC) {
-			*argv = file;
-			*--argv = file = shell;
-			execve(file, argv, command->environment + without);
-		}
-		if (errno != E2BIG)
-			return;
-	}
-}
-
-/* Execute the command, found along PATH as execvp(3) finds it, but that a directory of PATH
- * which this user may not search hides no command: what is nowhere else is not found then,
- * as a shell says too. Only returns on failure, with errno set. */
-static void
-execute(const struct command *command)
-{
-	char file[PATH_MAX];
-	const char *name = command->argv[0], *path = getenv("PATH");
+	char file[PATH_MAX], *name = *argv;
+	bool is_path = strchr(name, '/');
+	const char *path = is_path ? "" : getenv("PATH");
 	int error = ENOENT, length;
 
-	if (strchr(name, '/')) {
-		execute_file(command, command->argv[0]);
-		return;
-	}
 	path = path ? path : "/bin:/usr/bin";
 	do {
 		length = (int)strcspn(path, ":");
 		if (*name && snprintf(file, PATH_MAX, "%.*s%s%s", length, path, length ? "/" : "",
 		                      name) < PATH_MAX) {
-			execute_file(command, file);
+			execve(file, argv, environment);
+			if (errno == ENOEXEC) {
+				argv[0] = file;
+				argv[-1] = shell;
+				execve(shell, argv - 1, environment);
+				argv[0] = name;
+			}
 			if (errno == EACCES && access(file, F_OK) == 0)
 				error = EACCES;
-			else if (errno != EACCES && errno != ENOENT && errno != ENOTDIR)
+			else if (is_path ||
+			         (errno != EACCES && errno != ENOENT && errno != ENOTDIR))
 				return;
 		}
 		path += length;
@@ -2643,17 +2629,24 @@ execute(const struct command *command)
 }
 
 /* Become the command: give back umask, dispositions and mask, keep the lock's descriptor
- * over the exec, and execute. Only returns on failure: command->ending says why. */
-static void
-become(struct command *command)
+ * over the exec, and execute. The child runs in our memory until then, and we wait for that:
+ * it does not stop before, or keylock could not stop with it. Only returns on failure:
+ * command->ending says why, and where an emulator shares no memory the exit status. */
+static int
+become(void *argument)
 {
+	struct command *command = argument;
 	struct ending *ending = &command->ending;
 
+	signals.in_child = !command->in_place;
+	for (size_t i = 0; i < HANDLED && signals.in_child && !signals.begun; i++)
+		if (is_stop_signal(handled[i]) && signal(handled[i], on_signal) == SIG_IGN)
+			signal(handled[i], SIG_IGN);
 	for (size_t i = 0; i < command->count && !ending->status; i++)
 		if (fcntl(command->locks[i].file.fd, F_DUPFD, FIRST_COMMAND_FD) < 0)
 			*ending = (struct ending){.status = REFUSED, .error = errno};
 	if (ending->status)
-		return;
+		return ending->status;
 	umask(command->came_umask);
 	if (command->child_ignored)
 		signal(SIGCHLD, SIG_IGN);
@@ -2661,23 +2654,11 @@ become(struct command *command)
 	if (signals.ignored[0])
 		signal(WAKER, SIG_IGN);
 	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
-	execute(command);
+	execute(command->argv, command->environment);
+	if (errno == E2BIG) /* with KEYLOCK_KEY */
+		execute(command->argv, command->environment + 1);
 	ending->error = errno;
-	ending->status = errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE;
-}
-
-/* In the child. Until it has become the command it runs in our memory, and we wait for
- * that: it does not stop before, or keylock could not stop with it. */
-static int
-child_run(void *command)
-{
-	signals.in_child = true;
-	for (size_t i = 0; i < HANDLED && !signals.begun; i++)
-		if (is_stop_signal(handled[i]) && signal(handled[i], on_signal) == SIG_IGN)
-			signal(handled[i], SIG_IGN);
-	become(command);
-	/* Which tells, too, where an emulator shares no memory. */
-	return ((const struct command *)command)->ending.status;
+	return ending->status = errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE;
 }
 
 /* Pass a signal on to the command. Not what its group has got from the terminal itself; but
@@ -2732,11 +2713,10 @@ command_wait(pid_t child)
 	}
 }
 
-/* Run the command as a child and wait for its end, or run it in this process with
- * `in_place`. The child is made by clone(2), since vfork(2) is a fork(2) in musl on some
- * machines, as on aarch64. */
+/* Run the command as a child and wait for its end, or in this process. The child is made by
+ * clone(2), since vfork(2) is a fork(2) in musl on some machines, as on aarch64. */
 static struct ending
-command_run(struct command *command, bool in_place)
+command_run(struct command *command)
 {
 	_Alignas(16) char stack[8 * PATH_MAX];
 	pid_t child;
@@ -2747,7 +2727,7 @@ command_run(struct command *command, bool in_place)
 	while (signal_came() && stop_by(signals.caught));
 	if (signals.caught)
 		return (struct ending){.signal = signals.caught};
-	if (in_place) {
+	if (command->in_place) {
 		handlers_end(false);
 		become(command);
 		signals_keep_out();
@@ -2755,7 +2735,7 @@ command_run(struct command *command, bool in_place)
 	}
 	/* Were SIGCHLD ignored, the kernel would not keep the child's status. */
 	command->child_ignored = signal(SIGCHLD, SIG_DFL) == SIG_IGN;
-	child = clone(child_run, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, command);
+	child = clone(become, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, command);
 	signals.in_child = false;
 	if (child < 0)
 		return (struct ending){.status = REFUSED, .error = errno};
@@ -3425,22 +3405,6 @@ records_begin(const struct options *options, const struct keys *keys, const char
 	return status;
 }
 
-/* Settle the records that were written by how the command ended, or by `cause`. */
-static void
-records_end(const struct keys *keys, const struct ending *ending, const char *cause,
-            const char *command)
-{
-	char text[32] = "unknown"; /* its status was taken by another */
-
-	if (!ending->error)
-		snprintf(text, sizeof(text), ending->signal ? "signal-%d" : "exit-%d",
-		         ending->signal ? ending->signal : ending->status);
-	if (ending->error || has_died(ending))
-		cause = text;
-	for (size_t i = 0; i < keys->count; i++)
-		record_settle(&keys->locks[i], ending->ran, cause, command);
-}
-
 /* Make the command's environment, KEYLOCK_KEY first, so that it can be left out. Returns
  * NULL where there is no memory. The first use of malloc(3) costs a run more than its lock
  * does, so that what is small is done without. */
@@ -3471,17 +3435,19 @@ environment_make(const char *key, const struct keys *keys)
 	return list;
 }
 
-/* Do under the keys what is to be done under them. */
+/* Do under the keys what is to be done under them, and settle the records by how that ended. */
 static struct ending
 run_under(const struct options *options, const struct keys *keys, mode_t came_umask)
 {
 	const char *name = options->action == HOLD ? "--hold" : *options->command, *cause = NULL;
+	char text[32] = "unknown"; /* the command's status was taken by another */
 	struct ending ending = {0};
 	struct command command = {
 	    .argv = options->command,
 	    .locks = keys->locks,
 	    .count = options->close_lock ? 0 : keys->count,
 	    .came_umask = came_umask,
+	    .in_place = options->in_place,
 	};
 
 	if (options->action == FORGET)
@@ -3493,11 +3459,17 @@ run_under(const struct options *options, const struct keys *keys, mode_t came_um
 	else if (!ending.status && options->action == RUN) {
 		command.environment = environment_make(*options->keys, keys);
 		if (command.environment)
-			ending = command_run(&command, options->in_place);
+			ending = command_run(&command);
 		else
 			ending.status = say(REFUSED, "memory: %s", strerror(ENOMEM));
 	}
-	records_end(keys, &ending, cause, name);
+	if (!ending.error)
+		snprintf(text, sizeof(text), ending.signal ? "signal-%d" : "exit-%d",
+		         ending.signal ? ending.signal : ending.status);
+	if (ending.error || has_died(&ending))
+		cause = text;
+	for (size_t i = 0; i < keys->count; i++)
+		record_settle(&keys->locks[i], ending.ran, cause, name);
 	return ending;
 }
 
