@@ -2871,8 +2871,6 @@ struct row {
 	int slot;
 	struct glance glance;
 	struct seats holders;
-	const struct seat *waiters; /* in the order of the line */
-	size_t waiter_count;
 	const char *state, *mode;
 	char since[32], cause[32], command[4096]; /* a record's, or of the first holder */
 };
@@ -2895,29 +2893,6 @@ row_read_record(struct row *row, const struct directory *directory)
 	row->state = "abandoned";
 }
 
-/* Find out who holds the lockfile of a row and with which command, and who waits. */
-static void
-row_look(struct row *row, struct listing *listing)
-{
-	row->waiter_count = seats_at(&listing->seats, row->name, &row->waiters);
-	for (; row->waiter_count && !row->waiters->ticket; row->waiter_count--)
-		row->waiters++;
-	row->holders = holders_of(row->name, &row->glance, &listing->seats);
-	if (row->glance.held || row->holders.count)
-		row->state = "held";
-	else if (row->glance.file.st_size)
-		row_read_record(row, listing->directory);
-	else if (row->glance.file.st_mode & PINNED)
-		row->state = "pinned";
-	if (row->glance.held)
-		date_text(row->glance.file.st_mtim.tv_sec, row->since);
-	if (row->holders.count) {
-		row->mode = row->holders.list->shared ? "shared" : "exclusive";
-		snprintf(row->command, sizeof(row->command), "%s",
-		         proc_text("/proc/%ld/cmdline", (long)row->holders.list->command));
-	}
-}
-
 /* Print the pids of so many seats. Returns how wide that is. */
 static int
 print_pids(const struct seat *seat, size_t count, const char *between)
@@ -2929,14 +2904,20 @@ print_pids(const struct seat *seat, size_t count, const char *between)
 	return width;
 }
 
-/* --list --json: a row is one line with an object. */
+/* --list --json: a row is one line with an object. Those who wait stand behind the others, in
+ * the order of the line. */
 static void
-row_json(const struct row *row, const struct directory *directory)
+row_json(const struct row *row, const struct listing *listing)
 {
 	char path[PATH_MAX + NAME_SIZE];
-	bool all = row->waiter_count == row->glance.waiting; /* of the waiters are seen */
+	const struct seat *waiter;
+	size_t count = seats_at(&listing->seats, row->name, &waiter);
+	bool all; /* who they are is known of all */
 
-	snprintf(path, sizeof(path), "%s/%s", directory->path, row->name);
+	for (; count && !waiter->ticket; count--)
+		waiter++;
+	all = count == row->glance.waiting;
+	snprintf(path, sizeof(path), "%s/%s", listing->directory->path, row->name);
 	json_string("{\"key\":", row->key);
 	json_string(",\"state\":", row->state);
 	json_string(",\"mode\":", row->mode);
@@ -2944,7 +2925,7 @@ row_json(const struct row *row, const struct directory *directory)
 	print_pids(row->holders.list, row->holders.count, ",");
 	json_string("],\"since\":", row->since);
 	printf(",\"waiting\":%zu,\"waiters\":%s", row->glance.waiting, all ? "[" : "null");
-	print_pids(row->waiters, all ? row->waiter_count : 0, ",");
+	print_pids(waiter, all ? count : 0, ",");
 	json_string(all ? "],\"command\":" : ",\"command\":", row->command);
 	json_string(",\"path\":", path);
 	if (*row->cause)
@@ -2975,25 +2956,37 @@ list_file(struct listing *listing, const char *name, const char *key, int slot)
 {
 	struct row row = {.name = name, .key = key, .slot = slot};
 	int error = glance_at(listing->directory, name, &listing->seats, &row.glance);
+	const struct seat *first;
 
-	if (!error)
-		row_look(&row, listing);
-	if (error || look_failed)
-		return error == ENOENT ? 0 : error ? error : look_failed;
-	listing->held += row.glance.held || row.holders.count;
-	if (!row.state || (listing->who && !row.holders.count))
-		return 0;
+	if (error)
+		return error == ENOENT ? 0 : error;
+	row.holders = holders_of(name, &row.glance, &listing->seats);
+	first = row.holders.list;
+	if (row.glance.held || first)
+		row.state = "held";
+	else if (row.glance.file.st_size)
+		row_read_record(&row, listing->directory);
+	else if (row.glance.file.st_mode & PINNED)
+		row.state = "pinned";
+	if (row.glance.held)
+		date_text(row.glance.file.st_mtim.tv_sec, row.since);
+	if (first) {
+		row.mode = first->shared ? "shared" : "exclusive";
+		snprintf(row.command, sizeof(row.command), "%s",
+		         proc_text("/proc/%ld/cmdline", (long)first->command));
+	}
+	listing->held += row.glance.held || first;
+	if (look_failed || !row.state || (listing->who && !first))
+		return look_failed;
 	if (!listing->lines++ && !listing->json && !listing->who)
 		printf("%-24s  %-9s  %-9s  %-7s  %-20s  %-7s  %s\n", "KEY", "STATE", "MODE", "PID",
 		       "SINCE", "WAITING", "COMMAND");
-	if (listing->who) {
-		print_pids(row.holders.list, row.holders.count, "\n");
-		putchar('\n');
-	} else if (listing->json) {
-		row_json(&row, listing->directory);
-	} else {
+	if (listing->json)
+		row_json(&row, listing);
+	else if (!listing->who)
 		row_print(&row);
-	}
+	else if (print_pids(first, row.holders.count, "\n"))
+		puts("");
 	free(row.holders.list);
 	return 0;
 }
