@@ -2772,9 +2772,8 @@ say_not_run(const char *name, const struct ending *ending)
 
 /* ---- Hold ---------------------------------------------------------------
  *
- * Hold the key for a caller that has its own way to run what needs it, as a
- * process of another language has, until the caller closes our standard input
- * or dies, which closes it too.
+ * Hold the key for a caller that runs what needs it in its own way, until the caller closes
+ * our standard input or dies, which closes it too.
  */
 
 /* Whether standard input stays open until the caller closes it. Debian's cron gives its jobs
@@ -2791,16 +2790,14 @@ hold_is_possible(void)
 }
 
 /* Hold the key: say `locked` when standard output takes it, and wait until standard input
- * ends: in the background of a terminal reading stops keylock, the key kept. `ran` of what is
- * returned says that it was held; *cause, unless the line `done` came last, why the caller counts
- * as one that died. */
+ * ends: in the background of a terminal reading stops keylock, the key kept. *cause, unless
+ * the line `done` came last, is why the caller counts as one that died. */
 static struct ending
 hold(const char **cause)
 {
 	struct pollfd ends[] = {{.fd = STDIN_FILENO, .events = POLLIN},
 	                        {.fd = STDOUT_FILENO, .events = POLLOUT}};
 	char bytes[512] = "\n\n\n\n\n\n"; /* behind the last six that came before */
-	struct ending ending = {.ran = false};
 	const char *failed = "timer";
 	int error = waiting_begin();
 	ssize_t count = 1;
@@ -2821,12 +2818,11 @@ hold(const char **cause)
 		else if (count > 0)
 			memmove(bytes, bytes + count, 6);
 	}
-	ending.ran = ends[1].fd < 0 || !count;
 	if (error)
-		ending.status = say(REFUSED, "%s: %s", failed, strerror(error));
-	ending.signal = signals.caught;
+		error = say(REFUSED, "%s: %s", failed, strerror(error));
 	*cause = memcmp(bytes, "\ndone\n", 6) == 0 ? NULL : "input-ended";
-	return ending;
+	return (struct ending){
+	    .status = error, .signal = signals.caught, .ran = ends[1].fd < 0 || !count};
 }
 
 /* ---- Looking ------------------------------------------------------------
@@ -2835,8 +2831,7 @@ hold(const char **cause)
  */
 
 /* Print `before` and a JSON string (RFC 8259), null for none or an empty one. A byte that is no
- * UTF-8 becomes the lone surrogate \udcHH, as Python's surrogateescape has it, so that nothing is
- * lost. */
+ * UTF-8 becomes \udcHH, as Python's surrogateescape has it, so that nothing is lost. */
 static void
 json_string(const char *before, const char *text)
 {
@@ -2991,9 +2986,8 @@ list_file(struct listing *listing, const char *name, const char *key, int slot)
 	return 0;
 }
 
-/* --list: print the keys that are held, in doubt or pinned, or those of `keys` where there
- * are any, as a table for people or with `json` for programs. --who: print the pids of who
- * holds the key `who`, a line each. Returns an exit status. */
+/* --list: print what is told of the directory's keys, or of `keys` where there are any. --who:
+ * print the pids of who holds the key `who`, a line each. Returns an exit status. */
 static int
 look(struct directory *directory, char **keys, bool json, const char *who)
 {
@@ -3384,14 +3378,13 @@ records_begin(const struct options *options, const struct keys *keys, const char
 		if (lock->guest)
 			continue;
 		status = record_read(lock);
-		if (!status && options->refuse_abandoned && *lock->record->found) {
-			status = IN_DOUBT;
-			if (!options->quiet)
-				say(0,
-				    "%s: the last holder died in the middle: %s; see what it "
-				    "left, then keylock --forget",
-				    show(lock->key), lock->record->found);
-		}
+		if (!status && options->refuse_abandoned && *lock->record->found)
+			status = options->quiet
+			             ? IN_DOUBT
+			             : say(IN_DOUBT,
+			                   "%s: the last holder died in the middle: %s; see what "
+			                   "it left, then keylock --forget",
+			                   show(lock->key), lock->record->found);
 		if (!status && !options->shared)
 			status = record_write(lock, command);
 	}
@@ -3451,10 +3444,8 @@ run_under(const struct options *options, const struct keys *keys, mode_t came_um
 		ending = hold(&cause);
 	else if (!ending.status && options->action == RUN) {
 		command.environment = environment_make(*options->keys, keys);
-		if (command.environment)
-			ending = command_run(&command);
-		else
-			ending.status = say(REFUSED, "memory: %s", strerror(ENOMEM));
+		ending = command.environment ? command_run(&command)
+		                             : (struct ending){.status = REFUSED, .error = ENOMEM};
 	}
 	if (!ending.error)
 		snprintf(text, sizeof(text), ending.signal ? "signal-%d" : "exit-%d",
