@@ -2841,7 +2841,8 @@ json_string(const char *before, const char *text)
 	printf("%s%s", before, known ? "\"" : "null");
 	while (known && *text) {
 		size_t length = utf8_length(text, &character);
-		unsigned int unit = length ? (unsigned int)character : 0xdc00U + (*text & 0xffU);
+		unsigned int unit =
+		    length ? (unsigned int)character : 0xdc00U + (unsigned char)*text;
 
 		if (!length || unit < 0x20 || unit == '"' || unit == '\\' || unit == 0x7f)
 			printf("\\u%04x", unit);
@@ -3405,9 +3406,9 @@ environment_make(const char *key, const struct keys *keys)
 	unsetenv("KEYLOCK_ABANDONED");
 	for (size_t i = 0; i < keys->count; i++)
 		if (*keys->locks[i].record->found &&
-		    (asprintf(&doubts, "%s%s%s", doubts ? doubts : "", doubts ? "\n" : "",
-		              keys->locks[i].record->found) < 0 ||
-		     setenv("KEYLOCK_ABANDONED", doubts, 1) < 0))
+		    (asprintf(&doubts, "%s%s%s", doubts ? doubts : "KEYLOCK_ABANDONED=",
+		              doubts ? "\n" : "", keys->locks[i].record->found) < 0 ||
+		     putenv(doubts) != 0))
 			return NULL;
 	for (char **came = environ; *came; came++)
 		count++;
@@ -3461,14 +3462,13 @@ run_under(const struct options *options, const struct keys *keys, mode_t came_um
 static bool
 keys_make(struct keys *keys, const struct options *options, struct directory *directory)
 {
-	static struct lock lock; /* most often there is one: see environment_make() */
-	static struct record record;
+	static struct lock lock, *locks; /* most often there is one: see environment_make() */
+	static struct record record, *records;
 	size_t count = keys->count = options->key_count;
-	struct lock *locks = count == 1 ? &lock : calloc(count, sizeof(lock));
-	struct record *records = count == 1 ? &record : calloc(count, sizeof(record));
 	bool pins = options->action == PIN;
 
-	keys->locks = locks;
+	keys->locks = locks = count == 1 ? &lock : calloc(count, sizeof(lock));
+	records = count == 1 ? &record : calloc(count, sizeof(record));
 	if (!locks || !records)
 		return false;
 	for (size_t i = 0; i < count; i++) {

@@ -194,7 +194,7 @@ network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] 
 7-hold-reads-deaf terminal hold.in.the.background hold: signals_let_in() => (void)0
 8-output-closed-first hold without.the.line hold: ends[1].fd = -1 => ends[1].events = 0
 	hold: ends[1].fd < 0 || !count => true
-9-stopped-for-good signals SIGSTOP.and.SIGCONT command_wait: is_stop_signal(WSTOPSIG(status)) => true
+9-stopped-for-good signals SIGSTOP.and.SIGCONT command_wait: stop_by(WSTOPSIG(status)) => act_by_default(WSTOPSIG(status))
 10-found-before-the-stop signals knows.nothing key_acquire: lock->file = => if (!lock->guest) lock->file =
 	key_acquire: lock->guest = false => (void)0
 	key_acquire: result = lock_result => result = lock->guest ? COVERED : lock_result
@@ -207,9 +207,9 @@ network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] 
 15-out-of-memory refused no.timer waiting_begin: errno == EAGAIN ? EDQUOT : errno => errno == EAGAIN ? ENOMEM : errno
 15-reader-gone looking reader.that.has main: sigprocmask(SIG_SETMASK, &signals.came_mask, NULL) => (void)0
 15-small-stack status small.stack command_run: stack[8 * PATH_MAX] => stack[40 * PATH_MAX]
-16-no-word-of-a-free-key command_line how.long.it.took run: if (options->verbose) => if (options->verbose && now() - start > SECOND)
+16-no-word-of-a-free-key command_line how.long.it.took run: if (options->verbose && => if (options->verbose && now() - start > SECOND &&
 17-foreign-file-emptied record not.keylock.s.own record_check: !(found->st_mode & S_ISVTX) => false
-17-foreign-file-pinned record not.keylock.s.own pin: record_check(&lock, &file) => fstat(lock.file.fd, &file)
+17-foreign-file-pinned record not.keylock.s.own pin_take: record_check(lock, &file) => fstat(fd, &file)
 gate-for-ever waiting for.the.gate lock_take: error && !(error == ETIMEDOUT && wait->nonblock) => error
 slot-gate-waited-for slots somebody.stopped.in slot_take: lock_try(fd, F_WRLCK, GATE) => request(fd, F_WRLCK, GATE, true)
 MUTANTS
