@@ -2635,12 +2635,14 @@ execute(char **argv, char **environment)
 static int
 become(void *argument)
 {
+	struct sigaction handler = {.sa_handler = on_signal}, came;
 	struct command *command = argument;
 	struct ending *ending = &command->ending;
 
 	signals.in_child = !command->in_place;
 	for (size_t i = 0; i < HANDLED && signals.in_child && !signals.begun; i++)
-		if (is_stop_signal(handled[i]) && signal(handled[i], on_signal) == SIG_IGN)
+		if (is_stop_signal(handled[i]) && sigaction(handled[i], &handler, &came) == 0 &&
+		    came.sa_handler == SIG_IGN)
 			signal(handled[i], SIG_IGN);
 	for (size_t i = 0; i < command->count && !ending->status; i++)
 		if (fcntl(command->locks[i].file.fd, F_DUPFD, FIRST_COMMAND_FD) < 0)
