@@ -922,6 +922,7 @@ struct lock {
 	bool guest; /* runs under an ancestor's exclusive hold */
 	int slots;  /* how many may hold it at once */
 	int cover_slot;
+	int (*take)(struct lock *, struct wait *); /* see lock_acquire() */
 	struct lockfile file;
 	off_t ticket; /* 0: none */
 	/* Where a look has found that an ancestor's hold covers us: our own description
@@ -1633,14 +1634,15 @@ key_acquire(struct lock *lock, struct wait *wait)
 	if (lock->slots > 1) /* it may be that of a slot had before a stop */
 		name_of_key(lock->key, 1, lock->name);
 	wait->lock = lock;
-	wait->look_at = UNSET;
+	wait->look_at = wait->look ? UNSET : FOREVER;
 	lock->file = NO_LOCKFILE;
 	lock->guest = false;
 	result = lock_result(lock, lock->slots > 1 ? slots_acquire(lock, wait)
-	                                           : lock_acquire(lock, wait, lock_take));
+	                                           : lock_acquire(lock, wait, lock->take));
 	if (result)
 		slots_tidy(lock);
-	if (result == TAKEN && wait->nonblock) { /* an ancestor may have it, and cover us */
+	if (result == TAKEN && wait->nonblock &&
+	    wait->look) { /* an ancestor may have it, and cover us */
 		result = wait->look(wait);
 		result = result ? result : TAKEN;
 	}
@@ -2467,17 +2469,6 @@ look_around(struct wait *wait)
  * blocked and takes them one by one.
  */
 
-struct command {
-	char **argv;              /* with a word of ours before it */
-	char **environment;       /* KEYLOCK_KEY first */
-	const struct lock *locks; /* whose descriptors it inherits */
-	size_t count;
-	mode_t came_umask;
-	struct sigaction child_came; /* what was done with SIGCHLD */
-	/* The child's word where it did not become the command; it runs in our memory. */
-	volatile int status, error;
-};
-
 /* How a command ended, or that it was not run. */
 struct ending {
 	int status; /* the command's exit status, or keylock's own */
@@ -2486,58 +2477,54 @@ struct ending {
 	int error;  /* errno, where it was not */
 };
 
+struct command {
+	char **argv;              /* with a word of ours before it */
+	char **environment;       /* KEYLOCK_KEY first */
+	const struct lock *locks; /* whose descriptors it inherits */
+	size_t count;
+	mode_t came_umask;
+	bool in_place;        /* it runs in this process */
+	bool child_ignored;   /* SIGCHLD came so */
+	struct ending ending; /* where the child, in our memory, did not become the command */
+};
+
 /* Whether the command died: of a signal, or with a shell's word for one. What it left
  * running is still its work then, and the key that of what has inherited it. */
 static bool
 has_died(const struct ending *ending)
 {
-	return ending->signal || (ending->ran && ending->status > 128 && ending->status <= 192);
+	return ending->signal || (ending->status > 128 && ending->status <= 192);
 }
 
-/* Execute `file`. Where it is too long with KEYLOCK_KEY, go without; a file whose format
- * the kernel does not know is a script of /bin/sh, as execvp(3) of glibc has it and musl's
- * has not. Only returns on failure, with errno set. */
+/* Execute the command with `environment`, found along PATH as execvp(3) finds it, but that a
+ * directory which this user may not search hides no command: what is nowhere else is not
+ * found then, as a shell says too; and a file whose format the kernel does not know is a
+ * script of /bin/sh, as in glibc, not in musl. Only returns on failure, with errno set. */
 static void
-execute_file(const struct command *command, char *file)
+execute(char **argv, char **environment)
 {
 	static char shell[] = "/bin/sh";
-	char **argv = command->argv;
-
-	for (size_t without = 0; without < 2; without++) {
-		execve(file, argv, command->environment + without);
-		if (errno == ENOEXEC) {
-			*argv = file;
-			*--argv = file = shell;
-			execve(file, argv, command->environment + without);
-		}
-		if (errno != E2BIG)
-			return;
-	}
-}
-
-/* Execute the command, found along PATH as execvp(3) finds it, but that a directory of PATH
- * which this user may not search hides no command: what is nowhere else is not found then,
- * as a shell says too. Only returns on failure, with errno set. */
-static void
-execute(const struct command *command)
-{
-	char file[PATH_MAX];
-	const char *name = command->argv[0], *path = getenv("PATH");
+	char file[PATH_MAX], *name = *argv;
+	bool is_path = strchr(name, '/');
+	const char *path = is_path ? "" : getenv("PATH");
 	int error = ENOENT, length;
 
-	if (strchr(name, '/')) {
-		execute_file(command, command->argv[0]);
-		return;
-	}
 	path = path ? path : "/bin:/usr/bin";
 	do {
 		length = (int)strcspn(path, ":");
 		if (*name && snprintf(file, PATH_MAX, "%.*s%s%s", length, path, length ? "/" : "",
 		                      name) < PATH_MAX) {
-			execute_file(command, file);
+			execve(file, argv, environment);
+			if (errno == ENOEXEC) {
+				argv[0] = file;
+				argv[-1] = shell;
+				execve(shell, argv - 1, environment);
+				argv[0] = name;
+			}
 			if (errno == EACCES && access(file, F_OK) == 0)
 				error = EACCES;
-			else if (errno != EACCES && errno != ENOENT && errno != ENOTDIR)
+			else if (is_path ||
+			         (errno != EACCES && errno != ENOENT && errno != ENOTDIR))
 				return;
 		}
 		path += length;
@@ -2546,41 +2533,35 @@ execute(const struct command *command)
 }
 
 /* Become the command: give back umask, dispositions and mask, keep the lock's descriptor
- * over the exec, and execute. Only returns on failure: command->status and ->error say why. */
-static void
-become(struct command *command)
-{
-	bool kept = true;
-
-	for (size_t i = 0; i < command->count && kept; i++)
-		kept = fcntl(command->locks[i].file.fd, F_DUPFD, FIRST_COMMAND_FD) >= 0;
-	if (kept) {
-		umask(command->came_umask);
-		if (command->child_came.sa_handler == SIG_IGN)
-			sigaction(SIGCHLD, &command->child_came, NULL);
-		/* What came ignored stays so; a handler goes with execve(2). */
-		if (signals.begun) {
-			signal(WAKER, SIG_IGN); /* takes away one that is pending */
-			sigaction(WAKER, &signals.waker_came, NULL);
-		}
-		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
-		execute(command);
-	}
-	command->error = errno;
-	command->status = !kept ? REFUSED : errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE;
-}
-
-/* In the child. Until it has become the command it runs in our memory, and we wait for
- * that: it does not stop before, or keylock could not stop with it. */
+ * over the exec, and execute. The child runs in our memory until then, and we wait for that:
+ * it does not stop before, or keylock could not stop with it. Only returns on failure:
+ * command->ending says why, and where an emulator shares no memory the exit status. */
 static int
-child_run(void *command)
+become(void *argument)
 {
-	signals.in_child = true;
-	if (!signals.begun)
+	struct command *command = argument;
+	struct ending *ending = &command->ending;
+
+	signals.in_child = !command->in_place;
+	if (signals.in_child && !signals.begun)
 		signals_handle(on_signal, true);
-	become(command);
-	/* Which tells, too, where an emulator shares no memory. */
-	return ((const struct command *)command)->status;
+	for (size_t i = 0; i < command->count && !ending->status; i++)
+		if (fcntl(command->locks[i].file.fd, F_DUPFD, FIRST_COMMAND_FD) < 0)
+			*ending = (struct ending){.status = REFUSED, .error = errno};
+	if (ending->status)
+		return ending->status;
+	umask(command->came_umask);
+	if (command->child_ignored)
+		signal(SIGCHLD, SIG_IGN);
+	/* What came ignored stays so; a handler goes with execve(2). */
+	if (signals.begun)
+		sigaction(WAKER, &signals.waker_came, NULL);
+	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
+	execute(command->argv, command->environment);
+	if (errno == E2BIG) /* with KEYLOCK_KEY */
+		execute(command->argv, command->environment + 1);
+	ending->error = errno;
+	return ending->status = errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE;
 }
 
 /* Pass a signal on to the command. Not what its group has got from the terminal itself; but
@@ -2594,8 +2575,7 @@ forward(const siginfo_t *info, pid_t child)
 	pid_t group = getpgid(child);
 	bool apart = group > 0 && group != getpgrp();
 
-	if (info->si_code == SI_TIMER ||
-	    (info->si_code <= 0 && (info->si_pid == getpid() || info->si_pid == child)))
+	if (info->si_code <= 0 && (info->si_pid == getpid() || info->si_pid == child))
 		return;
 	if (by_terminal && (signo == SIGINT || signo == SIGQUIT || signo == SIGTSTP) && !apart)
 		return;
@@ -2613,77 +2593,67 @@ forward(const siginfo_t *info, pid_t child)
 static struct ending
 command_wait(pid_t child)
 {
-	struct ending ending = {.ran = true};
 	siginfo_t info;
 	int status;
 	pid_t pid;
 
 	for (;;) {
-		if (sigwaitinfo(&signals.all, &info) < 0)
-			continue;
-		if (info.si_signo != SIGCHLD) {
+		if (sigwaitinfo(&signals.all, &info) > 0 && info.si_signo != SIGCHLD)
 			forward(&info, child);
-			continue;
-		}
 		while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED)) != 0) {
 			if (pid < 0 && errno == ECHILD) /* somebody else took its status */
 				return (struct ending){
 				    .status = REFUSED, .ran = true, .error = ECHILD};
 			if (pid != child) /* also after an error: no second signal comes */
 				continue;
-			/* Not with SIGSTOP, which somebody sent to the command alone. */
+			/* SIGSTOP was sent to the command alone. */
 			if (WIFSTOPPED(status) && is_stop_signal(WSTOPSIG(status)))
 				act_by_default(WSTOPSIG(status));
 			if (WIFSTOPPED(status))
 				continue;
-			if (WIFSIGNALED(status))
-				ending.signal = WTERMSIG(status);
-			else
-				ending.status = WEXITSTATUS(status);
-			return ending;
+			return (struct ending){
+			    .status = WEXITSTATUS(status), .signal = WTERMSIG(status), .ran = true};
 		}
 	}
 }
 
-/* Run the command as a child and wait for its end, or run it in this process with
- * `in_place`. The child is made by clone(2), since vfork(2) is a fork(2) in musl on some
- * machines, as on aarch64. */
+/* Run the command as a child and wait for its end, or in this process. The child is made by
+ * clone(2), since vfork(2) is a fork(2) in musl on some machines, as on aarch64. */
 static struct ending
-command_run(struct command *command, bool in_place)
+command_run(struct command *command)
 {
 	_Alignas(16) char stack[8 * PATH_MAX];
-	pid_t child = 0;
+	pid_t child;
 
-	while (!in_place && signal_came()) /* before there was a command to give it to */
-		if (!stopped())
-			return (struct ending){.signal = signals.caught};
-	timer_arm(FOREVER);
-	/* Were SIGCHLD ignored, the kernel would not keep the child's status. */
-	sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL}, &command->child_came);
-	if (in_place) {
+	/* What came before there was a command to give it to, and the timer's last signal. */
+	do
+		timer_arm(FOREVER);
+	while (signal_came() && stopped());
+	if (signals.caught)
+		return (struct ending){.signal = signals.caught};
+	if (command->in_place) {
 		if (signals.begun)
 			signals_handle(SIG_DFL, false);
 		become(command);
 		sigprocmask(SIG_SETMASK, &signals.all, NULL);
-	} else {
-		child = clone(child_run, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD,
-		              command);
-		signals.in_child = false;
+		return command->ending;
 	}
+	/* Were SIGCHLD ignored, the kernel would not keep the child's status. */
+	command->child_ignored = signal(SIGCHLD, SIG_DFL) == SIG_IGN;
+	child = clone(become, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, command);
+	signals.in_child = false;
 	if (child < 0)
 		return (struct ending){.status = REFUSED, .error = errno};
-	if (child > 0 && command->status)
+	if (command->ending.status) {
 		waitpid(child, NULL, 0);
-	if (command->status)
-		return (struct ending){.status = command->status, .error = command->error};
+		return command->ending;
+	}
 	if (signals.child_stop)
 		kill(child, signals.child_stop);
-	/* As without keylock, the command alone decides when its input's writer
-	 * and its output's reader see it closed; their numbers stay taken. */
-	if (dup2(STDERR_FILENO, STDIN_FILENO) < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
-		close(STDIN_FILENO);
-		close(STDOUT_FILENO);
-	}
+	/* As without keylock, the command alone decides when its input's writer and its output's
+	 * reader see it closed. */
+	close(STDIN_FILENO);
+	close(STDOUT_FILENO);
 	return command_wait(child);
 }
 
@@ -2707,9 +2677,8 @@ say_not_run(const char *name, const struct ending *ending)
 
 /* ---- Hold ---------------------------------------------------------------
  *
- * Hold the key for a caller that has its own way to run what needs it, as a
- * process of another language has, until the caller closes our standard input
- * or dies, which closes it too.
+ * Hold the key for a caller that runs what needs it in its own way, until the caller closes
+ * our standard input or dies, which closes it too.
  */
 
 /* Whether standard input stays open until the caller closes it. Debian's cron gives its jobs
@@ -2726,16 +2695,14 @@ hold_is_possible(void)
 }
 
 /* Hold the key: say `locked` when standard output takes it, and wait until standard input
- * ends: in the background of a terminal reading stops keylock, the key kept. `ran` of what is
- * returned says that it was held; *cause, unless the line `done` came last, why the caller counts
- * as one that died. */
+ * ends: in the background of a terminal reading stops keylock, the key kept. *cause, unless
+ * the line `done` came last, is why the caller counts as one that died. */
 static struct ending
 hold(const char **cause)
 {
 	struct pollfd ends[] = {{.fd = STDIN_FILENO, .events = POLLIN},
 	                        {.fd = STDOUT_FILENO, .events = POLLOUT}};
-	char bytes[512], tail[] = "\n\n\n\n\n\n";
-	struct ending ending = {.ran = false};
+	char bytes[512] = "\n\n\n\n\n\n"; /* behind the last six that came before */
 	const char *failed = "timer";
 	int error = waiting_begin();
 	ssize_t count = 1;
@@ -2748,22 +2715,19 @@ hold(const char **cause)
 		if (count > 0 && ends[1].revents)
 			count = write(STDOUT_FILENO, "locked\n", strlen("locked\n"));
 		else if (count > 0)
-			count = read(STDIN_FILENO, bytes, sizeof(bytes));
+			count = read(STDIN_FILENO, bytes + 6, sizeof(bytes) - 6);
 		error = count >= 0 || errno == EINTR || errno == EAGAIN ? 0 : errno;
 		sigprocmask(SIG_SETMASK, &signals.all, NULL);
-		for (ssize_t i = 0; i < count && !ends[1].revents; i++) {
-			memmove(tail, tail + 1, 5);
-			tail[5] = bytes[i];
-		}
 		if (count > 0 && ends[1].revents)
 			ends[1].fd = -1;
+		else if (count > 0)
+			memmove(bytes, bytes + count, 6);
 	}
-	ending.ran = ends[1].fd < 0 || !count;
 	if (error)
-		ending.status = say(REFUSED, "%s: %s", failed, strerror(error));
-	ending.signal = signals.caught;
-	*cause = memcmp(tail, "\ndone\n", 6) == 0 ? NULL : "input-ended";
-	return ending;
+		error = say(REFUSED, "%s: %s", failed, strerror(error));
+	*cause = memcmp(bytes, "\ndone\n", 6) == 0 ? NULL : "input-ended";
+	return (struct ending){
+	    .status = error, .signal = signals.caught, .ran = ends[1].fd < 0 || !count};
 }
 
 /* ---- Looking ------------------------------------------------------------
@@ -2772,24 +2736,21 @@ hold(const char **cause)
  */
 
 /* Print `before` and a JSON string (RFC 8259), null for none or an empty one. A byte that is no
- * UTF-8 becomes the lone surrogate \udcHH, as Python's surrogateescape has it, so that nothing is
- * lost. */
+ * UTF-8 becomes \udcHH, as Python's surrogateescape has it, so that nothing is lost. */
 static void
 json_string(const char *before, const char *text)
 {
-	wchar_t character;
 	bool known = text && *text;
+	wchar_t character;
 
 	printf("%s%s", before, known ? "\"" : "null");
 	while (known && *text) {
 		size_t length = utf8_length(text, &character);
+		unsigned int unit =
+		    length ? (unsigned int)character : 0xdc00U + (unsigned char)*text;
 
-		if (length == 0)
-			printf("\\udc%02x", (unsigned char)*text);
-		else if (*text == '"' || *text == '\\')
-			printf("\\%c", *text);
-		else if ((unsigned char)*text < 0x20 || *text == 0x7f)
-			printf("\\u%04x", (unsigned int)character);
+		if (!length || unit < 0x20 || unit == '"' || unit == '\\' || unit == 0x7f)
+			printf("\\u%04x", unit);
 		else
 			fwrite(text, 1, length, stdout);
 		text += length ? length : 1;
@@ -2803,8 +2764,6 @@ struct listing {
 	bool json, who;
 	struct seats seats;
 	size_t held, lines; /* keys or slots that are held; lines that were printed */
-	pid_t last;         /* a process may hold many keys */
-	char command[4096]; /* that it runs */
 };
 
 /* One lockfile as it is listed. What is NULL or empty is not known, or there is none. */
@@ -2813,10 +2772,8 @@ struct row {
 	int slot;
 	struct glance glance;
 	struct seats holders;
-	const struct seat *waiters; /* in the order of the line */
-	size_t waiter_count;
 	const char *state, *mode;
-	char since[32], cause[32], command[4096];
+	char since[32], cause[32], command[4096]; /* a record's, or of the first holder */
 };
 
 /* Take what is told of a key that nobody holds from the record in its lockfile. */
@@ -2830,40 +2787,11 @@ row_read_record(struct row *row, const struct directory *directory)
 	if (fd >= 0)
 		close(fd);
 	record_text(bytes, length > 0 ? (size_t)length : 0, text);
-	sscanf(text, "pid=%*s since=%31s cause=%31s command=%191[^\n]", row->since, row->cause,
+	/* Of one that cannot be read there is nothing but this to tell. */
+	strcpy(row->cause, "unreadable");
+	sscanf(text, "pid=%*s since=%31[^? ] cause=%31s command=%191[^\n]", row->since, row->cause,
 	       row->command);
-	if (*row->since == '?')
-		*row->since = *row->command = '\0';
 	row->state = "abandoned";
-}
-
-/* Find out who holds the lockfile of a row and with which command, and who waits. */
-static void
-row_look(struct row *row, struct listing *listing)
-{
-	pid_t pid;
-
-	row->waiter_count = seats_at(&listing->seats, row->name, &row->waiters);
-	for (; row->waiter_count && !row->waiters->ticket; row->waiter_count--)
-		row->waiters++;
-	row->holders = holders_of(row->name, &row->glance, &listing->seats);
-	if (row->glance.held || row->holders.count)
-		row->state = "held";
-	else if (row->glance.file.st_size)
-		row_read_record(row, listing->directory);
-	else if (row->glance.file.st_mode & PINNED)
-		row->state = "pinned";
-	if (row->glance.held)
-		date_text(row->glance.file.st_mtim.tv_sec, row->since);
-	if (row->holders.count) {
-		row->mode = row->holders.list->shared ? "shared" : "exclusive";
-		pid = row->holders.list->command;
-		if (pid != listing->last)
-			snprintf(listing->command, sizeof(listing->command), "%s",
-			         proc_text("/proc/%ld/cmdline", (long)pid));
-		listing->last = pid;
-		strcpy(row->command, listing->command);
-	}
 }
 
 /* Print the pids of so many seats. Returns how wide that is. */
@@ -2877,14 +2805,20 @@ print_pids(const struct seat *seat, size_t count, const char *between)
 	return width;
 }
 
-/* --list --json: a row is one line with an object. */
+/* --list --json: a row is one line with an object. Those who wait stand behind the others, in
+ * the order of the line. */
 static void
-row_json(const struct row *row, const struct directory *directory)
+row_json(const struct row *row, const struct listing *listing)
 {
 	char path[PATH_MAX + NAME_SIZE];
-	bool all = row->waiter_count == row->glance.waiting; /* of the waiters are seen */
+	const struct seat *waiter;
+	size_t count = seats_at(&listing->seats, row->name, &waiter);
+	bool all; /* who they are is known of all */
 
-	snprintf(path, sizeof(path), "%s/%s", directory->path, row->name);
+	for (; count && !waiter->ticket; count--)
+		waiter++;
+	all = count == row->glance.waiting;
+	snprintf(path, sizeof(path), "%s/%s", listing->directory->path, row->name);
 	json_string("{\"key\":", row->key);
 	json_string(",\"state\":", row->state);
 	json_string(",\"mode\":", row->mode);
@@ -2892,7 +2826,7 @@ row_json(const struct row *row, const struct directory *directory)
 	print_pids(row->holders.list, row->holders.count, ",");
 	json_string("],\"since\":", row->since);
 	printf(",\"waiting\":%zu,\"waiters\":%s", row->glance.waiting, all ? "[" : "null");
-	print_pids(row->waiters, all ? row->waiter_count : 0, ",");
+	print_pids(waiter, all ? count : 0, ",");
 	json_string(all ? "],\"command\":" : ",\"command\":", row->command);
 	json_string(",\"path\":", path);
 	if (*row->cause)
@@ -2923,32 +2857,43 @@ list_file(struct listing *listing, const char *name, const char *key, int slot)
 {
 	struct row row = {.name = name, .key = key, .slot = slot};
 	int error = glance_at(listing->directory, name, &listing->seats, &row.glance);
+	const struct seat *first;
 
-	if (!error)
-		row_look(&row, listing);
-	if (error || look_failed)
-		return error == ENOENT ? 0 : error ? error : look_failed;
-	listing->held += row.glance.held || row.holders.count;
-	if (!row.state || (listing->who && !row.holders.count))
-		return 0;
+	if (error)
+		return error == ENOENT ? 0 : error;
+	row.holders = holders_of(name, &row.glance, &listing->seats);
+	first = row.holders.list;
+	if (row.glance.held || first)
+		row.state = "held";
+	else if (row.glance.file.st_size)
+		row_read_record(&row, listing->directory);
+	else if (row.glance.file.st_mode & PINNED)
+		row.state = "pinned";
+	if (row.glance.held)
+		date_text(row.glance.file.st_mtim.tv_sec, row.since);
+	if (first) {
+		row.mode = first->shared ? "shared" : "exclusive";
+		snprintf(row.command, sizeof(row.command), "%s",
+		         proc_text("/proc/%ld/cmdline", (long)first->command));
+	}
+	listing->held += row.glance.held || first;
+	if (look_failed || !row.state || (listing->who && !first))
+		return look_failed;
 	if (!listing->lines++ && !listing->json && !listing->who)
 		printf("%-24s  %-9s  %-9s  %-7s  %-20s  %-7s  %s\n", "KEY", "STATE", "MODE", "PID",
 		       "SINCE", "WAITING", "COMMAND");
-	if (listing->who) {
-		print_pids(row.holders.list, row.holders.count, "\n");
-		putchar('\n');
-	} else if (listing->json) {
-		row_json(&row, listing->directory);
-	} else {
+	if (listing->json)
+		row_json(&row, listing);
+	else if (!listing->who)
 		row_print(&row);
-	}
+	else if (print_pids(first, row.holders.count, "\n"))
+		puts("");
 	free(row.holders.list);
 	return 0;
 }
 
-/* --list: print the keys that are held, in doubt or pinned, or those of `keys` where there
- * are any, as a table for people or with `json` for programs. --who: print the pids of who
- * holds the key `who`, a line each. Returns an exit status. */
+/* --list: print what is told of the directory's keys, or of `keys` where there are any. --who:
+ * print the pids of who holds the key `who`, a line each. Returns an exit status. */
 static int
 look(struct directory *directory, char **keys, bool json, const char *who)
 {
@@ -2996,8 +2941,8 @@ print_path(const struct directory *directory, const char *key)
 	return printed();
 }
 
-/* Mark the open lockfile, inside its gate, as never to be removed. Returns as lock_take() does,
- * or a result as a negative number. */
+/* --pin: mark the open lockfile, in its gate, as never to be removed, so that programs that
+ * know only its path can lock it, too. Returns as lock_have() does. */
 static int
 pin_take(struct lock *lock, struct wait *wait)
 {
@@ -3010,31 +2955,6 @@ pin_take(struct lock *lock, struct wait *wait)
 	    fchmod(fd, (file.st_mode & 07777) | S_ISVTX | PINNED) < 0)
 		error = -lockfile_failure(lock->directory, lock->name, NO_FILE, strerror(errno));
 	return error;
-}
-
-/* --pin: make the lockfile and mark it as never to be removed, so that programs that know
- * only its path can lock it, too; print the path. */
-static int
-pin(struct directory *directory, const char *key, nanoseconds patience)
-{
-	struct lock lock = {.directory = directory, .key = key, .file = NO_LOCKFILE};
-	struct wait wait = {.deadline = time_in(patience), .look_at = FOREVER};
-	int status = directory_open(directory), error;
-
-	if (status)
-		return status;
-	name_of_key(key, 1, lock.name);
-	hurried = true;
-	do
-		error = lock_acquire(&lock, &wait, pin_take);
-	while (error > 0 && stopped());
-	if (error <= 0) {
-		lockfile_close(&lock.file);
-		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
-		return error ? -error : print_path(directory, key);
-	}
-	status = lock_result(&lock, error);
-	return status == CAUGHT ? act_by_default(signals.caught) : status;
 }
 
 /* --forget: remove the record and the pin of a key that is held by us. */
@@ -3118,57 +3038,44 @@ static const struct {
 
 enum { TABLE_SIZE = sizeof(table) / sizeof(*table) };
 
-static const char usage_text[] =
-    "Usage: keylock [option]... KEY [--] COMMAND [ARGUMENT]...\n"
-    "       keylock [option]... KEY -c SCRIPT\n"
-    "       keylock [option]... --auto [--] COMMAND [ARGUMENT]...\n"
-    "       keylock [option]... --hold KEY\n"
-    "       keylock --list [--json] [KEY]...\n"
-    "       keylock --who KEY | --path KEY | --pin KEY | --forget KEY\n"
-    "Run COMMAND while it alone holds the lock named KEY.\n\n";
-
-static const char status_text[] =
-    "\nExit status: that of COMMAND (a death by signal is passed on as one), or\n"
-    "    1  --who: nobody holds KEY\n"
-    "   64  usage error\n"
-    "   71  the system refused something\n"
-    "   73  the directory or lockfile cannot be made, opened or written\n"
-    "   75  KEY is taken, or was not had in time; see -E\n"
-    "   76  the last holder of KEY died in the middle (-A)\n"
-    "   77  the directory or lockfile is not safe to use\n"
-    "   78  waiting might never end\n"
-    "  126  COMMAND cannot be executed\n"
-    "  127  COMMAND is not found\n";
-
 /* --help and --version. Returns DONE or REFUSED. */
 static int
 print_help(int letter)
 {
 	/* What only prints is ended by signals as any program is. */
 	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
-	fputs(letter == 'V' ? "keylock " VERSION "\n" : usage_text, stdout);
-	for (size_t i = 0; i < TABLE_SIZE && letter == 'h'; i++) {
+	if (letter == 'V') {
+		puts("keylock " VERSION);
+		return printed() ? REFUSED : DONE;
+	}
+	fputs("Usage: keylock [option]... KEY [--] COMMAND [ARGUMENT]...\n"
+	      "       keylock [option]... KEY -c SCRIPT\n"
+	      "       keylock [option]... --auto [--] COMMAND [ARGUMENT]...\n"
+	      "       keylock [option]... --hold KEY\n"
+	      "       keylock --list [--json] [KEY]...\n"
+	      "       keylock --who KEY | --path KEY | --pin KEY | --forget KEY\n"
+	      "Run COMMAND while it alone holds the lock named KEY.\n\n",
+	      stdout);
+	for (size_t i = 0; i < TABLE_SIZE; i++) {
 		char dash[] = {'-', (char)table[i].letter, ',', '\0'}, name[32];
 
 		snprintf(name, sizeof(name), "--%s%s", table[i].name, table[i].value);
 		printf("  %-3s %-22s  %s\n", table[i].letter < JSON ? dash : "", name,
 		       table[i].help);
 	}
-	fputs(letter == 'h' ? status_text : "", stdout);
+	fputs("\nExit status: that of COMMAND (a death by signal is passed on as one), or\n"
+	      "    1  --who: nobody holds KEY\n"
+	      "   64  usage error\n"
+	      "   71  the system refused something\n"
+	      "   73  the directory or lockfile cannot be made, opened or written\n"
+	      "   75  KEY is taken, or was not had in time; see -E\n"
+	      "   76  the last holder of KEY died in the middle (-A)\n"
+	      "   77  the directory or lockfile is not safe to use\n"
+	      "   78  waiting might never end\n"
+	      "  126  COMMAND cannot be executed\n"
+	      "  127  COMMAND is not found\n",
+	      stdout);
 	return printed() ? REFUSED : DONE;
-}
-
-/* Refuse what can be no key, or for which there was no memory. Returns 0, USAGE or REFUSED. */
-static int
-key_check(const char *key)
-{
-	if (!key)
-		return say(REFUSED, "memory: %s", strerror(ENOMEM));
-	if (!*key)
-		return say(USAGE, "KEY is empty");
-	if (strlen(key) > KEY_MAX_BYTES)
-		return say(USAGE, "KEY is longer than %d bytes", KEY_MAX_BYTES);
-	return 0;
 }
 
 /* Take an option, the last one given of those that exclude each other winning. Returns 0;
@@ -3186,8 +3093,8 @@ parse_option(struct options *options, int letter, char *value)
 	if (letter == 'c')
 		return say(USAGE, "-c: stands behind KEY; see keylock --help");
 	if (letter == 'k')
-		return key_check(options->keys[options->key_count++] = value);
-	if (letter == 'd')
+		options->keys[options->key_count++] = value;
+	else if (letter == 'd')
 		options->directory = value;
 	else if (letter == 'x' || letter == 'e')
 		options->shared = false;
@@ -3238,51 +3145,54 @@ parse_check(const struct options *options)
 	bool records = options->refuse_abandoned || options->recover;
 	bool holding = options->action == HOLD, running = options->action == RUN;
 	bool nested = options->reentrant || options->shared || options->slots;
-	const struct {
-		bool wrong;
-		const char *problem;
-	} rules[] = {
-	    {options->json && options->action != LIST, "--json goes with --list"},
-	    {holding && (options->in_place || options->close_lock),
-	     "--hold has no COMMAND for -F or -o"},
-	    {options->action == FORGET && nested, "--forget goes with none of -r, -s, -j"},
-	    {options->automatic && !running, "--auto goes with a COMMAND"},
-	    {options->key_count > 1 && !running && !holding, "-k goes with a COMMAND or --hold"},
-	    {options->in_place && options->close_lock, "-F and -o: the key would be free at once"},
-	    {options->slots && options->shared, "-j and -s do not go together"},
-	    {records && (options->slots || options->in_place),
-	     "-A and -R go with neither -j nor -F"},
-	    {options->refuse_abandoned && options->recover, "-A and -R do not go together"},
-	};
+	const char *wrong = NULL;
 
-	for (size_t i = 0; i < sizeof(rules) / sizeof(*rules); i++)
-		if (rules[i].wrong)
-			return say(USAGE, "%s", rules[i].problem);
-	return 0;
+	if (options->json && options->action != LIST)
+		wrong = "--json goes with --list";
+	else if (holding && (options->in_place || options->close_lock))
+		wrong = "--hold has no COMMAND for -F or -o";
+	else if (options->action == FORGET && nested)
+		wrong = "--forget goes with none of -r, -s, -j";
+	else if (options->automatic && !running)
+		wrong = "--auto goes with a COMMAND";
+	else if (options->key_count > 1 && !running && !holding)
+		wrong = "-k goes with a COMMAND or --hold";
+	else if (options->in_place && options->close_lock)
+		wrong = "-F and -o: the key would be free at once";
+	else if (options->slots && options->shared)
+		wrong = "-j and -s do not go together";
+	else if (records && (options->slots || options->in_place))
+		wrong = "-A and -R go with neither -j nor -F";
+	else if (options->refuse_abandoned && options->recover)
+		wrong = "-A and -R do not go together";
+	return wrong ? say(USAGE, "%s", wrong) : 0;
 }
 
 /* Take what stands behind the options: KEY, or a list of them, and `[--] COMMAND...` or
- * `-c SCRIPT`. Returns as key_check(). */
+ * `-c SCRIPT`. Returns 0, or an exit status and says why. */
 static int
 parse_rest(struct options *options, char **words)
 {
 	static char shell[] = "/bin/sh", dash_c[] = "-c";
-	static char *script[] = {NULL, shell, dash_c, NULL, NULL};
-	int status = 0;
 
-	if (options->action == LIST) {
-		for (options->keys = words; *words && !status; words++)
-			status = key_check(*words);
-		return status;
-	}
-	if (!*words)
+	if (options->action == LIST)
+		options->keys = words;
+	else if (!*words)
 		return say(USAGE, "no %s; see keylock --help",
 		           options->automatic ? "COMMAND" : "KEY");
-	*options->keys = options->automatic ? key_of_command(words) : *words++;
+	else
+		*options->keys = options->automatic ? key_of_command(words) : *words++;
+	if (*words && !*options->keys)
+		return say(REFUSED, "memory: %s", strerror(ENOMEM));
+	for (char **key = options->keys; *key; key++) {
+		if (!**key)
+			return say(USAGE, "KEY is empty");
+		if (strlen(*key) > KEY_MAX_BYTES)
+			return say(USAGE, "KEY is longer than %d bytes", KEY_MAX_BYTES);
+	}
 	options->command = words;
-	status = key_check(*options->keys);
-	if (status || options->automatic)
-		return status;
+	if (options->automatic || options->action == LIST)
+		return 0;
 	if (options->action != RUN && *words)
 		return say(USAGE, "%s: one argument too many", show(*words));
 	if (options->action == HOLD && !hold_is_possible())
@@ -3290,12 +3200,12 @@ parse_rest(struct options *options, char **words)
 		           "--hold: standard input is closed, a file or /dev/null, and would "
 		           "end at once; give it a pipe, a fifo or a terminal");
 	if (*words && strcmp(*words, "--") == 0)
-		options->command = words + 1;
+		options->command++;
 	else if (*words && (strcmp(*words, "-c") == 0 || strcmp(*words, "--command") == 0)) {
 		if (!words[1] || words[2])
 			return say(USAGE, "%s: takes exactly one SCRIPT", *words);
-		script[3] = words[1];
-		options->command = script + 1;
+		*words = dash_c;
+		*--options->command = shell; /* in the place of KEY */
 	} else if (*words && **words == '-')
 		return say(USAGE, "%s: options stand before KEY; a command of that name after --",
 		           show(*words));
@@ -3349,13 +3259,13 @@ parse(struct options *options, int argc, char **argv)
 static void
 say_taken(const struct options *options, const struct lock *lock)
 {
-	bool asked = options->verbose || (options->warn_held == FOREVER && isatty(STDERR_FILENO));
 	struct glance glance = {.held = false};
+	bool asked = options->warn_held == FOREVER
+	                 ? isatty(STDERR_FILENO)
+	                 : glance_at(lock->directory, lock->name, NULL, &glance) == 0 &&
+	                       age_of(&glance) > options->warn_held;
 
-	if (!options->quiet &&
-	    (asked || (options->warn_held != FOREVER &&
-	               glance_at(lock->directory, lock->name, NULL, &glance) == 0 &&
-	               age_of(&glance) > options->warn_held)))
+	if (!options->quiet && (options->verbose || asked))
 		say_whose(lock, NULL, options->wait ? "not had in time:" : "taken:");
 }
 
@@ -3374,32 +3284,16 @@ records_begin(const struct options *options, const struct keys *keys, const char
 			continue;
 		status = record_read(lock);
 		if (!status && options->refuse_abandoned && *lock->record->found)
-			status = IN_DOUBT;
-		if (status == IN_DOUBT && !options->quiet)
-			say(0,
-			    "%s: the last holder died in the middle: %s; see what it left, then "
-			    "keylock --forget",
-			    show(lock->key), lock->record->found);
+			status = options->quiet
+			             ? IN_DOUBT
+			             : say(IN_DOUBT,
+			                   "%s: the last holder died in the middle: %s; see what "
+			                   "it left, then keylock --forget",
+			                   show(lock->key), lock->record->found);
 		if (!status && !options->shared)
 			status = record_write(lock, command);
 	}
 	return status;
-}
-
-/* Settle the records that were written by how the command ended, or by `cause`. */
-static void
-records_end(const struct keys *keys, const struct ending *ending, const char *cause,
-            const char *command)
-{
-	char text[32] = "unknown"; /* its status was taken by another */
-
-	if (!ending->error)
-		snprintf(text, sizeof(text), ending->signal ? "signal-%d" : "exit-%d",
-		         ending->signal ? ending->signal : ending->status);
-	if (ending->error || has_died(ending))
-		cause = text;
-	for (size_t i = 0; i < keys->count; i++)
-		record_settle(&keys->locks[i], ending->ran, cause, command);
 }
 
 /* Make the command's environment, KEYLOCK_KEY first, so that it can be left out. Returns
@@ -3409,58 +3303,62 @@ static char **
 environment_make(const char *key, const struct keys *keys)
 {
 	static char *small[256], word[512];
-	size_t length = sizeof("KEYLOCK_KEY=") + strlen(key), count = 3, kept = 0;
+	size_t length = sizeof("KEYLOCK_KEY=") + strlen(key), count = 1;
 	char *own = length > sizeof(word) ? malloc(length) : word, *doubts = NULL, **list = small;
 
+	unsetenv("KEYLOCK_KEY");
+	unsetenv("KEYLOCK_ABANDONED");
+	for (size_t i = 0; i < keys->count; i++)
+		if (*keys->locks[i].record->found &&
+		    (asprintf(&doubts, "%s%s%s", doubts ? doubts : "KEYLOCK_ABANDONED=",
+		              doubts ? "\n" : "", keys->locks[i].record->found) < 0 ||
+		     putenv(doubts) != 0))
+			return NULL;
 	for (char **came = environ; *came; came++)
 		count++;
-	if (count > sizeof(small) / sizeof(*small))
-		list = calloc(count, sizeof(*list));
+	if (count >= sizeof(small) / sizeof(*small))
+		list = calloc(count + 1, sizeof(*list));
 	if (!list || !own)
 		return NULL;
 	stpcpy(stpcpy(own, "KEYLOCK_KEY="), key);
-	list[kept++] = own;
-	for (size_t i = 0; i < keys->count; i++)
-		if (*keys->locks[i].record->found &&
-		    asprintf(&doubts, "%s%s%s", doubts ? doubts : "KEYLOCK_ABANDONED=",
-		             doubts ? "\n" : "", keys->locks[i].record->found) < 0)
-			return NULL;
-	if (doubts)
-		list[kept++] = doubts;
-	for (char **came = environ; *came; came++)
-		if (strncmp(*came, "KEYLOCK_KEY=", 12) != 0 &&
-		    strncmp(*came, "KEYLOCK_ABANDONED=", 18) != 0)
-			list[kept++] = *came;
+	*list = own;
+	memcpy(list + 1, environ, count * sizeof(*list));
 	return list;
 }
 
-/* Do under the keys what is to be done under them. */
+/* Do under the keys what is to be done under them, and settle the records by how that ended. */
 static struct ending
 run_under(const struct options *options, const struct keys *keys, mode_t came_umask)
 {
 	const char *name = options->action == HOLD ? "--hold" : *options->command, *cause = NULL;
+	char text[32] = "unknown"; /* the command's status was taken by another */
 	struct ending ending = {0};
 	struct command command = {
 	    .argv = options->command,
 	    .locks = keys->locks,
 	    .count = options->close_lock ? 0 : keys->count,
 	    .came_umask = came_umask,
+	    .in_place = options->in_place,
 	};
 
 	if (options->action == FORGET)
 		ending.status = forget(keys->locks);
-	else if (options->refuse_abandoned || options->recover)
+	else if (options->action != PIN && (options->refuse_abandoned || options->recover))
 		ending.status = records_begin(options, keys, name);
 	if (!ending.status && options->action == HOLD)
 		ending = hold(&cause);
 	else if (!ending.status && options->action == RUN) {
 		command.environment = environment_make(*options->keys, keys);
-		if (command.environment)
-			ending = command_run(&command, options->in_place);
-		else
-			ending.status = say(REFUSED, "memory: %s", strerror(ENOMEM));
+		ending = command.environment ? command_run(&command)
+		                             : (struct ending){.status = REFUSED, .error = ENOMEM};
 	}
-	records_end(keys, &ending, cause, name);
+	if (!ending.error)
+		snprintf(text, sizeof(text), ending.signal ? "signal-%d" : "exit-%d",
+		         ending.signal ? ending.signal : ending.status);
+	if (ending.error || has_died(&ending))
+		cause = text;
+	for (size_t i = 0; i < keys->count; i++)
+		record_settle(&keys->locks[i], ending.ran, cause, name);
 	return ending;
 }
 
@@ -3468,25 +3366,23 @@ run_under(const struct options *options, const struct keys *keys, mode_t came_um
 static bool
 keys_make(struct keys *keys, const struct options *options, struct directory *directory)
 {
-	static struct {
-		struct lock lock;
-		struct record record;
-	} one; /* most often there is one: see environment_make() */
+	static struct lock lock, *locks; /* most often there is one: see environment_make() */
+	static struct record record, *records;
 	size_t count = keys->count = options->key_count;
-	struct lock *locks = count == 1 ? &one.lock : calloc(count, sizeof(one));
-	struct record *records = &one.record;
+	bool pins = options->action == PIN;
 
-	keys->locks = locks;
-	if (!locks)
+	keys->locks = locks = count == 1 ? &lock : calloc(count, sizeof(lock));
+	records = count == 1 ? &record : calloc(count, sizeof(record));
+	if (!locks || !records)
 		return false;
-	if (count > 1) /* they stand behind the locks */
-		records = (struct record *)(void *)(locks + count);
 	for (size_t i = 0; i < count; i++) {
 		locks[i].directory = directory;
 		locks[i].record = &records[i];
 		locks[i].key = options->keys[i];
-		locks[i].shared = options->shared;
-		locks[i].slots = options->slots;
+		locks[i].take = pins ? pin_take : lock_take;
+		/* The time of a file that somebody holds is not set by who pins it. */
+		locks[i].shared = pins || options->shared;
+		locks[i].slots = pins ? 0 : options->slots;
 		name_of_key(options->keys[i], 1, locks[i].name);
 	}
 	keys_order(keys);
@@ -3507,7 +3403,7 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	    .nonblock = !options->wait,
 	    .early = options->reentrant || options->verbose || getenv("KEYLOCK_KEY"),
 	    .deadline = time_in(options->wait ? options->wait : GATE_PATIENCE),
-	    .look = look_around,
+	    .look = options->action == PIN ? NULL : look_around,
 	    .looker = &looker,
 	};
 	nanoseconds start = options->verbose ? now() : 0;
@@ -3532,7 +3428,7 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 		say_taken(options, wait.lock);
 	if (result)
 		return result == TAKEN ? options->conflict_status : result;
-	if (options->verbose)
+	if (options->verbose && options->action != PIN)
 		say(0, "%s: had, took %.3f s", show(*options->keys),
 		    (double)(now() - start) / (double)SECOND);
 	ending = run_under(options, &keys, came_umask);
@@ -3542,6 +3438,10 @@ run(const struct options *options, struct directory *directory, mode_t came_umas
 	hurried = false;
 	if (ending.error)
 		say_not_run(*options->command, &ending);
+	if (options->action == PIN) {
+		sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
+		return print_path(directory, *options->keys);
+	}
 	return ending.signal ? act_by_default(ending.signal) : ending.status;
 }
 
@@ -3566,10 +3466,8 @@ main(int argc, char **argv)
 		status = directory_choose(&directory, options.directory);
 	if (status)
 		return status == DONE ? 0 : status;
-	if (options.action == RUN || options.action == HOLD || options.action == FORGET)
+	if (options.action != LIST && options.action != WHO && options.action != SHOW_PATH)
 		return run(&options, &directory, came_umask);
-	if (options.action == PIN)
-		return pin(&directory, *options.keys, options.wait);
 	/* What only looks is ended by signals as any program is. */
 	sigprocmask(SIG_SETMASK, &signals.came_mask, NULL);
 	directory.look_only = true;

@@ -307,7 +307,7 @@ nobody_comes() {
 		hold key
 		options='-r -k key'
 		[ "$end" != 1 ] || options+=' -w 1'
-		tell "$holder" nested '"$KEYLOCK" '"$options"' other touch "$ran" & echo $!'
+		tell "$holder" nested '"$KEYLOCK" '"$options"' other touch "$served" & echo $!'
 		answered nested 0
 		nested=$(cat "$work/nested.said")
 		wait_for 20 has_ticket "$nested"
@@ -321,7 +321,7 @@ nobody_comes() {
 	kill -CONT "$nested"
 	let_go "$stranger"
 	wait_for 20 is_dead "$nested"
-	[ -e "$ran" ]
+	[ -e "$served" ]
 	all_gone
 }
 

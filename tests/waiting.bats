@@ -141,8 +141,8 @@ rest() {
 	crowd 1000 '0 1000' -n -s key true
 	let_go
 	[ "$(files)" = 0 ]
-	crowd 300 '0 300' -n -s key true
-	crowd 200 '0 200' -n -j 300 key true
+	crowd 100 '0 100' -n -s key true
+	crowd 100 '0 100' -n -j 200 key true
 }
 
 @test "P9 -w 0.2 ends after 0.2 s, and -n at once, at each place where acquiring can wait" {

@@ -465,7 +465,7 @@ row_shown(char *key, const char *command, bool json, size_t *size)
 	row.holders = (struct seats){.list = holders, .count = 2};
 	stdout = memory_stream(&text, size);
 	if (json)
-		row_json(&row, &directory);
+		row_json(&row, &(struct listing){.directory = &directory});
 	else
 		row_print(&row);
 	fclose(stdout);

@@ -88,7 +88,7 @@ done < <(
 # Lockfile
 name-not-compared refused loses.its.name lock_acquire: error = lockfile_recheck => error = error ?: 0 && lockfile_recheck
 taken-without-gate waiting gate.is.closed lock_take: error = lock_have(fd, F_WRLCK, GATE, wait) => error = 0
-early-unlock lifetime free.and.their.files command_run: return => lock_try(command->locks->file.fd, F_UNLCK, LOCK); return
+early-unlock lifetime free.and.their.files command_run: return command_wait => lock_try(command->locks->file.fd, F_UNLCK, LOCK); return command_wait
 no-tickets waiting stream.of.arrivals ticket_draw: return lock_have(fd, F_WRLCK, lock->ticket, wait) => return 0
 not-in-turn waiting stream.of.arrivals turn_await: => return 0;
 newcomer-blind-to-tickets waiting shared.holders.keep lock_take: F_WRLCK, 0) => F_WRLCK, GUESTS + 1)
@@ -120,7 +120,7 @@ record-of-a-guest record with.-r.the.outer records_begin: if (lock->guest) => if
 record-of-another record only.its.own record_settle: memcmp(there, record->own, RECORD_SIZE) != 0 => false
 record-not-on-disk record is.on.disk record_put: fdatasync(fd) < 0 => false
 # Slots
-one-slot-more slots N.hold.at.once keys_make: slots = options->slots => slots = options->slots ? options->slots + 1 : 0
+one-slot-more slots N.hold.at.once keys_make: pins ? 0 : options->slots => options->slots ? options->slots + 1 : 0
 slot-blind-to-guests nesting slot.of.a.guest lock_take_now: is_held(fd, GUESTS, end) => !end && is_held(fd, GUESTS, end)
 slot-without-gate slots somebody.stopped.in slot_try: lock_try(file->fd, F_WRLCK, GATE) => 0
 slot-name-not-compared refused loses.its.name slot_try: error = lockfile_recheck => error = error ?: 0 && lockfile_recheck
@@ -179,7 +179,7 @@ network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] 
 7-hold-reads-deaf terminal hold.in.the.background hold: sigprocmask(SIG_SETMASK, &signals.wait_mask, NULL) => (void)0
 8-output-closed-first hold without.the.line hold: ends[1].fd = -1 => ends[1].events = 0
 	hold: ends[1].fd < 0 || !count => true
-9-stopped-for-good signals SIGSTOP.and.SIGCONT command_wait: is_stop_signal(WSTOPSIG(status)) => true
+9-stopped-for-good signals SIGSTOP.and.SIGCONT command_wait: stop_by(WSTOPSIG(status)) => act_by_default(WSTOPSIG(status))
 10-found-before-the-stop signals knows.nothing key_acquire: lock->file = => if (!lock->guest) lock->file =
 	key_acquire: lock->guest = false => (void)0
 	key_acquire: result = lock_result => result = lock->guest ? COVERED : lock_result
@@ -192,9 +192,9 @@ network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] 
 15-out-of-memory refused no.timer waiting_begin: errno == EAGAIN ? EDQUOT : errno => errno == EAGAIN ? ENOMEM : errno
 15-reader-gone looking reader.that.has main: sigprocmask(SIG_SETMASK, &signals.came_mask, NULL) => (void)0
 15-small-stack status small.stack command_run: stack[8 * PATH_MAX] => stack[40 * PATH_MAX]
-16-no-word-of-a-free-key command_line how.long.it.took run: if (options->verbose) => if (options->verbose && now() - start > SECOND)
+16-no-word-of-a-free-key command_line how.long.it.took run: if (options->verbose && => if (options->verbose && now() - start > SECOND &&
 17-foreign-file-emptied record not.keylock.s.own record_check: !(found->st_mode & S_ISVTX) => false
-17-foreign-file-pinned record not.keylock.s.own pin: record_check(&lock, &file) => fstat(lock.file.fd, &file)
+17-foreign-file-pinned record not.keylock.s.own pin_take: record_check(lock, &file) => fstat(fd, &file)
 gate-for-ever waiting for.the.gate lock_take: error && !(error == ETIMEDOUT && wait->nonblock) => error
 slot-gate-waited-for slots somebody.stopped.in slot_try: lock_try(file->fd, F_WRLCK, GATE) => request(file->fd, F_WRLCK, GATE, true)
 MUTANTS
