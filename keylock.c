@@ -1123,14 +1123,18 @@ turn_await(const struct lock *lock, struct wait *wait)
 	return error;
 }
 
-/* Draw the ticket above the highest held. Inside the gate, which stays closed while another
- * program's lock covers all that are to come. Returns as lock_have() does. */
+/* Draw the ticket above the highest held. Inside the gate, which stays closed where another
+ * program's locks are in the way, until they are gone. Returns as lock_have() does. */
 static int
 ticket_draw(struct lock *lock, struct wait *wait)
 {
-	int fd = lock->file.fd, error = lock_have(fd, F_RDLCK, LAST_TICKET, wait);
-	off_t last = highest_ticket(fd, LAST_TICKET);
+	int fd = lock->file.fd, error = 0;
+	off_t last;
 
+	while (!error && (last = highest_ticket(fd, INT64_MAX)) >= LAST_TICKET) {
+		error = lock_have(fd, F_RDLCK, last, wait);
+		bytes_give_up(fd, TICKETS);
+	}
 	if (error)
 		return error;
 	lock->ticket = last ? last + 1 : TICKETS;
@@ -2504,16 +2508,17 @@ static void
 execute(char **argv, char **environment)
 {
 	static char shell[] = "/bin/sh";
-	char file[PATH_MAX], *name = *argv;
+	char *name = *argv, *came = getenv("PATH");
 	bool is_path = strchr(name, '/');
-	const char *path = is_path ? "" : getenv("PATH");
+	const char *path = is_path ? "" : came ? came : "/bin:/usr/bin";
+	size_t most = strlen(path) + strlen(name) + sizeof("/");
+	char file[most < PATH_MAX ? most : PATH_MAX]; /* a page less of the stack */
 	int error = ENOENT, length;
 
-	path = path ? path : "/bin:/usr/bin";
 	do {
 		length = (int)strcspn(path, ":");
-		if (*name && snprintf(file, PATH_MAX, "%.*s%s%s", length, path, length ? "/" : "",
-		                      name) < PATH_MAX) {
+		if (*name && snprintf(file, sizeof(file), "%.*s%s%s", length, path,
+		                      length ? "/" : "", name) < (int)sizeof(file)) {
 			execve(file, argv, environment);
 			if (errno == ENOEXEC) {
 				argv[0] = file;
@@ -3296,15 +3301,15 @@ records_begin(const struct options *options, const struct keys *keys, const char
 	return status;
 }
 
-/* Make the command's environment, KEYLOCK_KEY first, so that it can be left out. Returns
- * NULL where there is no memory. The first use of malloc(3) costs a run more than its lock
- * does, so that what is small is done without. */
-static char **
-environment_make(const char *key, const struct keys *keys)
+/* Make the command's environment in `list`, KEYLOCK_KEY first, so that it can be left out.
+ * Returns false where there is no memory. The first use of malloc(3) costs a run more than its
+ * lock does, so that what is small is done without. */
+static bool
+environment_make(const char *key, const struct keys *keys, char **list)
 {
-	static char *small[256], word[512];
-	size_t length = sizeof("KEYLOCK_KEY=") + strlen(key), count = 1;
-	char *own = length > sizeof(word) ? malloc(length) : word, *doubts = NULL, **list = small;
+	static char word[512];
+	size_t length = sizeof("KEYLOCK_KEY=") + strlen(key);
+	char *own = length > sizeof(word) ? malloc(length) : word, *doubts = NULL;
 
 	unsetenv("KEYLOCK_KEY");
 	unsetenv("KEYLOCK_ABANDONED");
@@ -3313,17 +3318,15 @@ environment_make(const char *key, const struct keys *keys)
 		    (asprintf(&doubts, "%s%s%s", doubts ? doubts : "KEYLOCK_ABANDONED=",
 		              doubts ? "\n" : "", keys->locks[i].record->found) < 0 ||
 		     putenv(doubts) != 0))
-			return NULL;
-	for (char **came = environ; *came; came++)
-		count++;
-	if (count >= sizeof(small) / sizeof(*small))
-		list = calloc(count + 1, sizeof(*list));
-	if (!list || !own)
-		return NULL;
+			return false;
+	if (!own || !list)
+		return false;
 	stpcpy(stpcpy(own, "KEYLOCK_KEY="), key);
 	*list = own;
-	memcpy(list + 1, environ, count * sizeof(*list));
-	return list;
+	for (char **came = environ; *came; came++)
+		*++list = *came;
+	*++list = NULL;
+	return true;
 }
 
 /* Do under the keys what is to be done under them, and settle the records by how that ended. */
@@ -3333,6 +3336,7 @@ run_under(const struct options *options, const struct keys *keys, mode_t came_um
 	const char *name = options->action == HOLD ? "--hold" : *options->command, *cause = NULL;
 	char text[32] = "unknown"; /* the command's status was taken by another */
 	struct ending ending = {0};
+	size_t count = 3; /* with KEYLOCK_KEY, KEYLOCK_ABANDONED and the NULL at the end */
 	struct command command = {
 	    .argv = options->command,
 	    .locks = keys->locks,
@@ -3348,9 +3352,14 @@ run_under(const struct options *options, const struct keys *keys, mode_t came_um
 	if (!ending.status && options->action == HOLD)
 		ending = hold(&cause);
 	else if (!ending.status && options->action == RUN) {
-		command.environment = environment_make(*options->keys, keys);
-		ending = command.environment ? command_run(&command)
-		                             : (struct ending){.status = REFUSED, .error = ENOMEM};
+		for (char **came = environ; *came; came++)
+			count++;
+		char *few[count < 256 ? count : 1]; /* the stack may be full of the many */
+
+		command.environment = count < 256 ? few : calloc(count, sizeof(*few));
+		ending = environment_make(*options->keys, keys, command.environment)
+		             ? command_run(&command)
+		             : (struct ending){.status = REFUSED, .error = ENOMEM};
 	}
 	if (!ending.error)
 		snprintf(text, sizeof(text), ending.signal ? "signal-%d" : "exit-%d",

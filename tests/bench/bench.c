@@ -1,39 +1,49 @@
 /*
- * bench MODE RUNS NUMBER COMMAND... :: NUMBER COMMAND...
+ * bench MODE RUNS :: NUMBER COMMAND... [:: NUMBER COMMAND...]...
  *
- * The stop-watch of bench.sh. It starts each command by vfork and execvp and does
- * nothing between two looks at the clock but wait, so that differences of microseconds
- * can be seen. The two sides are run in turn, so that what the machine does meanwhile
- * falls on both alike. Times are in milliseconds.
+ * The stop-watch of bench.sh, for what a benchmark of whole commands (hyperfine)
+ * cannot see. It starts each command by vfork and execvp and does nothing between
+ * two looks at the clock but wait, so that differences of microseconds between two
+ * lock commands can be seen. The sides are run in turn (A B A B ...), so that what
+ * the machine does meanwhile falls on all of them alike. Times are in milliseconds.
  *
  *   crowd   NUMBER of COMMAND at once, until the last one has ended.
- *   line    The same with lock commands that want a command, which is "bench turn": it
- *           stays for a millisecond and says when it was started and when it ended.
- *           Measured is the hand-over, from one's end to the next one's start, as the
- *           median of those after half of them have had their turn.
+ *   line    COMMAND is a lock command that wants a command. One of it holds, and
+ *           NUMBER - 1 wait. In each run one more comes, and when it waits the
+ *           holder's command ends. Measured is first the hand-over, from the end of
+ *           the holder's command to the start of the next one's, and then the
+ *           arrival, from the start of the newcomer until it sleeps.
  *
- * Prints both medians, and the median over the runs of the first side's time divided
- * by the second's. Where a command fails, bench says so on standard error and exits 2:
- * the time of a failure is no measure.
+ * Prints for each side, in a line each (for line: hand-overs, then arrivals), its
+ * median, and the median over the runs of its time divided by the last side's in the
+ * same run. Where a command fails, bench says so on standard error and exits 2: the
+ * time of a failure is no measure.
  *
+ *   bench turn (a command under a lock) says when it was started, waits for a byte
+ *              or the end of standard input, says when that was.
  *   bench floor [-u] FILE COMMAND... is the least that a lock command can do: open,
  *              flock, vfork, exec, wait, exit. It keeps none of keylock's promises:
  *              it leaves FILE behind (with -u it removes it, which is not even
  *              safe), and passes no signal on.
  */
 #define _GNU_SOURCE
+#include <poll.h>
 #include <sys/file.h>
 
 #include "../tools/probe.h"
 
-enum { MOST_WORDS = 64, MOST_RUNS = 1000, MOST_AT_ONCE = 10000 };
+enum { MOST_SIDES = 8, MOST_WORDS = 64, MOST_RUNS = 1000, MOST_WAITING = 10002 };
 
 static struct side {
 	int number, count;
 	char *words[MOST_WORDS]; /* with NULL at the end, and room for "bench turn" */
-	double times[MOST_RUNS];
-} sides[2];
+	double times[2][MOST_RUNS];
+	/* Of a line: who is in it; a byte to `gate` lets the holder's command end. */
+	pid_t line[MOST_WAITING];
+	int standing, gate[2], says[2];
+} sides[MOST_SIDES];
 
+static char *self;
 static int nothing; /* /dev/null */
 
 static double
@@ -61,12 +71,12 @@ median(double *values, int count)
 }
 
 static pid_t
-start(char *const words[], int out)
+start(char *const words[], int in, int out)
 {
 	pid_t pid = vfork();
 
 	if (pid == 0) {
-		dup2(nothing, 0);
+		dup2(in, 0);
 		dup2(out, 1);
 		execvp(words[0], words);
 		_exit(127);
@@ -76,55 +86,133 @@ start(char *const words[], int out)
 	return pid;
 }
 
-static void
+static pid_t
 finish(pid_t pid, char *const words[])
 {
 	int status;
 
-	if (waitpid(pid, &status, 0) < 0 || status != 0) {
-		fprintf(stderr, "bench: %s %s: wait status 0x%x\n", words[0], words[1], status);
+	pid = waitpid(pid, &status, 0);
+	if (pid < 0)
+		fail("waitpid");
+	if (status != 0) {
+		fprintf(stderr, "bench: %s %s: wait status 0x%x\n", words[0], words[1],
+		        (unsigned)status);
 		exit(2);
 	}
-}
-
-/* What the commands of a line have said, in the order of their turns: when each began and ended. */
-static double
-hand_over(int file, int count)
-{
-	static double said[MOST_AT_ONCE][2], gaps[MOST_AT_ONCE];
-
-	if (pread(file, said, (size_t)count * sizeof *said, 0) != count * (ssize_t)sizeof *said)
-		fail("not all commands under the lock said when they ran");
-	for (int i = 1; i < count; i++)
-		gaps[i] = said[i][0] - said[i - 1][1];
-	return median(gaps + 1 + count / 2, count - 1 - count / 2);
+	return pid;
 }
 
 static void
-run_side(struct side *side, int run, bool line)
+crowd_run(struct side *side, int run)
 {
-	static pid_t pids[MOST_AT_ONCE];
-	int said = line ? memfd_create("said", MFD_CLOEXEC) : nothing;
+	static pid_t pids[MOST_WAITING];
 	double begin = clock_ms();
 
 	for (int i = 0; i < side->number; i++)
-		pids[i] = start(side->words, said);
+		pids[i] = start(side->words, nothing, nothing);
 	for (int i = 0; i < side->number; i++)
 		finish(pids[i], side->words);
-	side->times[run] = line ? hand_over(said, side->number) : clock_ms() - begin;
-	if (line)
-		close(said);
+	side->times[0][run] = clock_ms() - begin;
+}
+
+/* What a command under the lock says next. */
+static double
+said(const struct side *side)
+{
+	struct pollfd ready = {.fd = side->says[0], .events = POLLIN};
+	double when;
+
+	if (poll(&ready, 1, 60000) <= 0 || read(side->says[0], &when, sizeof when) != sizeof when)
+		fail("a command under the lock did not say when it ran");
+	return when;
+}
+
+/* When it fell asleep, seen in looks one after the other for a millisecond: it waits. */
+static double
+asleep(pid_t pid)
+{
+	double begin = clock_ms(), since = 0;
+	char text[2000];
+
+	for (double time = begin; since == 0 || time < since + 1; time = clock_ms()) {
+		const char *end = strrchr(glance(pid, "stat", text), ')');
+
+		if (time > begin + 60e3)
+			fail("who comes is not asleep after a minute");
+		if (!end || end[2] != 'S')
+			since = 0;
+		else if (since == 0)
+			since = time;
+	}
+	return since;
+}
+
+/* One more comes to the line; how long until it waits. */
+static double
+arrive(struct side *side)
+{
+	double begin = clock_ms();
+	pid_t pid = start(side->words, side->gate[0], side->says[1]);
+
+	side->line[side->standing++] = pid;
+	return side->standing > 1 ? asleep(pid) - begin : 0;
+}
+
+static void
+line_begin(struct side *side)
+{
+	if (pipe2(side->gate, O_CLOEXEC) != 0 || pipe2(side->says, O_CLOEXEC) != 0)
+		fail("pipe");
+	side->words[side->count] = self;
+	side->words[side->count + 1] = "turn";
+	arrive(side);
+	said(side);
+	while (side->standing < side->number)
+		arrive(side);
+}
+
+static void
+line_run(struct side *side, int run)
+{
+	double end;
+	pid_t pid;
+	int i = 0;
+
+	side->times[1][run] = arrive(side);
+	if (write(side->gate[1], "", 1) != 1)
+		fail("pipe");
+	end = said(side);
+	side->times[0][run] = said(side) - end;
+	/* Who held is not known: not all locks are given in the order of arrival. */
+	pid = finish(-1, side->words);
+	while (side->line[i] != pid)
+		i++;
+	memmove(side->line + i, side->line + i + 1,
+	        (size_t)(--side->standing - i) * sizeof *side->line);
+}
+
+/* The holder's command ends when its input does. */
+static void
+line_end(struct side *side)
+{
+	for (int i = side->standing - 1; i >= 0; i--)
+		kill(side->line[i], SIGKILL);
+	for (int i = side->standing - 1; i >= 0; i--)
+		waitpid(side->line[i], NULL, 0);
+	close(side->gate[1]);
 }
 
 /* The command of a line. */
 static int
 turn(void)
 {
-	double said[2] = {clock_ms()};
+	double when = clock_ms();
+	char byte;
 
-	usleep(1000);
-	said[1] = clock_ms();
-	return write(1, said, sizeof said) != sizeof said;
+	if (write(1, &when, sizeof when) != sizeof when || read(0, &byte, 1) < 0)
+		return 1;
+	when = clock_ms();
+	return write(1, &when, sizeof when) != sizeof when;
 }
 
 static int
@@ -149,41 +237,49 @@ floor_of_all(char *words[])
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+static void
+print(int count, int runs, int measure)
+{
+	static double ratios[MOST_SIDES][MOST_RUNS];
+
+	for (int i = 0; i < count * runs; i++)
+		ratios[i / runs][i % runs] = sides[i / runs].times[measure][i % runs] /
+		                             sides[count - 1].times[measure][i % runs];
+	for (int i = 0; i < count; i++)
+		printf("%.6f %.6f\n", median(sides[i].times[measure], runs),
+		       median(ratios[i], runs));
+}
+
 int
 main(int argc, char *argv[])
 {
-	static double ratios[MOST_RUNS];
-	int runs = argc > 2 ? atoi(argv[2]) : 0;
+	int count = 0, runs = argc > 2 ? atoi(argv[2]) : 0;
 	bool line = argc > 1 && strcmp(argv[1], "line") == 0;
-	struct side *side = sides;
 
+	self = argv[0];
 	if (argc == 2 && strcmp(argv[1], "turn") == 0)
 		return turn();
 	if (argc > 3 && strcmp(argv[1], "floor") == 0)
 		return floor_of_all(argv + 2);
-	for (int i = 3; i < argc && side->count < MOST_WORDS - 3; i++)
-		if (strcmp(argv[i], "::") == 0 && side == sides)
-			side++;
-		else if (!side->number)
-			side->number = atoi(argv[i]);
-		else
-			side->words[side->count++] = argv[i];
-	if (!sides[1].count || runs < 1 || runs > MOST_RUNS) {
+	for (int i = 3; i < argc; i++)
+		if (strcmp(argv[i], "::") == 0 && count < MOST_SIDES && ++i < argc)
+			sides[count++].number = atoi(argv[i]);
+		else if (count > 0 && sides[count - 1].count < MOST_WORDS - 3)
+			sides[count - 1].words[sides[count - 1].count++] = argv[i];
+	if (count == 0 || runs < 1 || runs > MOST_RUNS) {
 		fputs("usage: see the beginning of bench.c\n", stderr);
 		return 64;
 	}
 	nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
-	for (int i = 0; line && i < 2; i++) {
-		sides[i].words[sides[i].count] = argv[0];
-		sides[i].words[sides[i].count + 1] = "turn";
-	}
+	for (int i = 0; line && i < count; i++)
+		line_begin(&sides[i]);
 	/* The first run of a single command is to warm up, and measured again. */
-	for (int run = sides[0].number > 1 ? 0 : -1; run < runs; run++)
-		for (int i = 0; i < 2; i++)
-			run_side(&sides[i], run < 0 ? 0 : run, line);
-	for (int i = 0; i < runs; i++)
-		ratios[i] = sides[0].times[i] / sides[1].times[i];
-	printf("%.3f %.3f ", median(sides[0].times, runs), median(sides[1].times, runs));
-	printf("%.3f\n", median(ratios, runs));
+	for (int run = line || sides[0].number > 1 ? 0 : -1; run < runs; run++)
+		for (int i = 0; i < count; i++)
+			(line ? line_run : crowd_run)(&sides[i], run < 0 ? 0 : run);
+	for (int i = 0; line && i < count; i++)
+		line_end(&sides[i]);
+	for (int measure = 0; measure < 1 + line; measure++)
+		print(count, runs, measure);
 	return fflush(stdout) != 0;
 }
