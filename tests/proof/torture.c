@@ -1160,6 +1160,9 @@ main(int argc, char **argv)
 	}
 	keylock = argv[optind];
 	judge_open();
+	/* Those that a shell has ignored in the background, and nohup(1), would end no run. */
+	for (int signo = 1; signo < SIGRTMIN; signo++)
+		signal(signo, SIG_DFL);
 	judge->aloud = true;
 	if (dead && dup2(open(dead, O_PATH), DEAD) < 0)
 		fail(dead);
