@@ -1923,16 +1923,17 @@ by_name(const void *name, const void *seat)
 static size_t
 seats_at(const struct seats *seats, const char *name, const struct seat **first)
 {
-	const struct seat *at = NULL, *end = seats ? seats->list + seats->count : NULL;
+	const struct seat *at = NULL;
+	size_t count = 0;
 
 	if (seats && seats->count)
 		at = bsearch(name, seats->list, seats->count, sizeof(*at), by_name);
 	while (at && at > seats->list && strcmp(at[-1].name, name) == 0)
 		at--;
 	*first = at;
-	while (at && at < end && strcmp(at->name, name) == 0)
-		at++;
-	return at ? (size_t)(at - *first) : 0;
+	for (; at && at < seats->list + seats->count && strcmp(at->name, name) == 0; at++)
+		count++;
+	return count;
 }
 
 /* One lockfile as it is seen without taking a lock. */

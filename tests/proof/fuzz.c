@@ -312,6 +312,8 @@ target_options(const struct input *input)
 	} else if (!status) {
 		check_options(&options);
 	}
+	if (options.automatic)
+		free(keys[0]);
 	environment_directory = NULL;
 }
 
