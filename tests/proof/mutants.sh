@@ -174,12 +174,12 @@ network directory rule.8 directory_check: (uint32_t)system.f_type == systems[i] 
 5-look-without-end looking on.all.bytes tickets_count: last = next => last = hit
 6-full-pipe waiting nobody.reads say: sigdelset(&mask, WAKER) => (void)0
 6-full-pipe-no-timer waiting nobody.reads say: !full && write => write
-6-full-pipe-at-the-gate waiting nobody.reads pin: hurried = true => (void)0
+6-full-pipe-at-the-gate waiting nobody.reads run: hurried = true => hurried = options->action != PIN
 6-full-output hold full.output hold: count = ppoll => count = ends[1].fd >= 0 ? (ends[1].revents = POLLOUT) : ppoll
 7-hold-reads-deaf terminal hold.in.the.background hold: sigprocmask(SIG_SETMASK, &signals.wait_mask, NULL) => (void)0
 8-output-closed-first hold without.the.line hold: ends[1].fd = -1 => ends[1].events = 0
 	hold: ends[1].fd < 0 || !count => true
-9-stopped-for-good signals SIGSTOP.and.SIGCONT command_wait: stop_by(WSTOPSIG(status)) => act_by_default(WSTOPSIG(status))
+9-stopped-for-good signals SIGSTOP.and.SIGCONT command_wait: is_stop_signal(WSTOPSIG(status)) => true
 10-found-before-the-stop signals knows.nothing key_acquire: lock->file = => if (!lock->guest) lock->file =
 	key_acquire: lock->guest = false => (void)0
 	key_acquire: result = lock_result => result = lock->guest ? COVERED : lock_result
