@@ -148,7 +148,7 @@ rest() {
 @test "P9 -w 0.2 ends after 0.2 s, and -n at once, at each place where acquiring can wait" {
 	# Tickets and presence may also be another program's, and on bytes that mean nothing.
 	for what in flock writer=1000 'writer=1000 flock presence' gate 'gate flock' reader=2 writer=1 writer=2 \
-		'gate writer=5000 flock presence' reader=1000 'flock reader=4611686018427387905' replace=1 replace=30; do
+		'gate writer=5000 flock presence' reader=1000 'flock writer=4611686018427387905' replace=1 replace=30; do
 		echo "kept: $what"
 		keep $what
 		gives_up_after 200 "$KEYLOCK" -w 0.2 key
