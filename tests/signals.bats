@@ -150,8 +150,8 @@ at_every_moment() {
 
 @test "P6 mask, dispositions and umask reach the command as they were, after waiting, too" {
 	show=(grep -E '^(SigBlk|SigIgn|Umask)' /proc/self/status)
-	for what in '' '-b all' '-i all' '-b all -i all' '-b 14 -i 14 -u 0777' '-b 15 -i 1 -i 2' '-i 17' \
-		'-b 17 -b 18 -b 20' '-u 0'; do
+	for what in '' '-b all' '-i all' '-b all -i all' '-b 14 -i 14 -u 0777' '-i 17 -u 0' \
+		'-b 15 -b 17 -b 18 -b 20 -i 1 -i 2'; do
 		run_it "$inherit" -d $what "${show[@]}"
 		[ "$(wc -l <<<"$output")" = 3 ]
 		expected=$output
