@@ -185,7 +185,7 @@ static struct {
 	timer_t timer;
 	struct sigaction waker_came;      /* what was done with WAKER */
 	volatile sig_atomic_t caught;     /* the signal that ends the wait, or 0 */
-	bool in_child;                    /* the child runs in our memory: see child_run() */
+	bool in_child;                    /* the child runs in our memory: see become() */
 	volatile sig_atomic_t child_stop; /* the stop signal that it was sent then, or 0 */
 } signals;
 
@@ -592,9 +592,9 @@ sha256_hex(const char *bytes, size_t length, char hex[65])
 		sprintf(hex + 8 * i, "%08x", state[i]);
 }
 
-/* Write the name of the file of slot `slot`, from 1, of `key`, of 1 to KEY_MAX_BYTES bytes. */
+/* Write the file name of `key`, of 1 to KEY_MAX_BYTES bytes, to `name`. */
 static void
-name_of_key(const char *key, int slot, char name[NAME_SIZE])
+name_of_key(const char *key, char name[NAME_SIZE])
 {
 	static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 				    "0123456789._-+@:,=";
@@ -607,8 +607,7 @@ name_of_key(const char *key, int slot, char name[NAME_SIZE])
 		if (used + (stands ? 1 : 3) > NAME_MAX_BYTES) {
 			memcpy(name + cut, "%h", 2);
 			sha256_hex(key, strlen(key), name + cut + 2);
-			used = cut + HASH_BYTES;
-			break;
+			return;
 		}
 		if (stands)
 			name[used++] = *byte;
@@ -618,36 +617,45 @@ name_of_key(const char *key, int slot, char name[NAME_SIZE])
 			cut = used;
 	}
 	name[used] = '\0';
+}
+
+/* Name the file of slot `slot`, from 1, of the key whose first file is `base`: the name of a
+ * long key is dear, and a thousand slots have it in common. */
+static void
+slot_name(const char *base, int slot, char name[NAME_SIZE])
+{
+	int used = snprintf(name, NAME_SIZE, "%.*s", NAME_MAX_BYTES, base);
+
 	if (slot > 1)
 		sprintf(name + used, "%%s%d", slot);
 }
 
 /* Read a file name back: the key to `key` and the number of the slot. A name with a hash
- * stands for itself, and *hashed tells so. Returns false for a name that the above does not
+ * stands for itself, and *hashed tells so. Returns false for a name that the above do not
  * make, which is found out by making it again. */
 static bool
 key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 {
-	char again[NAME_SIZE], *mark, *hash;
+	char base[NAME_SIZE], again[NAME_SIZE], *mark, *hash;
 	size_t used = 0;
 
 	if (strlen(name) >= NAME_SIZE)
 		return false;
-	strcpy(again, name);
+	strcpy(base, name);
 	*slot = 1;
-	mark = strstr(again, "%s");
+	mark = strstr(base, "%s");
 	if (mark && !parse_number(mark + 2, 2, SLOTS_MAX, slot))
 		return false;
 	if (mark)
 		*mark = '\0';
-	hash = strstr(again, "%h");
-	*hashed = hash && strlen(again) <= NAME_MAX_BYTES &&
+	hash = strstr(base, "%h");
+	*hashed = hash && strlen(base) <= NAME_MAX_BYTES &&
 	          strspn(hash + 2, "0123456789abcdef") == 64 && !hash[2 + 64];
 	if (*hashed) {
-		strcpy(key, again);
+		strcpy(key, base);
 		return true;
 	}
-	for (const char *byte = again; *byte; byte++) {
+	for (const char *byte = base; *byte; byte++) {
 		unsigned int value = (unsigned char)*byte;
 
 		if (*byte == '%' && byte[1] && byte[2] && sscanf(byte + 1, "%2x", &value) == 1)
@@ -655,7 +663,8 @@ key_of_name(const char *name, char key[NAME_SIZE], int *slot, bool *hashed)
 		key[used++] = (char)value;
 	}
 	key[used] = '\0';
-	name_of_key(key, *slot, again);
+	name_of_key(key, base);
+	slot_name(base, *slot, again);
 	return *key && strcmp(again, name) == 0;
 }
 
@@ -919,14 +928,13 @@ struct lock {
 	const char *key;
 	char name[NAME_SIZE]; /* of its file */
 	bool shared;
-	bool guest; /* runs under an ancestor's exclusive hold */
-	int slots;  /* how many may hold it at once */
-	int cover_slot;
+	bool guest;                                /* runs under an ancestor's exclusive hold */
+	int slots;                                 /* how many may hold it at once */
 	int (*take)(struct lock *, struct wait *); /* see lock_acquire() */
 	struct lockfile file;
 	off_t ticket; /* 0: none */
 	/* Where a look has found that an ancestor's hold covers us: our own description
-	 * of the file of slot `cover_slot`, by which we are let in. */
+	 * of the file `name`, by which we are let in. */
 	struct lockfile cover;
 };
 
@@ -1230,10 +1238,10 @@ lock_result(struct lock *lock, int error)
 	return result;
 }
 
-/* Acquire the lock of lock->key: open its file, `take` it, and see that the file is still the
- * one that bears the name. Returns as `take` does, or what lock_result() takes for an error. */
+/* Acquire the lock of lock->key: open its file, take it, and see that the file is still the
+ * one that bears the name. Returns as lock->take does, or what lock_result() takes for an error. */
 static int
-lock_acquire(struct lock *lock, struct wait *wait, int (*take)(struct lock *, struct wait *))
+lock_acquire(struct lock *lock, struct wait *wait)
 {
 	int error;
 
@@ -1242,7 +1250,7 @@ lock_acquire(struct lock *lock, struct wait *wait, int (*take)(struct lock *, st
 		lock->ticket = 0;
 		error = -lockfile_open(lock->directory, lock->name, &lock->file);
 		if (!error)
-			error = take(lock, wait);
+			error = lock->take(lock, wait);
 		error = lockfile_recheck(lock->directory, lock->name, &lock->file, error);
 		if (error != ESTALE)
 			return error;
@@ -1488,7 +1496,7 @@ slot_try(const struct lock *lock, int place)
 	char name[NAME_SIZE];
 	int error;
 
-	name_of_key(lock->key, place + 1, name);
+	slot_name(lock->name, place + 1, name);
 	/* That of a holder who has left may be gone, and another of that name be there. */
 	for (int tries = 0; tries < 100; tries++) {
 		error = file->fd < 0 ? -lockfile_open(lock->directory, name, file) : 0;
@@ -1584,10 +1592,13 @@ slots_take(struct lock *lock, struct wait *wait)
 static void
 slots_tidy(const struct lock *lock)
 {
-	char name[NAME_SIZE];
+	char base[NAME_SIZE], name[NAME_SIZE];
 
-	for (int slot = 1; lock->slots > 1 && slot <= lock->slots; slot++) {
-		name_of_key(lock->key, slot, name);
+	if (lock->slots < 2)
+		return;
+	name_of_key(lock->key, base);
+	for (int slot = 1; slot <= lock->slots; slot++) {
+		slot_name(base, slot, name);
 		lockfile_tidy(lock->directory, name);
 		if (slot == 1 && faccessat(lock->directory->fd, name, F_OK, 0) == 0)
 			break;
@@ -1599,6 +1610,7 @@ slots_tidy(const struct lock *lock)
 static int
 slots_acquire(struct lock *lock, struct wait *wait)
 {
+	char base[NAME_SIZE];
 	int error;
 
 	slots = slots ? slots : calloc(SLOTS_MAX, sizeof(*slots));
@@ -1606,12 +1618,14 @@ slots_acquire(struct lock *lock, struct wait *wait)
 		return ENOMEM;
 	for (int i = 0; i < lock->slots; i++)
 		slots[i] = NO_LOCKFILE;
-	error = lock_acquire(lock, wait, slots_take);
+	lock->take = slots_take;
+	error = lock_acquire(lock, wait);
 	if (!error) {
 		lockfile_close(&lock->file); /* the place in the queue */
 		lock->file = slots[slots_taken];
 		slots[slots_taken] = NO_LOCKFILE;
-		name_of_key(lock->key, slots_taken + 1, lock->name);
+		strcpy(base, lock->name);
+		slot_name(base, slots_taken + 1, lock->name);
 	}
 	for (int i = 0; i < lock->slots; i++)
 		lockfile_close(&slots[i]);
@@ -1636,25 +1650,23 @@ key_acquire(struct lock *lock, struct wait *wait)
 	int result;
 
 	if (lock->slots > 1) /* it may be that of a slot had before a stop */
-		name_of_key(lock->key, 1, lock->name);
+		name_of_key(lock->key, lock->name);
 	wait->lock = lock;
 	wait->look_at = wait->look ? UNSET : FOREVER;
 	lock->file = NO_LOCKFILE;
 	lock->guest = false;
 	result = lock_result(lock, lock->slots > 1 ? slots_acquire(lock, wait)
-	                                           : lock_acquire(lock, wait, lock->take));
+	                                           : lock_acquire(lock, wait));
 	if (result)
 		slots_tidy(lock);
-	if (result == TAKEN && wait->nonblock &&
-	    wait->look) { /* an ancestor may have it, and cover us */
+	/* An ancestor may have it, and cover us. */
+	if (result == TAKEN && wait->nonblock && wait->look) {
 		result = wait->look(wait);
 		result = result ? result : TAKEN;
 	}
-	if (result != COVERED)
-		return result;
-	lock->file = lock->cover;
-	name_of_key(lock->key, lock->cover_slot, lock->name);
-	return 0;
+	if (result == COVERED)
+		lock->file = lock->cover;
+	return result == COVERED ? 0 : result;
 }
 
 /* Let the first `count` keys go, the last one first. */
@@ -2165,11 +2177,11 @@ ancestor_holds(const struct directory *directory, const struct lineage *lineage,
 	return same;
 }
 
-/* An ancestor seems to hold slot `number` of the lock by *seat. See whether that is so, and
+/* An ancestor seems to hold the lock, or a slot of it, by *seat. See whether that is so, and
  * with -r come under it, past the queue. Returns 0 where it cannot be proved; COVERED, and
  * lock->cover is how; ENDLESS, and *seat is who holds. */
 static int
-nest(const struct looker *looker, const struct lineage *lineage, struct lock *lock, int number,
+nest(const struct looker *looker, const struct lineage *lineage, struct lock *lock,
      struct seat *seat)
 {
 	struct lockfile file = NO_LOCKFILE;
@@ -2193,7 +2205,7 @@ nest(const struct looker *looker, const struct lineage *lineage, struct lock *lo
 	if (shared) /* a holder, and no guest */
 		lock_try(file.fd, F_UNLCK, GUESTS);
 	lock->cover = file;
-	lock->cover_slot = number;
+	strcpy(lock->name, seat->name);
 	lock->guest = !shared;
 	return COVERED;
 }
@@ -2234,12 +2246,12 @@ look_for_ancestors(struct looker *looker, struct lock *lock, bool *related)
 		*related = *related || holds(&lineage.seats.list[i]);
 	for (int number = 1; number <= count && result != COVERED && lineage.seats.count;
 	     number++) {
-		name_of_key(lock->key, number, name);
+		slot_name(lock->name, number, name);
 		found = lineage_holder(&lineage, name);
 		if (!found)
 			continue;
 		seat = *found;
-		result = nest(looker, &lineage, lock, number, &seat);
+		result = nest(looker, &lineage, lock, &seat);
 		held += result == ENDLESS;
 		looker->unsure = looker->unsure || !result;
 	}
@@ -2386,12 +2398,11 @@ static struct cycle
 cycle_find(const struct directory *directory, const struct wait *wait)
 {
 	struct search search = {.seats = seats_scan(directory, NULL, wait)};
-	size_t count = search.seats.count;
 	struct cycle cycle = {.sum = 0};
 	bool found = false;
 
-	search.links = calloc(count + 2, sizeof(*search.links));
-	for (size_t i = 0; i < count && search.links; i++) {
+	search.links = calloc(search.seats.count + 2, sizeof(*search.links));
+	for (size_t i = 0; i < search.seats.count && search.links; i++) {
 		const struct seat *seat = &search.seats.list[i];
 
 		if (seat->ticket == wait->lock->ticket && strcmp(seat->name, wait->lock->name) == 0)
@@ -2904,7 +2915,7 @@ static int
 look(struct directory *directory, char **keys, bool json, const char *who)
 {
 	struct listing listing = {.directory = directory, .json = json, .who = who != NULL};
-	char name[NAME_SIZE];
+	char base[NAME_SIZE], name[NAME_SIZE];
 	int slot, count = 0, error = 0, status = directory_open(directory);
 	struct dirent **entries = NULL;
 	bool hashed;
@@ -2920,8 +2931,9 @@ look(struct directory *directory, char **keys, bool json, const char *who)
 		if (key_of_name(entries[i]->d_name, name, &slot, &hashed))
 			error = list_file(&listing, entries[i]->d_name, hashed ? NULL : name, slot);
 	for (; *keys && !error; keys++) {
+		name_of_key(*keys, base);
 		for (slot = 1; slot <= SLOTS_MAX && !error; slot++) {
-			name_of_key(*keys, slot, name);
+			slot_name(base, slot, name);
 			error = list_file(&listing, name, *keys, slot);
 		}
 	}
@@ -2942,7 +2954,7 @@ print_path(const struct directory *directory, const char *key)
 {
 	char name[NAME_SIZE];
 
-	name_of_key(key, 1, name);
+	name_of_key(key, name);
 	printf("%s/%s\n", directory->path, name);
 	return printed();
 }
@@ -3393,7 +3405,7 @@ keys_make(struct keys *keys, const struct options *options, struct directory *di
 		/* The time of a file that somebody holds is not set by who pins it. */
 		locks[i].shared = pins || options->shared;
 		locks[i].slots = pins ? 0 : options->slots;
-		name_of_key(options->keys[i], 1, locks[i].name);
+		name_of_key(options->keys[i], locks[i].name);
 	}
 	keys_order(keys);
 	return true;

@@ -199,9 +199,9 @@ target_name(const struct input *input)
 
 	memset(name, 'x', NAME_SIZE);
 	if (*key)
-		name_of_key(key, 1, name);
+		name_of_key(key, name);
 	for (int number = 1; *key && number <= SLOTS_MAX; number = number * 13 + 1) {
-		name_of_key(key, number, again);
+		slot_name(name, number, again);
 		MUST(key_of_name(again, back, &slot, &hashed));
 		MUST(slot == number && strcmp(back, hashed ? name : key) == 0);
 	}
@@ -212,7 +212,7 @@ target_name(const struct input *input)
 static void
 target_file(const struct input *input)
 {
-	char key[NAME_SIZE], again[NAME_SIZE];
+	char key[NAME_SIZE], again[NAME_SIZE], base[NAME_SIZE];
 	const char *name = input->list[0];
 	bool hashed;
 	int slot;
@@ -220,9 +220,10 @@ target_file(const struct input *input)
 	if (strlen(name) <= 255 && key_of_name(name, key, &slot, &hashed)) {
 		MUST(slot >= 1 && slot <= SLOTS_MAX);
 		if (hashed)
-			snprintf(again, sizeof(again), slot > 1 ? "%s%%s%d" : "%s", key, slot);
+			strcpy(base, key);
 		else
-			name_of_key(key, slot, again);
+			name_of_key(key, base);
+		slot_name(base, slot, again);
 		MUST(strcmp(again, name) == 0);
 	}
 }
@@ -275,7 +276,7 @@ check_options(const struct options *options)
 	for (size_t i = 0; i < options->key_count; i++) {
 		MUST(*options->keys[i] && strlen(options->keys[i]) <= KEY_MAX_BYTES);
 		locks[i].key = options->keys[i];
-		name_of_key(locks[i].key, 1, locks[i].name);
+		name_of_key(locks[i].key, locks[i].name);
 	}
 	keys_order(&keys);
 	for (size_t i = 1; i < keys.count; i++)
